@@ -1,0 +1,20 @@
+"""The `styleres` command: a list of its subcommands, each in a file of its own."""
+
+from __future__ import annotations
+
+import typer
+
+from jobs.edit import edit
+from jobs.inspect import inspect
+from jobs.invert import invert
+from jobs.render import render
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Invert the faces of videos once, edit them many times. Start with: styleres edit INPUT --edit smile=2 --out OUT",
+)
+app.command()(invert)
+app.command()(render)
+app.command()(edit)
+app.command()(inspect)

@@ -1,0 +1,30 @@
+"""A mistake of the user's that ends a command before it starts: one sentence, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ops.checkpoints.errors import CheckpointError
+from ops.editing.editor import EditError
+from ops.editing.recipe import RecipeError
+from ops.editing.smoothing import SmoothingError
+from ops.face.detect import DetectorError
+from pipeline.store import StoreError
+
+FAILED, USAGE = 1, 2
+
+
+class UsageError(ValueError):
+    """What was expected, what came, what to do next."""
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Our own errors become their sentence on stderr; anything else is a bug and keeps its traceback."""
+    try:
+        yield
+    except (UsageError, CheckpointError, EditError, RecipeError, SmoothingError, DetectorError, StoreError) as error:
+        print(f"styleres: error: {error}", file=sys.stderr)
+        raise SystemExit(USAGE) from error

@@ -1,0 +1,1 @@
+"""Model files. Foreign names stop here: everything inside is our bundle's."""

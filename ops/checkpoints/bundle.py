@@ -1,0 +1,228 @@
+"""Our model format: a folder of data, never of code.
+
+    config.json               sizes, method, crop convention, edits, licence
+    weights.safetensors       the state dict of `ops.inversion.styleres.StyleRes`, any float type (float32 once loaded)
+    directions.safetensors    tensors that the edits in the config name
+    README.md                 the model card: data, licence, crop convention, measured quality
+
+The embedded default lives in `ops/bundles/mini64`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ops.checkpoints.errors import CheckpointError, listing
+from ops.editing.direction import DirectionEditor
+from ops.editing.editor import Editor
+from ops.editing.ganspace import GanSpaceBasis, GanSpaceEdit, GanSpaceEditor
+from ops.inversion.e4e import E4eConfig
+from ops.inversion.residual import ResidualConfig
+from ops.inversion.styleres import E4e, Inverter, Parts, StyleRes, StyleResConfig
+from ops.stylegan2.config import StyleGAN2Config
+
+FORMAT = 1
+EMBEDDED = Path(__file__).resolve().parents[1] / "bundles"
+Method = Literal["styleres", "e4e"]
+
+
+@dataclass(frozen=True)
+class EditEntry:
+    """One edit that comes with the model."""
+
+    name: str
+    editor: Literal["direction", "ganspace"]
+    about: str
+    """What a positive strength does, and what 1 means."""
+    rows: tuple[int, int] | None = None
+    """Rows [first, end) of W+ that move; None for all."""
+    component: int | None = None
+    """ganspace only: which principal component."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model on disk: what it is, without its weights."""
+
+    path: Path
+    name: str
+    method: Method
+    config: StyleResConfig
+    crop: Literal["ffhq"]
+    """How its images are cut out of pictures."""
+    edits: tuple[EditEntry, ...]
+    licence: str
+    digest: str
+    """SHA-256 over the config, weights and directions: the model's identity."""
+
+    @property
+    def wplus_shape(self) -> tuple[int, int]:
+        return self.config.generator.num_ws, self.config.generator.w_dim
+
+    @property
+    def residual_shape(self) -> tuple[int, int, int]:
+        residual = self.config.residual
+        return residual.residual_channels, residual.resolution, residual.resolution
+
+    def load(self, parts: Parts = "all") -> Inverter:
+        """The model in float32 on the CPU, in evaluation mode, without gradients.
+
+        parts: "invert" leaves out E2; "generate" leaves out every encoder: neither built nor read from the disk.
+        Raises CheckpointError that lists missing or unknown tensors.
+        """
+        with torch.device("meta"):
+            model = build_inverter(self.method, self.config, parts)
+        wanted = model.state_dict()
+        path = self.path / "weights.safetensors"
+        with safetensors.safe_open(path, framework="pt") as file:
+            stored = set(file.keys())
+            missing = sorted(set(wanted) - stored)
+            if missing:
+                raise CheckpointError(f"{path}: the model needs tensors that the file lacks: {listing(missing)}")
+            if parts == "all" and stored - set(wanted):
+                raise CheckpointError(f"{path}: tensors that no part of the model knows: {listing(stored - set(wanted))}")
+            state = {name: file.get_tensor(name) for name in wanted}
+        state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+        wrong = [f"{name} {list(state[name].shape)}" for name in wanted if state[name].shape != wanted[name].shape]
+        if wrong:
+            raise CheckpointError(f"{path}: shapes that do not fit config.json: {listing(wrong)}")
+        model.load_state_dict(state, assign=True)
+        return model.requires_grad_(False).eval()
+
+    def editors(self) -> dict[str, Editor]:
+        """The model's own edits by name."""
+        tensors = load_tensors(self.path / "directions.safetensors")
+        basis = None
+        if any(entry.editor == "ganspace" for entry in self.edits):
+            basis = GanSpaceBasis(tensors["ganspace.mean"], tensors["ganspace.components"], tensors["ganspace.std"])
+        editors: dict[str, Editor] = {}
+        for entry in self.edits:
+            match entry.editor:
+                case "direction":
+                    direction = tensors[f"direction.{entry.name}"]
+                    editors[entry.name] = DirectionEditor(direction, rows=entry.rows, name=entry.name)
+                case "ganspace":
+                    assert basis is not None and entry.component is not None
+                    rows = entry.rows or (0, self.config.generator.num_ws)
+                    editors[entry.name] = GanSpaceEditor(basis, GanSpaceEdit(entry.name, entry.component, rows))
+        return editors
+
+
+def build_inverter(method: Method, config: StyleResConfig, parts: Parts = "all") -> Inverter:
+    """The one place where a method's name becomes its class."""
+    match method:
+        case "styleres":
+            return StyleRes(config, parts)
+        case "e4e":
+            return E4e(config, parts)
+
+
+def open_bundle(model: str | Path) -> Bundle:
+    """A bundle by the name of an embedded model (`mini64`) or by its folder.
+
+    Raises CheckpointError for a path that is no bundle, naming what is there and what was expected.
+    """
+    path = EMBEDDED / model if isinstance(model, str) and (EMBEDDED / model / "config.json").is_file() else Path(model)
+    config_path = path / "config.json"
+    if not config_path.is_file():
+        embedded = sorted(p.parent.name for p in EMBEDDED.glob("*/config.json"))
+        what = "a file" if path.is_file() else "a folder without config.json" if path.is_dir() else "nothing"
+        raise CheckpointError(
+            f"{model}: expected a model bundle (a folder with config.json) or one of the embedded models "
+            f"{', '.join(embedded)}; found {what}"
+        )
+    try:
+        content = json.loads(config_path.read_text("utf-8"))
+        if content["format"] != FORMAT:
+            raise CheckpointError(f"{config_path}: bundle format {content['format']}, this version reads {FORMAT}")
+        if content["method"] not in get_args(Method):
+            raise CheckpointError(f"{config_path}: method {content['method']!r}, expected one of {get_args(Method)}")
+        return Bundle(
+            path=path,
+            name=content["name"],
+            method=content["method"],
+            config=config_from_json(content),
+            crop=content["crop"],
+            edits=tuple(
+                EditEntry(**{**entry, "rows": tuple(entry["rows"]) if entry.get("rows") else None})
+                for entry in content["edits"]
+            ),
+            licence=content["licence"],
+            digest=bundle_digest(path),
+        )
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{config_path}: not a bundle's config ({error!r}); write it again") from error
+
+
+def write_bundle(
+    path: Path,
+    *,
+    name: str,
+    method: Method,
+    config: StyleResConfig,
+    licence: str,
+    edits: Sequence[EditEntry],
+    weights: Mapping[str, Tensor],
+    directions: Mapping[str, Tensor],
+    card: str,
+) -> Bundle:
+    """Write a bundle into a folder (made if needed) and open it again."""
+    path.mkdir(parents=True, exist_ok=True)
+    content = {
+        "format": FORMAT,
+        "name": name,
+        "method": method,
+        "licence": licence,
+        "crop": "ffhq",
+        **dataclasses.asdict(config),
+        "edits": [dataclasses.asdict(entry) for entry in edits],
+    }
+    (path / "config.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    safetensors.torch.save_file({k: v.contiguous() for k, v in weights.items()}, path / "weights.safetensors")
+    safetensors.torch.save_file({k: v.contiguous() for k, v in directions.items()}, path / "directions.safetensors")
+    (path / "README.md").write_text(card, "utf-8")
+    return open_bundle(path)
+
+
+def config_from_json(content: Mapping[str, Any]) -> StyleResConfig:
+    """JSON has no tuples and no integer keys: put them back."""
+    generator = dict(content["generator"])
+    generator["channels"] = {int(res): count for res, count in generator["channels"].items()}
+    generator["resample_filter"] = tuple(generator["resample_filter"])
+    encoder = dict(content["encoder"])
+    encoder["groups"] = tuple(tuple(group) for group in encoder["groups"])
+    return StyleResConfig(
+        generator=StyleGAN2Config(**generator),
+        encoder=E4eConfig(**encoder),
+        residual=ResidualConfig(**content["residual"]),
+    )
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file in float32."""
+    return {name: tensor.float() for name, tensor in safetensors.torch.load_file(path).items()}
+
+
+def bundle_digest(path: Path) -> str:
+    """SHA-256 over the three data files, each with its name and length; the card may be rewritten freely."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "weights.safetensors", "directions.safetensors"):
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{path}: lacks {name}; a bundle has config.json, weights and directions")
+        digest.update(f"{name}:{file.stat().st_size}:".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,113 @@
+"""Linear edits: a step along a fixed direction (InterFaceGAN, Shen et al., CVPR 2020, Sec. 3; users' files).
+
+Legend of axes: N frames, L rows of W+, D width of W+.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from ops.editing.editor import EditError, Editor, check_codes, check_rows
+
+
+@final
+class DirectionEditor(Editor):
+    """W+ + strength · direction, on rows [first, end).
+
+    `strength` counts lengths of the direction as it was given: it is not normalised here. The official
+    InterFaceGAN directions have unit length per row, and are shown from −5 to 5; −s undoes s.
+
+    Args:
+        direction: [D] or [1, D] (the same for every row), or [L, D]; leading axes of size 1 are dropped, so
+            that the official (1, 18, 512) files pass.
+        rows: rows [first, end) of W+ that move; None for all. A direction [L, D] is indexed by the same rows.
+        name: for messages.
+
+    Raises:
+        EditError: a direction of another rank, without a finite non-zero value, or bad rows.
+    """
+
+    def __init__(self, direction: torch.Tensor, *, rows: tuple[int, int] | None = None, name: str = "direction") -> None:
+        check_rows(rows, name)
+        shape = tuple(direction.shape)
+        while direction.ndim > 1 and direction.shape[0] == 1:
+            direction = direction[0]
+        if direction.ndim not in (1, 2) or direction.numel() == 0:
+            raise EditError(f"{name}: a direction is [D], [1, D] or [L, D], got {list(shape)}")
+        direction = direction.detach().to(torch.float32).clone()
+        if not torch.isfinite(direction).all() or not direction.any():
+            raise EditError(f"{name}: a direction is finite and not all zero, this one is not; find it again")
+        if direction.ndim == 2 and rows is not None and rows[1] > direction.shape[0]:
+            raise EditError(f"{name}: rows {rows} reach beyond the direction's {direction.shape[0]} rows")
+        self._direction = direction
+        self._rows = rows
+        self._name = name
+
+    @property
+    def unit(self) -> str:
+        """What a strength of 1 means."""
+        return "lengths of the direction, added; 0 is no edit, −s undoes s"
+
+    @property
+    def neutral(self) -> float | None:
+        """0: nothing is added."""
+        return 0.0
+
+    def apply(self, wplus_NLD: torch.Tensor, strength_N: torch.Tensor) -> torch.Tensor:
+        """W+ => W+ + strength · direction; rows outside keep their bits. See `Editor.apply`."""
+        direction = self._direction.to(wplus_NLD.device)
+        check_codes(
+            wplus_NLD,
+            strength_N,
+            what=self._name,
+            width=direction.shape[-1],
+            row_count=direction.shape[0] if direction.ndim == 2 else None,
+            rows=self._rows,
+        )
+        first, end = (0, wplus_NLD.shape[1]) if self._rows is None else self._rows
+        step_LD = direction[first:end] if direction.ndim == 2 else direction
+        edited = wplus_NLD.clone()
+        edited[:, first:end] += strength_N[:, None, None] * step_LD
+        return edited
+
+
+def load_direction(path: str | Path) -> torch.Tensor:
+    """A direction from a user's file: `.npy`, `.safetensors` with one tensor, or `.pt` with a bare tensor.
+
+    Nothing in the file is executed: pickles are refused, `.pt` is read with weights only.
+
+    Raises:
+        EditError: a missing or unreadable file, another suffix, or not exactly one tensor of floats.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise EditError(f"{path}: no such file; give a .npy, .safetensors or .pt file with one direction")
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", ".safetensors", ".pt", ".pth"):
+        raise EditError(f"{path}: a direction is a .npy, .safetensors or .pt file, got {suffix!r}")
+    try:
+        loaded = _load_without_executing(path, suffix)
+    except Exception as error:  # these readers let many kinds through when the bytes are not theirs
+        raise EditError(f"{path}: cannot be read as a direction ({type(error).__name__}: {error})") from error
+    if not isinstance(loaded, torch.Tensor) or not loaded.is_floating_point():
+        found = f"a tensor of {loaded.dtype}" if isinstance(loaded, torch.Tensor) else type(loaded).__name__
+        raise EditError(f"{path}: expected one tensor of floats, found {found}")
+    return loaded.to(torch.float32)
+
+
+def _load_without_executing(path: Path, suffix: str) -> object:
+    match suffix:
+        case ".npy":
+            return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
+        case ".safetensors":
+            tensors = safetensors.torch.load_file(path)
+            if len(tensors) != 1:
+                raise EditError(f"expected one tensor, found {sorted(tensors)}")
+            return next(iter(tensors.values()))
+        case _:
+            return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,1 @@
+"""Faces: detect, cut into shots, track, smooth, align, mask, paste. Frames => quads => crops => frames."""

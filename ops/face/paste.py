@@ -1,0 +1,196 @@
+"""Edited crop + frame => frame. Pixels where the mask is 0 are the frame's own, bit for bit.
+
+delta     frame + mask · warp(edited - reference). The frame's own detail and grain stay; no difference, no
+          change: where edited equals reference the result is the frame, bit for bit.
+replace   frame + mask · (warp(edited) - frame). Shows exactly what the model drew, at the model's resolution.
+
+Convention: as in `align` (TL BL BR TR, integer coordinate = pixel centre). The warp is made so that a crop
+larger than the face in the frame is averaged, not sampled, and a smaller one is interpolated bicubically
+(Keys, a = -0.75).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import cv2
+import numpy as np
+
+from ops.face.align import crop_face, crop_from_source, quad_side_pixels, transform_points
+from ops.face.mask import MaskSettings, build_mask
+
+MASK_SIZE: Final = (
+    256  # masks are smooth: this is fine enough for any face, and independent of the model's size
+)
+GAIN_LIMITS: Final = (0.5, 2.0)  # a colour match may not do more than this to the contrast of a channel
+
+
+class PasteError(ValueError):
+    """A paste that cannot be made as asked. The message says what was expected and what came."""
+
+
+@dataclass(frozen=True)
+class PasteSettings:
+    """How an edited crop goes back into its frame."""
+
+    mode: Literal["replace", "delta"] = "delta"
+    mask: MaskSettings = field(default_factory=MaskSettings)
+    color_match: bool = False
+    """Scale (and, in replace, shift) each channel so that the *reconstruction* has the source crop's mean and
+    spread under the mask. Measured on the reconstruction, not on the edit, so an edited hair colour survives.
+    Without a reference (replace only) it is measured on the edit itself."""
+
+
+def paste(
+    frame: np.ndarray,
+    edited: np.ndarray,
+    reference: np.ndarray | None,
+    quad_42: np.ndarray,
+    settings: PasteSettings,
+    landmarks: np.ndarray | None = None,
+    strength: float = 1.0,
+) -> np.ndarray:
+    """A new frame with the edit in it; `frame` is not written to.
+
+    frame       uint8 [H, W, 3] RGB.
+    edited      float [R, R, 3] RGB in 0..255, unclipped values allowed.
+    reference   the model's reconstruction without an edit, like `edited`; needed by mode "delta".
+    quad_42     where the crop was cut.
+    landmarks   [5, 2] or [68, 2] in source pixels; needed by mask kind "face".
+    strength    0..1, multiplies the mask (fades at gaps, at a track's ends); 0 returns a copy of the frame.
+
+    Raises PasteError for shapes that do not fit, crops with values that are not finite, and what is needed
+    but missing.
+    """
+    _check(frame, edited, reference, settings, strength)
+    out = frame.copy()
+    window = _window(quad_42, frame.shape)
+    if window is None or strength == 0.0:
+        return out
+    x0, y0, x1, y1 = window
+    shift = np.array([[1.0, 0.0, x0], [0.0, 1.0, y0], [0.0, 0.0, 1.0]])  # source_from_window
+
+    layer = np.asarray(edited, np.float32)
+    gain, offset = np.ones(3, np.float32), np.zeros(3, np.float32)
+    if settings.color_match:
+        measured = layer if reference is None else np.asarray(reference, np.float32)
+        gain, offset = _colour_match(frame, measured, quad_42, settings.mask, landmarks)
+    if settings.mode == "delta":
+        assert reference is not None  # _check has seen to it
+        layer = (layer - np.asarray(reference, np.float32)) * gain
+    else:
+        layer = layer * gain + offset
+
+    weight = _warp_mask(
+        _mask(MASK_SIZE, quad_42, settings.mask, landmarks), quad_42, shift, (x1 - x0, y1 - y0)
+    )
+    warped = _warp_layer(layer, quad_42, shift, (x1 - x0, y1 - y0))
+    source = frame[y0:y1, x0:x1].astype(np.float32)
+    change = warped if settings.mode == "delta" else warped - source
+    change *= (weight * np.float32(strength))[:, :, None]
+    # Where the weight is 0 the change is 0 and the sum is the source's own integer: no select is needed to
+    # keep it.
+    out[y0:y1, x0:x1] = np.clip(np.rint(source + change), 0.0, 255.0).astype(np.uint8)
+    return out
+
+
+def _window(quad_42: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+    """x0, y0, x1, y1 (exclusive) of the pixels whose centres the quad can reach; None outside the frame."""
+    low, high = np.ceil(quad_42.min(0)).astype(int), np.floor(quad_42.max(0)).astype(int)
+    x0, y0 = max(int(low[0]), 0), max(int(low[1]), 0)
+    x1, y1 = min(int(high[0]) + 1, shape[1]), min(int(high[1]) + 1, shape[0])
+    return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
+
+
+def _warp_layer(
+    layer: np.ndarray, quad_42: np.ndarray, source_from_window: np.ndarray, wh: tuple[int, int]
+) -> np.ndarray:
+    """float32 [R, R, 3] => float32 [h, w, 3] on the window's pixels. Border: the outermost pixels go on."""
+    size = layer.shape[0]
+    side = max(1, math.ceil(quad_side_pixels(quad_42)))
+    if side < size:  # the frame has fewer pixels than the crop: average first, or fine detail would alias
+        layer, size = cv2.resize(layer, (side, side), interpolation=cv2.INTER_AREA), side
+    crop_from_window = crop_from_source(quad_42, size) @ source_from_window
+    return cv2.warpAffine(
+        layer,
+        crop_from_window[:2],
+        wh,
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
+def _warp_mask(
+    mask: np.ndarray, quad_42: np.ndarray, source_from_window: np.ndarray, wh: tuple[int, int]
+) -> np.ndarray:
+    """float32 [S, S] => float32 [h, w], bilinear (never leaves 0..1), 0 outside the crop."""
+    crop_from_window = crop_from_source(quad_42, mask.shape[0]) @ source_from_window
+    return cv2.warpAffine(
+        mask,
+        crop_from_window[:2],
+        wh,
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=0.0,
+    )
+
+
+def _mask(size: int, quad_42: np.ndarray, settings: MaskSettings, landmarks: np.ndarray | None) -> np.ndarray:
+    points = None if landmarks is None else transform_points(crop_from_source(quad_42, size), landmarks)
+    return build_mask(size, settings, points)
+
+
+def _colour_match(
+    frame: np.ndarray,
+    measured: np.ndarray,
+    quad_42: np.ndarray,
+    mask: MaskSettings,
+    landmarks: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Per channel gain and offset, float32 [3], that give `measured` the source crop's mean and spread."""
+    size = measured.shape[0]
+    weight = _mask(size, quad_42, mask, landmarks).astype(np.float64)
+    weight = (weight / max(weight.sum(), 1e-12))[:, :, None]
+    source = crop_face(frame, quad_42, size).astype(np.float64)
+
+    def moments(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean = (weight * image).sum((0, 1))
+        return mean, np.sqrt((weight * (image - mean) ** 2).sum((0, 1)))
+
+    mean_source, spread_source = moments(source)
+    mean, spread = moments(measured.astype(np.float64))
+    # One grey level of spread is noise: without it a flat picture would be stretched to the limit.
+    gain = np.clip((spread_source + 1.0) / (spread + 1.0), *GAIN_LIMITS)
+    return gain.astype(np.float32), (mean_source - gain * mean).astype(np.float32)
+
+
+def _check(
+    frame: np.ndarray,
+    edited: np.ndarray,
+    reference: np.ndarray | None,
+    settings: PasteSettings,
+    strength: float,
+) -> None:
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+        raise PasteError(
+            f"paste: expected a frame uint8 [H, W, 3] RGB, got {frame.dtype} {list(frame.shape)}."
+        )
+    if edited.ndim != 3 or edited.shape[2] != 3 or edited.shape[0] != edited.shape[1]:
+        raise PasteError(f"paste: expected an edited crop [R, R, 3] in 0..255, got {list(edited.shape)}.")
+    if settings.mode == "delta" and reference is None:
+        raise PasteError(
+            "paste: mode 'delta' needs the reconstruction as reference; pass it, or use mode 'replace'."
+        )
+    if reference is not None and reference.shape != edited.shape:
+        raise PasteError(
+            f"paste: expected a reference of shape {list(edited.shape)} like the edited crop, "
+            f"got {list(reference.shape)}."
+        )
+    if not (np.isfinite(edited).all() and (reference is None or np.isfinite(reference).all())):
+        raise PasteError(
+            "paste: the edited crop or its reference has values that are not finite; do not paste this frame."
+        )
+    if not 0.0 <= strength <= 1.0:
+        raise PasteError(f"paste: expected strength between 0 and 1, got {strength}.")

@@ -1,0 +1,1 @@
+"""Inversion: images => codes and what the codes could not hold, and back."""

@@ -1,0 +1,1 @@
+"""StyleGAN2: one generator with two optional seams, and its discriminator."""

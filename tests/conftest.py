@@ -1,0 +1,32 @@
+"""Fixtures shared by all tests: where the real material is, and that nothing leaks from one test to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real material (golden vectors, clips, models); the test is skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no shared material at {SHARED}: golden vectors, clips and models are not in the repository")
+    return SHARED
+
+
+@pytest.fixture
+def shared_videos(shared: Path) -> Path:
+    return shared / "videos"
+
+
+@pytest.fixture(autouse=True)
+def restored_random_state() -> Iterator[None]:
+    """A test that seeds torch does not decide the numbers of the next one."""
+    state = torch.get_rng_state()
+    yield
+    torch.set_rng_state(state)

@@ -1,0 +1,181 @@
+"""What a paste must never change, and where it must put what it changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ops.face.align import crop_face, crop_from_source, ffhq_quad, source_from_crop, transform_points
+from ops.face.mask import MaskError, MaskSettings, build_mask, face_mask, soft_mask
+from ops.face.paste import PasteError, PasteSettings, paste
+from tests.ops.face.media import face_at
+
+FACE = face_at(220.4, 170.8, 110.0, angle=0.35)
+QUAD = ffhq_quad(FACE.landmarks_52)
+BOTH_MASKS = [MaskSettings(), MaskSettings(kind="face")]
+
+
+def noise_frame(height: int = 360, width: int = 480, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def smooth_frame(height: int = 360, width: int = 480) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / 31 + y / 47 + c) + np.cos(y / 29 - c) for c in range(3)]
+    return np.stack([127 + 45 * w for w in waves], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("mask", BOTH_MASKS, ids=lambda m: m.kind)
+@pytest.mark.parametrize("color_match", [False, True])
+def test_no_difference_is_the_frame_bit_for_bit(mask: MaskSettings, color_match: bool) -> None:
+    frame = noise_frame()
+    crop = np.random.default_rng(1).normal(128, 80, (64, 64, 3)).astype(np.float32)
+    settings = PasteSettings(mask=mask, color_match=color_match)
+    out = paste(frame, crop, crop.copy(), QUAD, settings, FACE.landmarks_52)
+    assert (out == frame).all()
+    assert out is not frame
+
+
+@pytest.mark.parametrize("mode", ["delta", "replace"])
+@pytest.mark.parametrize("mask", BOTH_MASKS, ids=lambda m: m.kind)
+@pytest.mark.parametrize("size", [32, 64, 512])
+def test_outside_the_mask_the_frame_is_untouched_and_inside_it_is_not(mode: str, mask: MaskSettings, size: int) -> None:
+    frame = noise_frame()
+    before = frame.copy()
+    reference = np.full((size, size, 3), 128, np.float32)
+    settings = PasteSettings(mode=mode, mask=mask)  # type: ignore[arg-type]
+    out = paste(frame, reference + 100, reference, QUAD, settings, FACE.landmarks_52)
+    assert (frame == before).all()
+    y, x = np.mgrid[:360, :480]
+    u = transform_points(crop_from_source(QUAD, 1), np.stack([x, y], axis=-1)) + 0.5  # 0..1 across the quad
+    from_rim = np.minimum(u, 1 - u).min(-1)
+    outside = from_rim <= mask.margin - 0.005
+    assert (out[outside] == frame[outside]).all()
+    if mask.kind == "soft":
+        deep = from_rim >= mask.margin + mask.feather + 0.02
+        expected = np.clip(frame.astype(int) + 100, 0, 255) if mode == "delta" else np.full_like(frame, 228)
+        assert (out[deep] == expected[deep]).all()
+        assert deep.sum() > 1000
+
+
+def test_strength_scales_the_change_and_zero_is_the_frame() -> None:
+    frame = np.full((360, 480, 3), 100, np.uint8)
+    reference = np.zeros((64, 64, 3), np.float32)
+    full, half, none = (paste(frame, reference + 80, reference, QUAD, PasteSettings(), strength=s) for s in (1.0, 0.5, 0.0))
+    np.testing.assert_allclose(half.astype(float) - 100, (full.astype(float) - 100) / 2, atol=1)
+    assert full.max() == 180
+    assert (none == frame).all()
+
+
+@pytest.mark.parametrize("size", [48, 256, 700])
+def test_replace_of_the_frames_own_crop_gives_the_frame_back(size: int) -> None:
+    """Cut and paste are inverse to each other in place; an offset of a quarter pixel would fail this."""
+    frame = smooth_frame()
+    crop = crop_face(frame, QUAD, size).astype(np.float32)
+    out = paste(frame, crop, None, QUAD, PasteSettings(mode="replace")).astype(float)
+    difference = np.abs(out - frame)
+    assert difference.max() <= 2
+    # What a shift would look like, so that the bound above means something.
+    moved = paste(frame, crop, None, QUAD + 0.75, PasteSettings(mode="replace")).astype(float)
+    assert np.abs(moved - frame).mean() > 2 * difference.mean()
+
+
+@pytest.mark.parametrize("size", [64, 512])
+def test_a_spot_lands_where_the_transform_says(size: int) -> None:
+    frame = np.full((360, 480, 3), 50, np.uint8)
+    spot = np.array([0.62, 0.37]) * size - 0.5
+    y, x = np.mgrid[:size, :size]
+    blob = 150 * np.exp(-((x - spot[0]) ** 2 + (y - spot[1]) ** 2) / (2 * (size * 0.03) ** 2))
+    zero = np.zeros((size, size, 3), np.float32)
+    out = paste(frame, zero + blob[:, :, None].astype(np.float32), zero, QUAD, PasteSettings())
+    weight = out[:, :, 0].astype(float) - 50
+    rows, columns = np.mgrid[:360, :480]
+    centre = np.array([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum()
+    expected = transform_points(source_from_crop(QUAD, size), spot)
+    np.testing.assert_allclose(centre, expected, atol=0.08)
+
+
+def test_a_crop_much_larger_than_the_face_is_averaged() -> None:
+    """Single-pixel stripes of a 1024 px crop vanish on a face of 60 px; sampled, they would leave moiré."""
+    quad = ffhq_quad(face_at(100.0, 100.0, 30.0, angle=0.1).landmarks_52)
+    stripes = np.zeros((1024, 1024, 3), np.float32)
+    stripes[:, ::2] = 200
+    frame = np.full((200, 200, 3), 0, np.uint8)
+    out = paste(frame, stripes, np.zeros_like(stripes), quad, PasteSettings())
+    assert abs(int(out[100, 100, 0]) - 100) <= 2
+    assert out.max() <= 104
+
+
+def test_color_match_takes_the_source_s_colours_but_keeps_the_edit() -> None:
+    frame = smooth_frame()
+    source = crop_face(frame, QUAD, 64).astype(np.float32)
+    reference = source * 0.8 + 30  # a reconstruction that is flat and bright
+    edited = reference.copy()
+    edited[30:34, 30:34] += 40
+    plain = PasteSettings(mode="replace")
+    matched = PasteSettings(mode="replace", color_match=True)
+    error = {s.color_match: paste(frame, edited, reference, QUAD, s).astype(float) - frame for s in (plain, matched)}
+    assert np.abs(error[True]).mean() < 0.2 * np.abs(error[False]).mean()
+    assert error[True].max() > 35
+    assert np.abs(paste(frame, reference, None, QUAD, matched).astype(float) - frame).max() <= 4
+
+
+@pytest.mark.parametrize(("x", "y"), [(2.0, 3.0), (477.0, 358.0)])
+def test_a_face_over_the_frames_edge(x: float, y: float) -> None:
+    frame = np.full((360, 480, 3), 100, np.uint8)
+    reference = np.zeros((64, 64, 3), np.float32)
+    quad = ffhq_quad(face_at(x, y, 80.0).landmarks_52)
+    out = paste(frame, reference + 50, reference, quad, PasteSettings())
+    assert out[min(int(y), 359), min(int(x), 479)].tolist() == [150, 150, 150]
+
+
+def test_a_face_outside_the_frame_changes_nothing() -> None:
+    frame = noise_frame()
+    reference = np.zeros((64, 64, 3), np.float32)
+    assert (paste(frame, reference + 50, reference, QUAD + 5000, PasteSettings()) == frame).all()
+
+
+def test_what_cannot_be_pasted_is_refused() -> None:
+    frame, crop = noise_frame(), np.zeros((64, 64, 3), np.float32)
+    with pytest.raises(PasteError, match="reference"):
+        paste(frame, crop, None, QUAD, PasteSettings())
+    with pytest.raises(PasteError, match="shape"):
+        paste(frame, crop, crop[:32, :32], QUAD, PasteSettings())
+    with pytest.raises(PasteError, match="not finite"):
+        paste(frame, crop + np.nan, crop, QUAD, PasteSettings())
+    with pytest.raises(PasteError, match="strength"):
+        paste(frame, crop, crop, QUAD, PasteSettings(), strength=1.5)
+    with pytest.raises(MaskError, match="landmarks"):
+        paste(frame, crop + 1, crop, QUAD, PasteSettings(mask=MaskSettings(kind="face")))
+
+
+@pytest.mark.parametrize("size", [16, 64, 257])
+@pytest.mark.parametrize("settings", [*BOTH_MASKS, MaskSettings(margin=0.0, feather=0.5)], ids=str)
+def test_masks_are_smooth_bounded_and_zero_at_the_rim(size: int, settings: MaskSettings) -> None:
+    landmarks = transform_points(crop_from_source(QUAD, size), FACE.landmarks_52)
+    mask = build_mask(size, settings, landmarks)
+    assert mask.shape == (size, size) and mask.dtype == np.float32
+    assert mask.min() == 0 and mask.max() <= 1 and mask[size // 2, size // 2] > 0.9
+    rim = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    assert (rim == 0).all()
+    steepest = max(np.abs(np.diff(mask, axis=axis)).max() for axis in (0, 1))
+    feather = min(settings.feather, settings.face_feather) if settings.kind == "face" else settings.feather
+    assert steepest <= 2.5 / (feather * size)  # smoothstep's steepest slope is 1.5 / feather; face and rim may add
+
+
+def test_face_mask_follows_the_head() -> None:
+    upright, size = face_at(64.0, 64.0, 60.0), 128
+    moved = face_at(74.0, 60.0, 60.0, angle=0.5)
+    centre = [np.argwhere(face_mask(size, f.landmarks_52) > 0.5).mean(0)[::-1] for f in (upright, moved)]
+    np.testing.assert_allclose(centre[1] - centre[0], [10, -4], atol=3)
+    covered = face_mask(size, moved.landmarks_52)
+    for x, y in moved.landmarks_52.round().astype(int):
+        assert covered[y, x] > 0.95
+    assert covered.sum() < 0.7 * soft_mask(size).sum()
+
+
+def test_bad_mask_settings_are_refused() -> None:
+    with pytest.raises(MaskError, match=r"margin \+ feather <= 0.5"):
+        MaskSettings(margin=0.3, feather=0.3)
+    with pytest.raises(MaskError, match="face_grow"):
+        MaskSettings(face_grow=0.0)
