@@ -8,6 +8,7 @@ from jobs.edit import edit
 from jobs.inspect import inspect
 from jobs.invert import invert
 from jobs.render import render
+from jobs.train import app as train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,3 +19,4 @@ app.command()(invert)
 app.command()(render)
 app.command()(edit)
 app.command()(inspect)
+app.add_typer(train, name="train")

@@ -69,7 +69,10 @@ def write_side_by_side(source: Source, output: Output, work: str, options: Encod
     """source | edited, with the source's sound. Read back from the finished file, so it shows what the viewer will see."""
     assert output.side_by_side is not None
     wide = replace(source.info, width=2 * source.info.width)
-    with FrameReader(source.info) as left, FrameReader(probe(output.video)) as right:
+    with (
+        FrameReader(source.info, conversion="exact") as left,
+        FrameReader(probe(output.video), conversion="exact") as right,
+    ):
 
         def pairs(start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
             both = zip(left.read(start, stop), right.read(start, stop), strict=True)

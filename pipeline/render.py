@@ -60,7 +60,8 @@ class Render(Step):
     """Frames on the contact sheet, evenly spread over those that are edited; 0 for none."""
 
     def open(self) -> Callable[[Chunk], Result]:
-        store, readers = Store.open(self.store), Readers(self.backend)
+        # Frames that are encoded again are converted exactly: the fast conversion darkens by about one level each way.
+        store, readers = Store.open(self.store), Readers(self.backend, "exact")
         model = open_bundle(self.model).load("generate")
         session = Session(model, device=resolve_device(self.device), precision=self.precision, batch_size=self.batch_size)
 

@@ -37,9 +37,9 @@ def synthetic_weights(golden: Path, section: str) -> dict[str, Tensor]:
             case "int0":
                 weights[name] = torch.zeros(shape, dtype=torch.int64)
             case "randn":
-                weights[name] = draw(f"{SALT}{section}.{name}", shape) * spec["scale"] + spec["offset"]
+                weights[name] = draw(f"{SALT}{section}.{name}", shape).mul_(spec["scale"]).add_(spec["offset"])
             case "abs":
-                weights[name] = draw(f"{SALT}{section}.{name}", shape).abs() * spec["scale"] + spec["offset"]
+                weights[name] = draw(f"{SALT}{section}.{name}", shape).abs_().mul_(spec["scale"]).add_(spec["offset"])
             case other:
                 raise ValueError(f"unknown initialisation {other!r} of {name}")
     return weights

@@ -52,9 +52,7 @@ def ffhq_quad(landmarks: np.ndarray) -> np.ndarray:
     half_x = across - down[::-1] * (-1.0, 1.0)
     length = math.hypot(*half_x)
     if not (math.isfinite(length) and length > 1e-6):
-        raise AlignError(
-            f"ffhq_quad: expected two eyes and a mouth apart from each other, got {points.tolist()}."
-        )
+        raise AlignError(f"ffhq_quad: expected two eyes and a mouth apart from each other, got {points.tolist()}.")
     half_x = half_x / length * max(2.0 * math.hypot(*across), 1.8 * math.hypot(*down))
     half_y = half_x[::-1] * (-1.0, 1.0)
     centre = eyes + 0.1 * down
@@ -86,9 +84,7 @@ def source_from_crop(quad_42: np.ndarray, size: int) -> np.ndarray:
     right, down = (quad[3] - quad[0]) / size, (quad[1] - quad[0]) / size
     reach = np.abs(quad - quad[0]).max()
     if np.abs(quad[0] + quad[2] - quad[1] - quad[3]).max() > 1e-6 * max(reach, 1.0):
-        raise AlignError(
-            f"quad: expected a parallelogram TL BL BR TR, got {quad.tolist()}; make it with ffhq_quad."
-        )
+        raise AlignError(f"quad: expected a parallelogram TL BL BR TR, got {quad.tolist()}; make it with ffhq_quad.")
     if abs(right[0] * down[1] - right[1] * down[0]) < 1e-12:
         raise AlignError(f"quad: expected an area, got {quad.tolist()}.")
     origin = quad[0] + 0.5 * (right + down)  # the centre of the crop's first pixel
@@ -117,9 +113,7 @@ def crop_face(frame: np.ndarray, quad_42: np.ndarray, size: int, mode: CropMode 
     official  the authors' steps (shrink, crop, pad with blur, PIL's QUAD at 1024 px), then PIL's bicubic.
     """
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or 0 in frame.shape:
-        raise AlignError(
-            f"crop_face: expected a frame uint8 [H, W, 3] RGB, got {frame.dtype} {list(frame.shape)}."
-        )
+        raise AlignError(f"crop_face: expected a frame uint8 [H, W, 3] RGB, got {frame.dtype} {list(frame.shape)}.")
     source_from_crop(quad_42, size)  # both modes refuse the same quads
     match mode:
         case "fast":
@@ -178,9 +172,7 @@ def official_pretransform(frame: np.ndarray, quad_42: np.ndarray) -> tuple[np.nd
     x0, y0 = max(x0 - border, 0), max(y0 - border, 0)
     x1, y1 = min(x1 + border, image.width), min(y1 + border, image.height)
     if x1 <= x0 or y1 <= y0:
-        raise AlignError(
-            f"crop_face: expected a quad that touches the frame, got {np.asarray(quad_42).tolist()}."
-        )
+        raise AlignError(f"crop_face: expected a quad that touches the frame, got {np.asarray(quad_42).tolist()}.")
     if x1 - x0 < image.width or y1 - y0 < image.height:
         image = image.crop((x0, y0, x1, y1))
         quad = quad - (x0, y0)
@@ -205,9 +197,7 @@ def _outer_box(quad: np.ndarray) -> tuple[int, int, int, int]:
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
-def _blurred_padding(
-    pixels: np.ndarray, left: int, top: int, right: int, below: int, sigma: float
-) -> np.ndarray:
+def _blurred_padding(pixels: np.ndarray, left: int, top: int, right: int, below: int, sigma: float) -> np.ndarray:
     """Mirror the picture outwards, fade it into its own blur and, further out, its median colour (§6)."""
     image = np.pad(pixels.astype(np.float32), ((top, below), (left, right), (0, 0)), "reflect")
     height, width = image.shape[:2]

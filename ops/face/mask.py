@@ -15,8 +15,8 @@ import numpy as np
 from ops.face.align import ffhq_quad
 
 # Half axes of the face's oval in units of FFHQ's half square, and how far its centre lies below the eyes
-# towards the mouth. Measured on upright portraits: covers brows to chin and both cheeks, leaves the hair's
-# outline and the background.
+# towards the mouth. Measured on upright portraits: covers forehead to chin and both cheeks, and little
+# of the hair and the background.
 OVAL_HALF_WIDTH: Final = 0.54
 OVAL_HALF_HEIGHT: Final = 0.76
 OVAL_CENTRE_DOWN: Final = 0.40
@@ -37,7 +37,7 @@ class MaskSettings:
     feather: float = 0.2
     """soft: from the margin inwards, the way from 0 to 1."""
     face_grow: float = 1.0
-    """face: scales the oval; 1 reaches from the brows' upper edge to below the chin."""
+    """face: scales the oval; 1 reaches from the forehead to below the chin."""
     face_feather: float = 0.12
     """face: outwards from the oval, the way from 1 to 0."""
 
@@ -48,9 +48,7 @@ class MaskSettings:
                 f"margin {self.margin} and feather {self.feather}."
             )
         if not (self.face_grow > 0.0 and self.face_feather > 0.0):
-            raise MaskError(
-                f"mask: expected face_grow and face_feather > 0, got {self.face_grow}, {self.face_feather}."
-            )
+            raise MaskError(f"mask: expected face_grow and face_feather > 0, got {self.face_grow}, {self.face_feather}.")
 
 
 def build_mask(size: int, settings: MaskSettings, landmarks_K2: np.ndarray | None = None) -> np.ndarray:
@@ -62,9 +60,7 @@ def build_mask(size: int, settings: MaskSettings, landmarks_K2: np.ndarray | Non
     if settings.kind == "soft":
         return soft_mask(size, settings)
     if landmarks_K2 is None:
-        raise MaskError(
-            "mask 'face' needs landmarks (crop pixels, [5, 2] or [68, 2]); pass them, or use 'soft'."
-        )
+        raise MaskError("mask 'face' needs landmarks (crop pixels, [5, 2] or [68, 2]); pass them, or use 'soft'.")
     return face_mask(size, landmarks_K2, settings)
 
 
@@ -96,12 +92,8 @@ def face_mask(size: int, landmarks_K2: np.ndarray, settings: MaskSettings | None
     axis_x, axis_y = half_x / half_side, half_y / half_side
     centre = eyes + OVAL_CENTRE_DOWN * (mouth - eyes)
     y, x = np.mgrid[:size, :size].astype(np.float64)
-    across = ((x - centre[0]) * axis_x[0] + (y - centre[1]) * axis_x[1]) / (
-        OVAL_HALF_WIDTH * settings.face_grow
-    )
-    down = ((x - centre[0]) * axis_y[0] + (y - centre[1]) * axis_y[1]) / (
-        OVAL_HALF_HEIGHT * settings.face_grow
-    )
+    across = ((x - centre[0]) * axis_x[0] + (y - centre[1]) * axis_x[1]) / (OVAL_HALF_WIDTH * settings.face_grow)
+    down = ((x - centre[0]) * axis_y[0] + (y - centre[1]) * axis_y[1]) / (OVAL_HALF_HEIGHT * settings.face_grow)
     reach = np.hypot(across, down) / half_side  # 1 on the oval
     beyond = (reach - 1.0) * half_side * min(OVAL_HALF_WIDTH, OVAL_HALF_HEIGHT) * settings.face_grow / size
     oval = 1.0 - smoothstep(beyond / settings.face_feather)

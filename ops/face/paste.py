@@ -21,9 +21,7 @@ import numpy as np
 from ops.face.align import crop_face, crop_from_source, quad_side_pixels, transform_points
 from ops.face.mask import MaskSettings, build_mask
 
-MASK_SIZE: Final = (
-    256  # masks are smooth: this is fine enough for any face, and independent of the model's size
-)
+MASK_SIZE: Final = 256  # masks are smooth: this is fine enough for any face, and independent of the model's size
 GAIN_LIMITS: Final = (0.5, 2.0)  # a colour match may not do more than this to the contrast of a channel
 
 
@@ -83,9 +81,7 @@ def paste(
     else:
         layer = layer * gain + offset
 
-    weight = _warp_mask(
-        _mask(MASK_SIZE, quad_42, settings.mask, landmarks), quad_42, shift, (x1 - x0, y1 - y0)
-    )
+    weight = _warp_mask(_mask(MASK_SIZE, quad_42, settings.mask, landmarks), quad_42, shift, (x1 - x0, y1 - y0))
     warped = _warp_layer(layer, quad_42, shift, (x1 - x0, y1 - y0))
     source = frame[y0:y1, x0:x1].astype(np.float32)
     change = warped if settings.mode == "delta" else warped - source
@@ -104,9 +100,7 @@ def _window(quad_42: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int,
     return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
 
-def _warp_layer(
-    layer: np.ndarray, quad_42: np.ndarray, source_from_window: np.ndarray, wh: tuple[int, int]
-) -> np.ndarray:
+def _warp_layer(layer: np.ndarray, quad_42: np.ndarray, source_from_window: np.ndarray, wh: tuple[int, int]) -> np.ndarray:
     """float32 [R, R, 3] => float32 [h, w, 3] on the window's pixels. Border: the outermost pixels go on."""
     size = layer.shape[0]
     side = max(1, math.ceil(quad_side_pixels(quad_42)))
@@ -122,9 +116,7 @@ def _warp_layer(
     )
 
 
-def _warp_mask(
-    mask: np.ndarray, quad_42: np.ndarray, source_from_window: np.ndarray, wh: tuple[int, int]
-) -> np.ndarray:
+def _warp_mask(mask: np.ndarray, quad_42: np.ndarray, source_from_window: np.ndarray, wh: tuple[int, int]) -> np.ndarray:
     """float32 [S, S] => float32 [h, w], bilinear (never leaves 0..1), 0 outside the crop."""
     crop_from_window = crop_from_source(quad_42, mask.shape[0]) @ source_from_window
     return cv2.warpAffine(
@@ -174,23 +166,14 @@ def _check(
     strength: float,
 ) -> None:
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-        raise PasteError(
-            f"paste: expected a frame uint8 [H, W, 3] RGB, got {frame.dtype} {list(frame.shape)}."
-        )
+        raise PasteError(f"paste: expected a frame uint8 [H, W, 3] RGB, got {frame.dtype} {list(frame.shape)}.")
     if edited.ndim != 3 or edited.shape[2] != 3 or edited.shape[0] != edited.shape[1]:
         raise PasteError(f"paste: expected an edited crop [R, R, 3] in 0..255, got {list(edited.shape)}.")
     if settings.mode == "delta" and reference is None:
-        raise PasteError(
-            "paste: mode 'delta' needs the reconstruction as reference; pass it, or use mode 'replace'."
-        )
+        raise PasteError("paste: mode 'delta' needs the reconstruction as reference; pass it, or use mode 'replace'.")
     if reference is not None and reference.shape != edited.shape:
-        raise PasteError(
-            f"paste: expected a reference of shape {list(edited.shape)} like the edited crop, "
-            f"got {list(reference.shape)}."
-        )
+        raise PasteError(f"paste: expected a reference of shape {list(edited.shape)}, got {list(reference.shape)}.")
     if not (np.isfinite(edited).all() and (reference is None or np.isfinite(reference).all())):
-        raise PasteError(
-            "paste: the edited crop or its reference has values that are not finite; do not paste this frame."
-        )
+        raise PasteError("paste: the edited crop or its reference has values that are not finite; do not paste this frame.")
     if not 0.0 <= strength <= 1.0:
         raise PasteError(f"paste: expected strength between 0 and 1, got {strength}.")

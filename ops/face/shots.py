@@ -73,9 +73,7 @@ def find_cuts(scores: Iterable[float], settings: ShotSettings | None = None) -> 
     rows = np.asarray(list(scores), np.float64)
     if not np.isfinite(rows).all():
         bad = int(np.flatnonzero(~np.isfinite(rows))[0])
-        raise ShotError(
-            f"find_cuts: expected finite scores, got {rows[bad]} for frame {bad}; scan the source again."
-        )
+        raise ShotError(f"find_cuts: expected finite scores, got {rows[bad]} for frame {bad}; scan the source again.")
     cuts = []
     for index in np.flatnonzero(rows >= settings.min_score):
         if index == 0:

@@ -79,14 +79,8 @@ def square_parameters(quads_N42: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     down = quads_N42[:, 1] - quads_N42[:, 0]
     side = np.hypot(right[:, 0], right[:, 1])
     turned = right[:, ::-1] * (-1.0, 1.0)
-    if (
-        not np.isfinite(quads_N42).all()
-        or (side <= 0).any()
-        or (np.abs(turned - down).max(1) > 1e-3 * side).any()
-    ):
-        raise SmoothingError(
-            "expected finite squares (TL BL BR TR), as ffhq_quad makes them; got another shape."
-        )
+    if not np.isfinite(quads_N42).all() or (side <= 0).any() or (np.abs(turned - down).max(1) > 1e-3 * side).any():
+        raise SmoothingError("expected finite squares (TL BL BR TR), as ffhq_quad makes them; got another shape.")
     return quads_N42.mean(1), np.log(side), np.unwrap(np.arctan2(right[:, 1], right[:, 0]))
 
 
@@ -161,9 +155,7 @@ def _fit_block(
     return np.linalg.solve(matrix + ridge, right[:, :, None])[:, 0, 0] + base[:, 0]
 
 
-def _windows(
-    at_M: np.ndarray, times_N: np.ndarray, sigma_seconds: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _windows(at_M: np.ndarray, times_N: np.ndarray, sigma_seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows within three sigmas of every time: indices [M, W], which of them are inside [M, W], sigma [M, 1].
 
     Sigma grows until the fifth nearest row lies within two of it: a gap is bridged from both sides, and a
@@ -171,12 +163,14 @@ def _windows(
     """
     n = len(times_N)
     near = np.searchsorted(times_N, at_M)[:, None] + np.arange(-5, 5)
-    distance = np.where(
-        (near >= 0) & (near < n), np.abs(times_N[np.clip(near, 0, n - 1)] - at_M[:, None]), np.inf
-    )
+    distance = np.where((near >= 0) & (near < n), np.abs(times_N[np.clip(near, 0, n - 1)] - at_M[:, None]), np.inf)
     enough = np.sort(distance, axis=1)[:, min(5, n) - 1]
     sigma = np.maximum(sigma_seconds, enough / 2.0)
-    first = np.searchsorted(times_N, at_M - WINDOW_SIGMAS * sigma, "left")
-    stop = np.searchsorted(times_N, at_M + WINDOW_SIGMAS * sigma, "right")
+    # A hair more than three: at a constant rate rows fall on the limit, and rounding must not choose.
+    reach = WINDOW_SIGMAS * sigma * (1.0 + 1e-6)
+    first, stop = (
+        np.searchsorted(times_N, at_M - reach, "left"),
+        np.searchsorted(times_N, at_M + reach, "right"),
+    )
     index = first[:, None] + np.arange(int((stop - first).max()))
     return np.minimum(index, n - 1), index < stop[:, None], sigma[:, None]

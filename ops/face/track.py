@@ -25,9 +25,7 @@ from ops.face.shots import ShotSettings, find_cuts
 from ops.face.smooth import QuadSmoothing, smooth_quads
 
 REFUSED: Final = 1e6  # cost of a pair that may not be: more than any sum of allowed ones
-VELOCITY_SECONDS: Final = (
-    0.25  # how far back a face's velocity is measured: long enough to average a detector's noise
-)
+VELOCITY_SECONDS: Final = 0.25  # how far back a face's velocity is measured: long enough to average a detector's noise
 
 
 class TrackError(ValueError):
@@ -134,9 +132,7 @@ class TrackResult:
     dropped: list[DroppedTrack]
 
 
-def track_faces(
-    frames: Sequence[FrameFaces], time_base: Fraction, settings: TrackSettings | None = None
-) -> TrackResult:
+def track_faces(frames: Sequence[FrameFaces], time_base: Fraction, settings: TrackSettings | None = None) -> TrackResult:
     """All rows of one source, in display order => its tracks, shots and dropped tracks.
 
     `time_base` is the seconds of one unit of pts. Tracks are numbered by their first pts, then from left to
@@ -147,12 +143,11 @@ def track_faces(
     pts = np.array([frame.pts for frame in frames], np.int64)
     if (np.diff(pts) <= 0).any():
         at = int(np.flatnonzero(np.diff(pts) <= 0)[0])
-        raise TrackError(
-            f"track_faces: expected strictly increasing pts, got {pts[at]} then {pts[at + 1]}; sort by pts."
-        )
+        raise TrackError(f"track_faces: expected strictly increasing pts, got {pts[at]} then {pts[at + 1]}; sort by pts.")
     if len(frames) == 0:
         return TrackResult([], [], [])
-    seconds = pts.astype(np.float64) * float(time_base)
+    # From the first frame on: where a source's clock starts must not change a digit of the result.
+    seconds = (pts - pts[0]).astype(np.float64) * float(time_base)
     starts = [0, *find_cuts([frame.cut_score for frame in frames], settings.shots)]
     shots: list[Shot] = []
     tracks: list[Track] = []
@@ -231,9 +226,7 @@ def _link(frames: Sequence[FrameFaces], seconds: np.ndarray, settings: TrackSett
     closed: list[_Thread] = []
     for row, (frame, now) in enumerate(zip(frames, seconds, strict=True)):
         # A frame that lasts long is not a gap: only frames without the face are.
-        lost = [
-            t for t in open_threads if t.rows[-1] < row - 1 and now - t.times[-1] > settings.max_gap_seconds
-        ]
+        lost = [t for t in open_threads if t.rows[-1] < row - 1 and now - t.times[-1] > settings.max_gap_seconds]
         closed += lost
         open_threads = [t for t in open_threads if t not in lost]
         faces = sorted(frame.faces, key=_place)
@@ -253,9 +246,7 @@ def _cost(thread: _Thread, face: Face, now: float, row: int, settings: TrackSett
     before = thread.faces[-1]
     size_before, size = _size(before), _size(face)
     unseen_seconds = now - thread.times[-1] if thread.rows[-1] < row - 1 else 0.0
-    distance = float(np.linalg.norm(thread.predict(now) - face.landmarks_52, axis=1).mean()) / math.sqrt(
-        size_before * size
-    )
+    distance = float(np.linalg.norm(thread.predict(now) - face.landmarks_52, axis=1).mean()) / math.sqrt(size_before * size)
     growth = abs(math.log(size / size_before))
     allowed = settings.max_distance + settings.distance_per_second * unseen_seconds
     # At a low frame rate a prediction can be far off while the boxes still lie on each other.
@@ -271,9 +262,7 @@ def _cost(thread: _Thread, face: Face, now: float, row: int, settings: TrackSett
     return cost + settings.similarity_weight * (1.0 - similarity)
 
 
-def _finish(
-    thread: _Thread, track_id: int, shot: int, pts: np.ndarray, seconds: np.ndarray, settings: TrackSettings
-) -> Track:
+def _finish(thread: _Thread, track_id: int, shot: int, pts: np.ndarray, seconds: np.ndarray, settings: TrackSettings) -> Track:
     """Fill the gaps, cut the quads, smooth them."""
     seen = np.array(thread.rows)
     rows = np.arange(seen[0], seen[-1] + 1)

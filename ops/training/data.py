@@ -59,12 +59,24 @@ def load_faces(path: Path, size: int, split: Split, *, limit: int | None = None)
     return Faces(images, table["identity"].to_numpy(), attributes)
 
 
-def shuffled_batches(images: np.ndarray, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless float images [batch, 3, R, R] in [-1, 1], each epoch in a new order, mirrored with probability one half."""
-    raw = torch.from_numpy(images)
+def shuffled_indices(count: int, batch: int, generator: torch.Generator, steps: int | None = None) -> Iterator[Tensor]:
+    """Index batches, each epoch in a new order without its incomplete last batch; endless unless `steps` is given."""
+    if count < batch:
+        raise ValueError(f"expected at least one batch of {batch} faces, got {count}")
+    done = 0
     while True:
-        order = torch.randperm(len(raw), generator=generator)
-        for start in range(0, len(order) - batch + 1, batch):
-            chosen = raw[order[start : start + batch]].permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
-            mirrored = torch.rand(batch, 1, 1, 1, generator=generator) < 0.5
-            yield torch.where(mirrored, chosen.flip(3), chosen)
+        order = torch.randperm(count, generator=generator)
+        for start in range(0, count - batch + 1, batch):
+            if done == steps:
+                return
+            yield order[start : start + batch]
+            done += 1
+
+
+def shuffled_batches(images: np.ndarray, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Endless float images [batch, 3, R, R] in [-1, 1], mirrored with probability one half."""
+    raw = torch.from_numpy(images)
+    for indices in shuffled_indices(len(raw), batch, generator):
+        chosen = raw[indices].permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
+        mirrored = torch.rand(batch, 1, 1, 1, generator=generator) < 0.5
+        yield torch.where(mirrored, chosen.flip(3), chosen)

@@ -52,9 +52,11 @@ class ResidualSettings:
     """On mean |dF|."""
     cycle_weight: float = 0.5
     """On the cycle's pixel and perceptual terms, each with its own weight above."""
+    discriminator_every: int = 2
+    """One discriminator step for so many steps of E1/E2: it starts from the prior's own and is ahead anyway."""
     r1_gamma: float = 1.0
     r1_every: int = 8
-    """Lazy R1 (Karras et al. 2020): the penalty every so many steps, so many times as strong."""
+    """Lazy R1 (Karras et al. 2020): the penalty every so many discriminator steps, so many times as strong."""
     seed: int = 0
     max_minutes: float = 30.0
 
@@ -133,6 +135,20 @@ def weighted_sum(losses: dict[str, Tensor], settings: ResidualSettings) -> Tenso
     return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
 
+def discriminator_step(
+    discriminator: Discriminator, real: Tensor, fake: Tensor, penalise: bool, settings: ResidualSettings
+) -> Tensor:
+    """The discriminator's loss on detached outputs, with the lazy penalty if it is due."""
+    discriminator.requires_grad_(True)
+    real = real.detach().requires_grad_(penalise)
+    # The penalty differentiates twice, where bf16's eight bits are too few.
+    real_logits = discriminator(real, dtype=torch.float32 if penalise else DTYPE)
+    loss = discriminator_loss(real_logits, discriminator(fake, dtype=DTYPE))
+    if penalise:
+        loss = loss + 0.5 * settings.r1_gamma * settings.r1_every * r1_penalty(real_logits, real)
+    return loss
+
+
 def train_residual(
     model: StyleRes,
     discriminator: Discriminator,
@@ -167,18 +183,13 @@ def train_residual(
         torch.nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
         optimizer.step()
 
-        discriminator.requires_grad_(True)
-        penalise = step % settings.r1_every == 0
-        real = images.detach().requires_grad_(penalise)
-        real_logits = discriminator(real, dtype=torch.float32 if penalise else DTYPE)
-        d_loss = discriminator_loss(real_logits, discriminator(outputs, dtype=DTYPE))
-        losses["discriminator"] = d_loss
-        if penalise:
-            d_loss = d_loss + 0.5 * settings.r1_gamma * settings.r1_every * r1_penalty(real_logits, real)
-        d_optimizer.zero_grad(set_to_none=True)
-        d_loss.backward()
-        d_optimizer.step()
-
+        if step % settings.discriminator_every == 0:
+            penalise = step % (settings.discriminator_every * settings.r1_every) == 0
+            d_loss = discriminator_step(discriminator, images, outputs, penalise, settings)
+            d_optimizer.zero_grad(set_to_none=True)
+            d_loss.backward()
+            d_optimizer.step()
+            losses["discriminator"] = d_loss
         log.add(len(images), losses)
         if budget.progress - saved > 0.1:
             saved = budget.progress

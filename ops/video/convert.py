@@ -25,12 +25,8 @@ from ops.video.probe import SourceColor, SourceInfo
 Conversion = Literal["fast", "exact"]
 
 _FAST = Interpolation.BILINEAR
-_EXACT = (
-    Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-)
-_TO_YUV = (
-    Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-)
+_EXACT = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+_TO_YUV = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 _UNSPECIFIED, _LIMITED, _FULL = 2, 1, 2
 _RGB_MATRIX = 0
@@ -48,7 +44,9 @@ class RgbReader:
         """uint8 [h, w, 3], C-contiguous, not turned upright."""
         match self._conversion:
             case "fast":
-                return self._reformatter.reformat(frame, format="rgb24", interpolation=_FAST, threads=1).to_ndarray()
+                packed = self._reformatter.reformat(frame, format="rgb24", interpolation=_FAST, threads=1)
+                # An array is a view of its frame, and a frame that was RGB already may be one the decoder refers to.
+                return packed.to_ndarray().copy() if packed is frame else packed.to_ndarray()
             case "exact":
                 planar = self._reformatter.reformat(frame, format="gbrp", interpolation=_EXACT, threads=1)
                 green, blue, red = (_plane(planar, i) for i in range(3))
@@ -58,7 +56,7 @@ class RgbReader:
 
 def _plane(frame: VideoFrame, i: int) -> np.ndarray:
     plane = frame.planes[i]
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from ops.video.convert import Conversion, RgbReader
 from ops.video.decord_source import DecordSource, decord_can_read
 from ops.video.errors import MediaError
 from ops.video.image import load_image
-from ops.video.probe import SourceInfo, open_media
+from ops.video.probe import SourceInfo, open_media, video_stream
 
 Backend = Literal["auto", "decord", "pyav"]
 
@@ -129,9 +130,7 @@ class FrameReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
 
@@ -194,7 +193,7 @@ class _PyavSource:
     def _start_before(self, i: int) -> None:
         self.close()
         self._container = open_media(self._info.uri)
-        stream = self._container.streams[self._info.stream_index]
+        stream = video_stream(self._container, self._info.stream_index)
         for other in self._container.streams:
             if other.index != stream.index:
                 other.discard = av.stream.Discard.all
@@ -210,18 +209,18 @@ class _PyavSource:
                 self._may_seek = False
                 self._start_before(i)
                 return
-        self._frames = self._decoded(self._container, self._info.stream_index, self._sought)
+        self._frames = self._decoded(self._container, stream, self._sought)
 
-    def _decoded(self, container: InputContainer, index: int, sought: bool) -> Iterator[VideoFrame]:
+    def _decoded(self, container: InputContainer, stream: VideoStream, sought: bool) -> Iterator[VideoFrame]:
         first_key: int | None = None
         try:
-            for packet in container.demux(container.streams[index]):
+            for packet in container.demux(stream):
                 if sought and first_key is None and packet.size:
                     if not packet.is_keyframe or packet.pts is None:
                         continue
                     first_key = packet.pts
                 try:
-                    frames = packet.decode()
+                    frames = stream.decode(packet)
                 except av.error.InvalidDataError as error:
                     self._why = f" ({error.strerror})"
                     continue
@@ -239,7 +238,7 @@ class _PyavSource:
             self._ahead = None
             if frame is None or frame.pts == target:
                 return frame
-            if frame.pts > target:
+            if frame.pts is not None and frame.pts > target:
                 self._ahead = frame
                 return None
 

@@ -83,7 +83,8 @@ class DecordSource:
             if batch.shape[1:] != (self._info.height, self._info.width, 3):
                 raise MediaError(
                     self._info.uri,
-                    f"decord gives frames of {batch.shape[2]}x{batch.shape[1]}, expected {self._info.width}x{self._info.height}",
+                    f"decord gives frames of {batch.shape[2]}x{batch.shape[1]},"
+                    f" expected {self._info.width}x{self._info.height}",
                     "read it with PyAV",
                 )
             for i, frame in zip(ordinals, batch, strict=True):

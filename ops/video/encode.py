@@ -15,7 +15,6 @@ from typing import Literal, get_args
 
 import av
 import numpy as np
-from av.container.core import Flags
 from av.video.stream import VideoStream
 
 from ops.video.atomic import replaced_file
@@ -24,10 +23,10 @@ from ops.video.errors import MediaError
 from ops.video.image import check_frame
 from ops.video.probe import SourceInfo
 
+FLAG_BITEXACT = 0x0400  # AVFMT_FLAG_BITEXACT of libavformat
+
 VideoCodec = Literal["libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1"]
-Preset = Literal[
-    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"
-]
+Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"]
 
 
 @dataclass(frozen=True)
@@ -63,9 +62,7 @@ class EncodeOptions:
             if self.codec == "ffv1":
                 raise ValueError("quality: ffv1 is lossless and has none; leave it out")
             if not 0 <= self.quality <= _QUALITY_MAX[self.codec]:
-                raise ValueError(
-                    f"quality: expected 0 to {_QUALITY_MAX[self.codec]} for {self.codec}, got {self.quality}"
-                )
+                raise ValueError(f"quality: expected 0 to {_QUALITY_MAX[self.codec]} for {self.codec}, got {self.quality}")
         if self.pix_fmt is not None:
             _check_pix_fmt(self.codec, self.pix_fmt)
 
@@ -111,9 +108,7 @@ def _check_pix_fmt(codec: str, pix_fmt: str) -> None:
         raise ValueError(f"pix_fmt: {codec} can encode {', '.join(known)}; got {pix_fmt!r}")
 
 
-def encode_segment(
-    frames: Iterable[tuple[int, np.ndarray]], info: SourceInfo, options: EncodeOptions, path: str | Path
-) -> int:
+def encode_segment(frames: Iterable[tuple[int, np.ndarray]], info: SourceInfo, options: EncodeOptions, path: str | Path) -> int:
     """Encode consecutive frames of a source as one segment file; return how many.
 
     `frames`: (pts, uint8 [info.height, info.width, 3] RGB upright), consumed one at a time; their pts must be a run of
@@ -135,9 +130,7 @@ def encode_segment(
         ) from error
 
 
-def _encode(
-    frames: Iterable[tuple[int, np.ndarray]], info: SourceInfo, options: EncodeOptions, path: Path
-) -> int:
+def _encode(frames: Iterable[tuple[int, np.ndarray]], info: SourceInfo, options: EncodeOptions, path: Path) -> int:
     pix_fmt = options.pixel_format(info.width, info.height)
     color = encoded_color(info, pix_fmt)
     writer = YuvWriter(color, pix_fmt)
@@ -145,7 +138,7 @@ def _encode(
     # NUT writes presentation times only, and no negative ones: a negative decode time must not shift the segment, and
     # times count from the source's first frame.
     with av.open(str(path), "w", format="nut", container_options={"avoid_negative_ts": "disabled"}) as container:
-        container.flags |= Flags.bitexact.value  # no library versions, times or random numbers in the file
+        container.flags |= FLAG_BITEXACT  # no library versions, times or random numbers in the file
         stream = _open_stream(container, info, options, pix_fmt)
         context = stream.codec_context
         context.color_primaries, context.color_trc = color.tags.primaries, color.tags.trc

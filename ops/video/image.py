@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from ops.video.atomic import replaced_file
 from ops.video.errors import MediaError
@@ -59,12 +59,9 @@ def load_image(path: str | Path) -> LoadedImage:
 
 
 def _pages(image: Image.Image) -> int:
-    # Pillow defines n_frames only for formats that can hold several pictures.
-    match image.format:
-        case "WEBP" | "TIFF" | "PNG" | "MPO" | "GIF":
-            return image.n_frames if image.format != "MPO" else 1  # an MPO's further pictures are previews
-        case _:
-            return 1
+    if image.format == "MPO":
+        return 1  # a photograph whose further pictures are previews
+    return sum(1 for _ in ImageSequence.Iterator(image))
 
 
 def write_image(path: str | Path, frame: np.ndarray, *, like: str | Path | None = None) -> None:
@@ -79,9 +76,8 @@ def write_image(path: str | Path, frame: np.ndarray, *, like: str | Path | None 
     if file.suffix.lower() not in IMAGE_SUFFIXES:
         raise MediaError(file, f"no image format is called {file.suffix!r}", f"use one of {sorted(IMAGE_SUFFIXES)}")
     check_frame(frame)
-    options: dict[str, object] = {}
-    if like is not None:
-        options = _carried(like)
+    options = {} if like is None else _carried(like)
+    extra: dict[str, object]
     match file.suffix.lower():
         case ".jpg" | ".jpeg":
             kind, extra = "JPEG", {"quality": 95, "subsampling": 0}

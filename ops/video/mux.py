@@ -20,16 +20,17 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
-from av.container.core import Flags
 from av.packet import Packet
 from av.stream import Stream
+from av.video.stream import VideoStream
 
 from ops.video.atomic import replaced_file
 from ops.video.convert import encoded_color
-from ops.video.encode import EncodeOptions
+from ops.video.encode import FLAG_BITEXACT, EncodeOptions
 from ops.video.errors import MediaError
-from ops.video.probe import SourceColor, SourceInfo, open_media
+from ops.video.probe import SourceColor, SourceInfo, open_media, seconds_per_tick
 
 _FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 _CODEC_NAMES = {"libx264": "h264", "libx265": "hevc", "libsvtav1": "av1", "libvpx-vp9": "vp9", "ffv1": "ffv1"}
@@ -106,7 +107,7 @@ def _plan_packets(segments: list[Path], info: SourceInfo, options: EncodeOptions
                     path, "the segment was encoded with other settings than its neighbours", "encode all segments alike"
                 )
             extradata = context.extradata or b""
-            pts = np.array([_exact_pts(p, info, path) for p in container.demux(stream) if p.size], np.int64)
+            pts = np.array([_exact_pts(p, info, path) for p in _whole_packets(container, path)], np.int64)
         ranks = np.argsort(np.argsort(pts))
         expected = info.pts[done : done + pts.size]
         if pts.size == 0 or not np.array_equal(np.sort(pts), expected):
@@ -137,6 +138,17 @@ def _open_segment(path: Path) -> InputContainer:
     return container
 
 
+def _whole_packets(container: InputContainer, path: Path) -> Iterator[Packet]:
+    try:
+        for packet in container.demux(container.streams.video[0]):
+            if packet.is_corrupt:
+                raise MediaError(path, "the segment is damaged", "encode it again")
+            if packet.size:
+                yield packet
+    except av.FFmpegError as error:
+        raise MediaError(path, f"the segment is damaged: {error.strerror}", "encode it again") from error
+
+
 def _exact_pts(packet: Packet, info: SourceInfo, path: Path) -> int:
     pts = None if packet.pts is None else packet.pts * packet.time_base / info.time_base
     if pts is None or pts.denominator != 1:
@@ -149,16 +161,12 @@ def _video_packets(plan: _PacketPlan, info: SourceInfo) -> Iterator[Packet]:
     place = 0
     for path, first in zip(plan.segments, plan.first_ordinals, strict=True):
         with _open_segment(path) as container:
-            for packet in container.demux(container.streams.video[0]):
-                if packet.size == 0:
-                    continue
+            for packet in _whole_packets(container, path):
                 pts = _exact_pts(packet, info, path)
                 packet.time_base = info.time_base
                 packet.pts, packet.dts = pts, _decode_time(place, plan.reorder_depth, info.pts)
                 ordinal = first + int(np.searchsorted(info.pts[first:], pts))
-                packet.duration = (
-                    int(info.pts[ordinal + 1]) - pts if ordinal + 1 < info.n_frames else info.last_duration
-                )
+                packet.duration = int(info.pts[ordinal + 1]) - pts if ordinal + 1 < info.n_frames else info.last_duration
                 place += 1
                 yield packet
 
@@ -187,7 +195,7 @@ def _write(
         _open_segment(plan.segments[0]) as template,
         av.open(str(path), "w", format=form, container_options=settings) as container,
     ):
-        container.flags |= Flags.bitexact.value  # no library versions, times or random identifiers
+        container.flags |= FLAG_BITEXACT  # no library versions, times or random identifiers
         container.metadata.update(_file_metadata(original, metadata))
         video = _add_video(container, template.streams.video[0], info, options, tags, out, original)
         copies = {s.index: _add_companion(container, s, out) for s in companions}
@@ -208,7 +216,7 @@ def _write(
 def _addressed(packets: Iterator[Packet], stream: Stream) -> Iterator[tuple[Fraction, Packet]]:
     for packet in packets:
         packet.stream = stream
-        yield packet.dts * packet.time_base, packet
+        yield (packet.dts or 0) * packet.time_base, packet
 
 
 def _companion_packets(
@@ -234,7 +242,7 @@ def _companion_packets(
 
 def _add_video(
     container: OutputContainer,
-    template: Stream,
+    template: VideoStream,
     info: SourceInfo,
     options: EncodeOptions,
     tags: SourceColor,
@@ -245,9 +253,7 @@ def _add_video(
         # "opaque" describes the stream by its decoder's parameters; a matching encoder need not exist.
         video = container.add_stream_from_template(template, opaque=True)
     except ValueError:
-        raise MediaError(
-            out, f"a {out.suffix} file cannot hold {options.codec} video", "use .mkv, or another codec"
-        ) from None
+        raise MediaError(out, f"a {out.suffix} file cannot hold {options.codec} video", "use .mkv, or another codec") from None
     video.time_base = info.time_base
     context = video.codec_context
     context.color_primaries, context.color_trc = tags.primaries, tags.trc
@@ -272,7 +278,7 @@ def _add_companion(container: OutputContainer, source: Stream, out: Path) -> Str
             f"a {out.suffix} file cannot hold the source's {source.type} (stream {source.index}, {name})",
             f"write {_container_for(source, out)}",
         ) from None
-    if source.type == "audio":
+    if isinstance(copy, AudioStream):
         layout = copy.codec_context.layout
         # Matroska states only how many channels there are, and mp4 must say which.
         count = layout.nb_channels
@@ -338,7 +344,7 @@ def _verify(path: Path, info: SourceInfo, out: Path) -> None:
     with open_media(path) as container:
         stream = container.streams.video[0]
         found = np.sort(np.array([p.pts for p in container.demux(stream) if p.size and p.pts is not None], np.int64))
-        expected = _rescaled(info, stream.time_base)
+        expected = _rescaled(info, seconds_per_tick(stream))
     if not np.array_equal(found, expected):
         raise MediaError(
             out,

@@ -1,7 +1,8 @@
 """From stored pixels to upright pixels: the eight ways a picture can be turned and flipped.
 
 Convention: rotations are counter-clockwise as seen on screen, in quarter turns; a mirrored picture is flipped left to
-right first and turned afterwards. Video states it in a display matrix (ISO/IEC 14496-12, 8.2.2), photographs in EXIF tag 0x0112.
+right first and turned afterwards. Video states it in a display matrix (ISO/IEC 14496-12, 8.2.2), photographs in
+EXIF tag 0x0112.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 
 from ops.video.errors import MediaError
@@ -53,11 +53,12 @@ def orientation_of(file: str | Path, frame: VideoFrame) -> Orientation:
 
     Raises `MediaError` for a rotation that is no multiple of 90 degrees.
     """
-    data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
-    if data is None:
+    if "DISPLAYMATRIX" not in frame.side_data:
         return UPRIGHT
+    # PyAV types the mapping by keys it does not list in full.
+    matrix = bytes(frame.side_data["DISPLAYMATRIX"])  # type: ignore[typeddict-item]
     # Row vector convention: (x, y) stored becomes (a x + c y, b x + d y) on screen, y downwards.
-    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].astype(np.int64).tolist()
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(np.int64).tolist()
     mirrored = a * d - b * c < 0
     if mirrored:
         a, b = -a, -b

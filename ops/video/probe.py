@@ -22,18 +22,20 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ops.video.errors import MediaError
 from ops.video.image import IMAGE_SUFFIXES, load_image
-from ops.video.orientation import UPRIGHT, Orientation, orientation_of
+from ops.video.orientation import Orientation, orientation_of
 
 _PQ, _HLG = 16, 18  # transfer characteristics of ITU-T H.273
 
 # One packet is one shown frame in these formats, short of the signs that `_frames_follow_packets` looks for.
 _ONE_FRAME_PER_PACKET = frozenset(
-    ["h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg", "png", "ffv1", "prores", "dnxhd", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "qtrle", "v210"]
+    {"h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg", "png", "ffv1", "prores", "dnxhd"}
+    | {"rawvideo", "huffyuv", "ffvhuff", "utvideo", "qtrle", "v210"}
 )
 
 
@@ -214,7 +216,7 @@ def _probe_video(file: Path, allow_hdr: bool) -> SourceInfo:
             height=height,
             pts=_frozen(timing.pts),
             last_duration=_last_duration(timing, stream),
-            time_base=stream.time_base,
+            time_base=seconds_per_tick(stream),
             rotation_degrees=orientation.quarter_turns * 90,
             mirrored=orientation.mirrored,
             average_rate=stream.average_rate or None,
@@ -245,13 +247,28 @@ def open_media(file: str | Path) -> InputContainer:
         ) from error
 
 
+def video_stream(container: InputContainer, index: int) -> VideoStream:
+    """The stream `index` of an open file, which `probe` has found to be its video."""
+    stream = container.streams[index]
+    if not isinstance(stream, VideoStream):
+        raise MediaError(container.name, f"stream {index} is no video; the file changed since", "probe it again")
+    return stream
+
+
+def seconds_per_tick(stream: Stream) -> Fraction:
+    """The stream's time base."""
+    if not stream.time_base:
+        raise MediaError(stream.container.name, f"stream {stream.index} has no time base", "convert it once")
+    return stream.time_base
+
+
 def _reason(error: Exception) -> str:
     return str(error.strerror) if isinstance(error, av.FFmpegError) else str(error)
 
 
 def _picture_stream(file: Path, container: InputContainer) -> VideoStream:
     """The first video stream that is no cover picture."""
-    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         found = ", ".join(sorted({s.type for s in container.streams})) or "no stream at all"
         raise MediaError(file, f"it has no video stream (found: {found})", "give a file with pictures")
@@ -270,16 +287,22 @@ class _Timing:
     trusted: bool  # False once a packet showed that packets and frames may not be one to one
     closed: bool  # True if every key frame restarts decoding completely
     damaged: bool  # True if the file ended inside a packet
+    end_seconds: float  # when the last packet of any stream ends
 
 
 def _packet_timing(container: InputContainer, stream: VideoStream) -> _Timing:
     pts: list[int] = []
     keyframes: list[int] = []
     trusted, closed, damaged = True, True, False
-    last_pts, last_duration = None, 0
+    last_pts, last_duration, end_seconds = None, 0, 0.0
     codec, extradata = stream.codec_context.codec.canonical_name, stream.codec_context.extradata or b""
     try:
-        for packet in container.demux(stream):
+        # Every stream, because a Matroska header states when the last of them ends, and nothing else tells a cut file.
+        for packet in container.demux():
+            if packet.pts is not None and packet.size:
+                end_seconds = max(end_seconds, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream_index != stream.index:
+                continue
             if packet.size == 0:
                 if packet.pts is not None:  # an empty packet in the file, and not the demuxer's last one
                     trusted = False
@@ -304,9 +327,8 @@ def _packet_timing(container: InputContainer, stream: VideoStream) -> _Timing:
         trusted, damaged = False, True
     if keyframes and min(pts) < keyframes[0]:
         trusted = False  # pictures shown before the first key frame refer to what is not in the file
-    return _Timing(
-        np.array(sorted(pts), np.int64), np.array(sorted(keyframes), np.int64), last_duration, trusted, closed, damaged
-    )
+    sorted_pts, sorted_keys = np.array(sorted(pts), np.int64), np.array(sorted(keyframes), np.int64)
+    return _Timing(sorted_pts, sorted_keys, last_duration, trusted, closed, damaged, end_seconds)
 
 
 def _has_idr(data: bytes, extradata: bytes) -> bool:
@@ -364,12 +386,12 @@ def _first_frame(file: Path, index: int) -> VideoFrame:
 def decoded_frames(file: str | Path, index: int) -> Iterator[VideoFrame]:
     """Every frame that FFmpeg decodes from stream `index`, forwards; packets that do not decode are passed over."""
     with open_media(file) as container:
-        stream = container.streams[index]
+        stream = video_stream(container, index)
         stream.thread_type = "AUTO"
         try:
             for packet in container.demux(stream):
                 try:
-                    frames = packet.decode()
+                    frames = stream.decode(packet)
                 except av.error.InvalidDataError:
                     continue
                 yield from frames
@@ -382,23 +404,26 @@ def _decoded_timing(file: Path, index: int, packets: _Timing) -> _Timing:
     last_duration = 0
     for frame in decoded_frames(file, index):
         if frame.pts is None:
-            return _Timing(_frozen([]), _frozen([]), 0, False, False, packets.damaged)
+            return _Timing(_frozen([]), _frozen([]), 0, False, False, packets.damaged, packets.end_seconds)
         pts.append(frame.pts)
         last_duration = frame.duration or 0
     array = np.array(pts, np.int64)
     # A key frame is a place to start only if it is also a frame with that timestamp.
     keyframes = np.intersect1d(packets.keyframe_pts, array)
-    return _Timing(array, keyframes, last_duration, False, False, packets.damaged)
+    return _Timing(array, keyframes, last_duration, False, False, packets.damaged, packets.end_seconds)
 
 
 def _check_complete(file: Path, container: InputContainer, stream: VideoStream, timing: _Timing) -> None:
-    """An index (mp4, mov) that lists frames which the file no longer holds means a truncated copy."""
+    """An index (mp4, mov) or a header (Matroska) that promises more than the file holds means a truncated copy."""
+    remedy = "copy or download it again, or cut it to the good part: ffmpeg -i IN -c copy OUT.mkv"
     if timing.damaged and stream.frames > timing.pts.size:
-        raise MediaError(
-            file,
-            f"it is truncated: its index lists {stream.frames} frames and {timing.pts.size} are there",
-            "copy or download it again, or cut it to the good part: ffmpeg -i IN -c copy OUT.mp4",
-        )
+        reason = f"it is truncated: its index lists {stream.frames} frames and {timing.pts.size} are there"
+        raise MediaError(file, reason, remedy)
+    if "matroska" in container.format.name and container.duration is not None:
+        promised = container.duration / av.time_base
+        if promised - timing.end_seconds > 0.5 + 2 * _last_duration(timing, stream) * float(seconds_per_tick(stream)):
+            reason = f"it is truncated: its header says {promised:.2f} s and {timing.end_seconds:.2f} s are there"
+            raise MediaError(file, reason, remedy)
 
 
 def _last_duration(timing: _Timing, stream: VideoStream) -> int:
@@ -407,7 +432,7 @@ def _last_duration(timing: _Timing, stream: VideoStream) -> int:
     if timing.pts.size > 1:
         return int(np.median(np.diff(timing.pts)))
     if stream.average_rate:
-        return max(1, round(1 / (stream.average_rate * stream.time_base)))
+        return max(1, round(1 / (stream.average_rate * seconds_per_tick(stream))))
     return 1
 
 
@@ -415,6 +440,3 @@ def _frozen(values: list[int] | np.ndarray) -> np.ndarray:
     array = np.array(values, np.int64)
     array.flags.writeable = False
     return array
-
-
-__all__ = ["UPRIGHT", "MediaError", "SourceColor", "SourceInfo", "open_media", "probe", "source_digest"]

@@ -101,7 +101,7 @@ def test_crop_samples_where_the_transform_says(side: float) -> None:
     inside = ((at > 1) & (at < 718)).all(-1)
     error = (crop_face(frame, quad, size).astype(np.float64) - expected)[inside]
     assert np.abs(error).max() < 1.3  # rounding of the picture and of the crop
-    # OpenCV's averages round halves up, alike in all channels; an offset shows with opposite signs in the first and last.
+    # OpenCV's averages round halves up in all channels; an offset has opposite signs in first and last.
     offset_pixels = (error[:, 0] - error[:, 2]).mean() / 2 / slope
     assert abs(offset_pixels) < 0.02
 
@@ -139,7 +139,11 @@ def test_quad_over_the_frames_edge_gives_a_full_crop(mode: str) -> None:
 
 @pytest.mark.parametrize(
     ("landmarks", "expected"),
-    [(np.zeros((4, 2)), r"\[5, 2\] or \[68, 2\]"), (np.ones((5, 2)), "apart"), (np.full((5, 2), np.nan), "apart")],
+    [
+        (np.zeros((4, 2)), r"\[5, 2\] or \[68, 2\]"),
+        (np.ones((5, 2)), "apart"),
+        (np.full((5, 2), np.nan), "apart"),
+    ],
 )
 def test_bad_landmarks_are_refused(landmarks: np.ndarray, expected: str) -> None:
     with pytest.raises(AlignError, match=expected):

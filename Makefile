@@ -1,0 +1,37 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Workers and tests share the cores: more OpenMP threads than cores are far slower than one.
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo test quick lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m jobs.demo_clip demo/source.mp4
+	$(BIN)/styleres edit demo/source.mp4 --edit smile=2 --out demo/edited.mp4 --store demo/store \
+	    --contact-sheet demo/contact_sheet.png --side-by-side --overwrite
+	$(BIN)/styleres render --store demo/store --edit age=2 --out demo/older.mp4 --overwrite
+	$(BIN)/styleres inspect --store demo/store
+
+test: $(VENV)/.installed lint
+	$(BIN)/python -m pytest
+
+quick: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch by its exact version first: an open range would fetch gigabytes of another build where the pinned one is at hand.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,test,train]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

@@ -1,0 +1,220 @@
+"""styleres train: E0, then E1 and E2, on a frozen StyleGAN2; then a bundle with edit directions.
+
+styleres train e0       --data FACES.parquet --prior DIR --out runs/mini64
+styleres train residual --data FACES.parquet --prior DIR --out runs/mini64
+styleres train bundle   --data FACES.parquet --prior DIR --out runs/mini64 --bundle DIR
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from PIL import Image
+from safetensors.torch import load_file
+
+from jobs.errors import UsageError, explained
+from ops.checkpoints.bundle import EditEntry, write_bundle
+from ops.inversion.presets import mini64
+from ops.inversion.styleres import StyleRes
+from ops.spaces import crops_from_images, images_from_crops
+from ops.stylegan2.discriminator import Discriminator
+from ops.training.data import Faces, load_faces
+
+app = typer.Typer(no_args_is_help=True, help=__doc__)
+
+Data = Annotated[Path, typer.Option("--data", help="Parquet of aligned faces: image, identity, attributes.")]
+Prior = Annotated[Path, typer.Option("--prior", help="Folder with generator.safetensors and discriminator.safetensors.")]
+Run = Annotated[Path, typer.Option("--out", help="Folder of checkpoints, logs and previews.")]
+MaxMinutes = Annotated[float, typer.Option("--max-minutes", min=0.01, help="The schedule fits itself to this.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Of torch; all cores if not given.")]
+
+LICENCE = "non-commercial research only (trained on CelebA)"
+
+
+@app.command("e0")
+def e0_command(data: Data, prior: Prior, out: Run, max_minutes: MaxMinutes = 60, threads: Threads = None) -> None:
+    """Train the base encoder: image => W+."""
+    from ops.training.e0 import E0Settings, train_e0
+
+    with explained():
+        use_threads(threads)
+        model = model_on_prior(prior)
+        faces = load_faces(data, model.config.encoder.input_size, "train")
+        train_e0(model, faces.images, E0Settings(max_minutes=max_minutes), out, previews(data, out))
+
+
+@app.command("residual")
+def residual_command(data: Data, prior: Prior, out: Run, max_minutes: MaxMinutes = 60, threads: Threads = None) -> None:
+    """Train E1 and E2 on the encoder that `e0` left in --out."""
+    from ops.training.residual import ResidualSettings, train_residual
+
+    with explained():
+        use_threads(threads)
+        model = model_on_prior(prior)
+        load_part(model.encoder, out / "e0.pt", "encoder")
+        discriminator = Discriminator(model.config.generator).to(memory_format=torch.channels_last)
+        discriminator.load_state_dict(prior_weights(prior / "discriminator.safetensors"))
+        faces = load_faces(data, model.config.encoder.input_size, "train")
+        settings = ResidualSettings(max_minutes=max_minutes)
+        train_residual(model, discriminator, faces.images, settings, out, previews(data, out))
+
+
+@app.command("bundle")
+def bundle_command(
+    data: Data,
+    prior: Prior,
+    out: Run,
+    bundle: Annotated[Path, typer.Option("--bundle", help="Folder to write.")],
+    faces: Annotated[int, typer.Option("--faces", min=500, help="Training faces to find directions with.")] = 12_000,
+    threads: Threads = None,
+) -> None:
+    """Find edit directions with the trained model and write everything as a bundle."""
+    with explained():
+        use_threads(threads)
+        model = model_on_prior(prior)
+        load_part(model.encoder, out / "e0.pt", "encoder")
+        parts = torch.nn.ModuleDict({"alignment": model.alignment, "extraction": model.extraction, "gates": model.gates})
+        load_part(parts, out / "residual.pt", "residual")
+        model.eval()
+        labelled = load_faces(data, model.config.encoder.input_size, "train", limit=faces)
+        entries, tensors = find_edits(model, labelled)
+        weights = {
+            # Trained parts in half the space; the generator stays as it was given. Integer counters stay integers.
+            name: tensor.half() if tensor.is_floating_point() and not name.startswith("generator.") else tensor
+            for name, tensor in model.state_dict().items()
+        }
+        written = write_bundle(
+            bundle,
+            name=bundle.name,
+            method="styleres",
+            config=model.config,
+            licence=LICENCE,
+            edits=entries,
+            weights=weights,
+            directions=tensors,
+            card=(bundle / "README.md").read_text("utf-8") if (bundle / "README.md").exists() else "",
+        )
+        size = sum(file.stat().st_size for file in bundle.iterdir()) / 1e6
+        print(f"{bundle}: {size:.1f} MB, digest {written.digest[:16]}")
+
+
+# name, positive attribute, negative attribute (None: its absence), projected out, what a positive strength does
+ATTRIBUTE_EDITS = (
+    ("smile", "smiling", None, ("gender", "age", "eyeglasses"), "more smile"),
+    ("age", None, "young", ("eyeglasses", "smile"), "older"),
+    ("gender", "male", None, ("smile",), "more masculine"),
+    ("eyeglasses", "eyeglasses", None, ("gender", "age", "smile"), "eyeglasses appear"),
+    ("hair_colour", "blond_hair", "black_hair", ("gender", "smile"), "from black towards blond hair"),
+    ("bangs", "bangs", None, ("gender", "smile"), "bangs appear"),
+)
+UNIT = "; 1 is half the way between the average faces without and with it"
+GANSPACE_COMPONENTS = 10
+
+
+def find_edits(model: StyleRes, faces: Faces) -> tuple[list[EditEntry], dict[str, torch.Tensor]]:
+    """Entries and tensors for a bundle, printed with the accuracy of each boundary on faces it was not fitted on."""
+    from ops.training.directions import find_boundary, ganspace_basis, labels_from, orthogonalised, scaled, yaw_proxy
+
+    codes = codes_of(model, faces.images)
+    labels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name, positive, negative, _, _ in ATTRIBUTE_EDITS:
+        if positive is None:
+            assert negative is not None
+            labels[name] = (np.arange(len(codes)), ~faces.attributes[negative])
+        else:
+            labels[name] = labels_from(faces.attributes, positive, negative)
+    yaw = yaw_proxy(faces.images[:6000])
+    low, high = np.nanquantile(yaw, [0.25, 0.75])
+    turned = np.flatnonzero((yaw < low) | (yaw > high))
+    labels["pose"] = (turned, yaw[turned] > high)
+
+    boundaries = {name: find_boundary(codes[rows], marked) for name, (rows, marked) in labels.items()}
+    entries, tensors = [], {}
+    abouts = {name: about for name, *_, about in ATTRIBUTE_EDITS} | {"pose": "the head turns to the right of the picture"}
+    others = {name: projected for name, _, _, projected, _ in ATTRIBUTE_EDITS} | {"pose": ("smile", "gender")}
+    for name, boundary in boundaries.items():
+        rows, marked = labels[name]
+        plain = orthogonalised(boundary.direction_D, [boundaries[other].direction_D for other in others[name]])
+        direction = scaled(torch.nn.functional.normalize(plain, dim=0), codes[rows], torch.from_numpy(marked))
+        print(f"{name}: balanced accuracy {boundary.accuracy:.3f}, {len(marked)} faces, length {direction.norm():.3f}")
+        entries.append(EditEntry(name, "direction", abouts[name] + UNIT))
+        tensors[f"direction.{name}"] = direction
+    basis = ganspace_basis(model.generator, GANSPACE_COMPONENTS)
+    tensors |= {
+        "ganspace.mean": basis.mean_D,
+        "ganspace.components": basis.components_KD,
+        "ganspace.std": basis.std_K,
+    }
+    for component in range(GANSPACE_COMPONENTS):
+        about = f"principal component {component} of W is set to this many standard deviations; 0 is not 'no edit'"
+        entries.append(EditEntry(f"ganspace_{component}", "ganspace", about, component=component))
+    return entries, tensors
+
+
+@torch.no_grad()
+def codes_of(model: StyleRes, crops: np.ndarray) -> torch.Tensor:
+    """uint8 [N, R, R, 3] => W [N, D]: the mean row of each face's W+."""
+    assert model.encoder is not None
+    parts = [model.encoder(images_from_crops(part))[0] for part in np.array_split(crops, max(1, len(crops) // 64))]
+    return (torch.cat(parts) + model.latent_avg).mean(dim=1)
+
+
+def model_on_prior(prior: Path) -> StyleRes:
+    """An untrained mini64 on the prior's generator, starting from its mean code."""
+    model = StyleRes(mini64()).to(memory_format=torch.channels_last)
+    model.generator.load_state_dict(prior_weights(prior / "generator.safetensors"))
+    model.latent_avg.copy_(model.generator.mapping.w_avg.expand_as(model.latent_avg))
+    return model
+
+
+def prior_weights(path: Path) -> dict[str, torch.Tensor]:
+    """NVIDIA's names are ours; their per-layer filter buffers are the same constant everywhere and not kept."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; --prior is a folder with generator and discriminator .safetensors")
+    return {name: tensor for name, tensor in load_file(path).items() if not name.endswith("resample_filter")}
+
+
+def load_part(module: torch.nn.Module | None, path: Path, key: str) -> None:
+    assert module is not None
+    if not path.is_file():
+        raise UsageError(f"{path}: no such checkpoint; run the training step before this one with the same --out")
+    module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)[key])
+
+
+def previews(data: Path, out: Path) -> Callable[[StyleRes, str], None]:
+    """Writes source | W+ only | StyleRes of 16 held-out faces as a PNG."""
+    held_out = load_faces(data, mini64().encoder.input_size, "held_out", limit=16)
+
+    @torch.no_grad()
+    def preview(model: StyleRes, name: str) -> None:
+        training = model.encoder.training if model.encoder is not None else False
+        model.eval()
+        inversion = model.invert(images_from_crops(held_out.images))
+        plain = model.generator(model.generator.styles(inversion.wplus_NLD))
+        rows = [held_out.images, crops_from_images(plain)]
+        rows.append(crops_from_images(model.generate(inversion.wplus_NLD, inversion.detail)))
+        picture = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+        out.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(out / f"{name}.png")
+        if training and model.encoder is not None:
+            model.encoder.train()
+
+    return preview
+
+
+def use_threads(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Attribute classifiers that judge edits: a small network trained on real faces whose identities the model never saw.
+
+Legend: N batch, A attributes; images [N, 3, 64, 64] in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ops.training.data import Faces, shuffled_indices
+
+
+class AttributeClassifier(nn.Module):
+    """images => logits [N, A]. Five strided convolutions: enough for 64 px, and trained in a minute or two on a CPU."""
+
+    def __init__(self, attributes: Sequence[str], width: int = 32):
+        super().__init__()
+        self.attributes = tuple(attributes)
+        layers: list[nn.Module] = []
+        channels = 3
+        for level in range(4):
+            out = width * 2**level
+            layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(), nn.MaxPool2d(2)]
+            channels = out
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(channels * 16, len(self.attributes)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images).flatten(1))
+
+
+def train_classifier(faces: Faces, attributes: Sequence[str], *, epochs: int = 14, seed: int = 0) -> AttributeClassifier:
+    """Binary cross-entropy on `faces`, mirrored and shifted at random; the result is in evaluation mode."""
+    torch.manual_seed(seed)
+    draws = torch.Generator().manual_seed(seed)
+    model = AttributeClassifier(attributes).to(memory_format=torch.channels_last)
+    images = torch.from_numpy(faces.images)
+    labels = torch.from_numpy(np.stack([faces.attributes[name] for name in attributes], axis=1)).float()
+    batch = 64
+    steps = epochs * (len(images) // batch)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    for chosen in shuffled_indices(len(images), batch, draws, steps):
+        x = images[chosen].permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
+        mirrored = torch.rand(batch, 1, 1, 1, generator=draws) < 0.5
+        x = torch.where(mirrored, x.flip(3), x)
+        dx, dy = torch.randint(-3, 4, (2,), generator=draws).tolist()
+        x = torch.roll(x, (dy, dx), dims=(2, 3))
+        loss = F.binary_cross_entropy_with_logits(model(x), labels[chosen])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def probabilities(model: AttributeClassifier, images: Tensor, batch: int = 64) -> Tensor:
+    """images [N, 3, 64, 64] => [N, A]."""
+    return torch.cat([torch.sigmoid(model(part)) for part in images.split(batch)])
