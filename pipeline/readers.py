@@ -11,7 +11,8 @@ class Readers:
     """Keeps the reader of the last source open."""
 
     def __init__(self, backend: Backend, conversion: Conversion = "fast"):
-        self._backend: Backend = backend
+        # Only PyAV converts exactly, whichever decoder is preferred for looking at frames.
+        self._backend: Backend = "pyav" if conversion == "exact" else backend
         self._conversion: Conversion = conversion
         self._source_id: str | None = None
         self._reader: FrameReader | None = None
