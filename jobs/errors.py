@@ -11,6 +11,7 @@ from ops.editing.editor import EditError
 from ops.editing.recipe import RecipeError
 from ops.editing.smoothing import SmoothingError
 from ops.face.detect import DetectorError
+from pipeline.runner import ResourceError
 from pipeline.store import StoreError
 
 FAILED, USAGE = 1, 2
@@ -20,11 +21,23 @@ class UsageError(ValueError):
     """What was expected, what came, what to do next."""
 
 
+MISTAKES = (
+    UsageError,
+    CheckpointError,
+    EditError,
+    RecipeError,
+    SmoothingError,
+    DetectorError,
+    ResourceError,
+    StoreError,
+)
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """Our own errors become their sentence on stderr; anything else is a bug and keeps its traceback."""
     try:
         yield
-    except (UsageError, CheckpointError, EditError, RecipeError, SmoothingError, DetectorError, StoreError) as error:
+    except MISTAKES as error:
         print(f"styleres: error: {error}", file=sys.stderr)
         raise SystemExit(USAGE) from error

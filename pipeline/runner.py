@@ -12,6 +12,10 @@ Report = Callable[[Stage, int, int, Outcome | None], None]
 """Called with (stage, items done, items in all, the outcome that made it so; None at the start of the stage)."""
 
 
+class ResourceError(RuntimeError):
+    """The machine or cluster cannot hold one worker of a stage; the message says what it lacks and what to do."""
+
+
 def silent(stage: Stage, done: int, count: int, outcome: Outcome | None) -> None:
     """A report that says nothing."""
 

@@ -19,15 +19,11 @@ from typing import Any, final
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from pipeline.runner import InProcessRunner, Report, Runner
+from pipeline.runner import InProcessRunner, Report, ResourceError, Runner
 from pipeline.stage import Chunk, Outcome, Result, Stage, Step, failure_of
 
 IN_FLIGHT = 2  # per actor: while one item computes, the next is already there
 MAX_ATTEMPTS = 2
-
-
-class ResourceError(RuntimeError):
-    """The cluster cannot hold one worker of a stage."""
 
 
 class Worker:
@@ -102,6 +98,10 @@ class RayRunner(Runner):
                         flying.append(reference)
                         running[reference] = (task, actor)
                 if not running and alone:
+                    # Nothing else is left to do, and idle actors would hold the CPUs that the fresh one waits for.
+                    for actor in actors:
+                        ray.kill(actor)
+                    actors.clear()
                     task = alone.popleft()
                     finish(task, self._try_alone(stage, task))
                     continue
@@ -117,7 +117,7 @@ class RayRunner(Runner):
                         finish(task, Outcome(task.item, None, failure_of(stage.name, task.item, cause, task.attempts)))
                     except RayActorError:
                         alone.append(task)
-                        if actors.pop(actor, None) is not None:
+                        if actors.pop(actor, None) is not None and tasks:
                             actors[self._actor(stage)] = []
         finally:
             for actor in actors:
