@@ -71,6 +71,7 @@ def edit(
         outputs = output_paths(
             sources,
             out,
+            codec,
             sheet=contact_sheet,
             with_sheet=not no_contact_sheet,
             side_by_side=side_by_side,
@@ -84,12 +85,13 @@ def edit(
                 options.runner_from(runner, ray_address, workers, num_gpus) as run,
             ):
                 opened = open_store(store or work / "store", bundle, residual_codec)
-                opened.write_failures("probe", failures)
                 todo = left_to_invert(sources, opened, inverting, overwrite=overwrite)
-                summary.join(flow.invert(todo, opened, bundle, inverting, compute, run, reporter.stage))
+                opened.write_failures("probe", failures)
+                inverted = flow.invert(todo, opened, bundle, inverting, compute, run, reporter.stage)
+                summary.join(inverted, counts=("faces", "tracks"))
                 # Of a source that lost chunks on the way in, what could be inverted is edited; the rest passes through.
                 rendered = flow.render(sources, outputs, opened, bundle, work, rendering, compute, run, reporter.stage)
-                summary.join(rendered, counts=("edits", "outputs"))
+                summary.join(rendered, counts=("frames", "edits", "outputs"))
         raise typer.Exit(reporter.finish("edit", summary, inputs=len(inputs), out=str(out)))
 
 

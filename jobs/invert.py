@@ -50,8 +50,8 @@ def invert(
             reporter.plan("invert", sources, store=str(store), model=bundle.name)
         elif sources:
             opened = open_store(store, bundle, residual_codec)
-            opened.write_failures("probe", failures)
             todo = left_to_invert(sources, opened, settings, overwrite=overwrite)
+            opened.write_failures("probe", failures)
             for source in sources:
                 if source not in todo:
                     reporter.event(event="skipped", uri=source.uri, reason="inverted already with these settings")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +12,9 @@ import schemas
 from jobs.errors import UsageError
 from ops.checkpoints.bundle import Bundle
 from ops.editing.recipe import EditRecipe, load_recipe, parse_edits
+from ops.video.encode import VideoCodec
 from ops.video.errors import MediaError
+from ops.video.image import IMAGE_SUFFIXES
 from ops.video.probe import SourceInfo, probe
 from pipeline.finalize import Output
 from pipeline.flow import InvertSettings, invert_settings_json
@@ -22,6 +24,8 @@ from schemas import Failure, source_id_from_sha256, source_id_of_unreadable
 
 KEPT_SUFFIXES = (".mp4", ".mov", ".mkv")
 VIDEO_SUFFIXES = (*KEPT_SUFFIXES, ".webm")
+SUFFIXES_OF_CODEC = {"ffv1": (".mkv",), "libvpx-vp9": (".mp4", ".mkv", ".webm"), "libsvtav1": (".mp4", ".mkv", ".webm")}
+"""Containers that hold a codec; the others go into `KEPT_SUFFIXES`."""
 
 
 def code_version() -> str:
@@ -166,24 +170,40 @@ def stored_sources(store: Store, only: Sequence[str], *, allow_hdr: bool) -> tup
 
 
 def output_paths(
-    sources: Sequence[Source], out: Path, *, sheet: Path | None, with_sheet: bool, side_by_side: bool, overwrite: bool
+    sources: Sequence[Source],
+    out: Path,
+    codec: VideoCodec,
+    *,
+    sheet: Path | None,
+    with_sheet: bool,
+    side_by_side: bool,
+    overwrite: bool,
 ) -> dict[str, Output]:
     """source_id => where its results go. `out` is a file for one source, otherwise a folder.
 
-    Raises UsageError where a file would be overwritten unasked, or where several sources share one name for a file.
+    Raises UsageError where a file would be overwritten unasked, where several sources share one name for a file, and
+    for a file that cannot hold what would go into it.
     """
-    is_file = out.suffix.lower() in VIDEO_SUFFIXES or (
-        len(sources) == 1 and sources[0].info.kind == "image" and out.suffix != ""
-    )
+    suffixes = SUFFIXES_OF_CODEC.get(codec, KEPT_SUFFIXES)
+    is_file = out.suffix.lower() in {*VIDEO_SUFFIXES, *IMAGE_SUFFIXES}
     if is_file and len(sources) > 1:
         raise UsageError(f"--out {out} is one file, and there are {len(sources)} inputs; name a folder")
+    if is_file and out.is_dir():
+        raise UsageError(f"--out {out} is a folder whose name ends like a file's; name a file inside it")
+    if not is_file and out.is_file():
+        raise UsageError(f"--out {out} is a file of another kind; name one of {', '.join(VIDEO_SUFFIXES)}, or a folder")
+    if is_file and sources:
+        allowed = sorted(IMAGE_SUFFIXES) if sources[0].info.kind == "image" else suffixes
+        if out.suffix.lower() not in allowed:
+            what = "an image" if sources[0].info.kind == "image" else f"{codec} video"
+            raise UsageError(f"--out {out}: a {out.suffix} file cannot hold {what}; use one of {', '.join(allowed)}")
     if sheet is not None and len(sources) > 1:
         raise UsageError("--contact-sheet names one file, and there are several inputs; leave it out")
     outputs: dict[str, Output] = {}
-    taken: set[Path] = set()
+    taken: set[str] = set()
     for source in sources:
-        path = out.absolute() if is_file else out.absolute() / edited_name(source, taken)
-        taken.add(path)
+        path = out.absolute() if is_file else out.absolute() / edited_name(source, suffixes, taken)
+        taken.add(path.stem)
         contact = sheet.absolute() if sheet else path.with_name(path.stem + ".contact_sheet.png")
         beside = path.with_name(path.stem + ".side_by_side" + path.suffix)
         outputs[source.source_id] = Output(
@@ -199,11 +219,15 @@ def output_paths(
     return outputs
 
 
-def edited_name(source: Source, taken: set[Path]) -> str:
-    """NAME.edited.SUFFIX; with part of the key where two inputs of one name would meet."""
+def edited_name(source: Source, suffixes: Sequence[str], taken: Collection[str]) -> str:
+    """NAME.edited.SUFFIX; with part of the key where two inputs of one name would meet.
+
+    `taken`: the others' names without suffixes, as contact sheets differ from each other in nothing else.
+    """
     path = Path(source.uri)
-    suffix = path.suffix if source.info.kind == "image" or path.suffix.lower() in KEPT_SUFFIXES else ".mp4"
-    name = f"{path.stem}.edited{suffix}"
-    if any(other.name == name for other in taken):
-        name = f"{path.stem}.{source.source_id[:8]}.edited{suffix}"
-    return name
+    kept = source.info.kind == "image" or (path.suffix.lower() in KEPT_SUFFIXES and path.suffix.lower() in suffixes)
+    suffix = path.suffix if kept else suffixes[0]
+    stem = f"{path.stem}.edited"
+    if stem in taken:
+        stem = f"{path.stem}.{source.source_id[:8]}.edited"
+    return stem + suffix

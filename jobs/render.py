@@ -77,6 +77,7 @@ def render(
         outputs = output_paths(
             sources,
             out,
+            codec,
             sheet=contact_sheet,
             with_sheet=not no_contact_sheet,
             side_by_side=side_by_side,
@@ -98,7 +99,10 @@ def work_folder(out: Path) -> Iterator[Path]:
     """A folder for plans and segments beside the output, where a cluster's workers can reach it too; gone afterwards."""
     parent = out.absolute().parent if out.suffix else out.absolute()
     work = parent / f".styleres-work-{uuid.uuid4().hex[:12]}"
-    work.mkdir(parents=True)
+    try:
+        work.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot write there ({error.strerror}: {error.filename})") from error
     try:
         yield work
     finally:

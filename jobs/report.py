@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jobs.errors import FAILED
-from pipeline.flow import Summary
+from pipeline.flow import Summary, lost_of
 from pipeline.stage import Outcome, Source, Stage
 from schemas import Failure
 
@@ -55,8 +55,9 @@ class Reporter:
             if stage.name not in self.tasks:
                 self.tasks[stage.name] = self.display.add_task(stage.name, total=count)
             self.display.update(self.tasks[stage.name], completed=done)
-        failure = None if outcome is None else outcome.failure
-        if failure is not None:
+        if outcome is not None and outcome.failure is not None:
+            self.lost(outcome.failure)
+        for failure in lost_of(outcome.result.failures) if outcome is not None and outcome.result is not None else ():
             self.lost(failure)
         now = time.monotonic()
         if done in (0, count) or now - self.last_line >= 1:

@@ -19,7 +19,7 @@ the length of chunks or (to the last bit of float32) the size of batches.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,12 @@ class Summary:
     @property
     def lost(self) -> list[Failure]:
         """Failures proper: not the frames that have no face to edit."""
-        return [failure for failure in self.failures if failure.reason not in PASSED_THROUGH]
+        return lost_of(self.failures)
+
+
+def lost_of(failures: Iterable[Failure]) -> list[Failure]:
+    """Without the rows that only say why there was nothing to edit."""
+    return [failure for failure in failures if failure.reason not in PASSED_THROUGH]
 
 
 def invert(
@@ -117,7 +122,7 @@ def invert(
     report: Report,
 ) -> Summary:
     """Fill the store with everything that does not depend on an edit."""
-    root, gpus = str(store.root), compute.gpus_per_worker
+    root, model, gpus = str(store.root), str(bundle.path.absolute()), compute.gpus_per_worker
     stages = (
         # Detection is a small network on every frame: a share of a GPU, or one core.
         Stage(
@@ -133,7 +138,7 @@ def invert(
             "invert",
             Invert(
                 root,
-                str(bundle.path),
+                model,
                 compute.batch_size,
                 compute.precision,
                 compute.device,
@@ -172,7 +177,7 @@ def render(
     report: Report,
 ) -> Summary:
     """Write the edited file of every source whose rows are in the store."""
-    root, model, folder = str(store.root), str(bundle.path), str(work)
+    root, model, folder = str(store.root), str(bundle.path.absolute()), str(work)
     recipe = settings.plan.recipe
     metadata = {"edits": recipe.to_text(), "model": bundle.name, "made_with": "styleres-video"}
     # Whole segments: what a segment is does not depend on the chunk it was in.

@@ -118,7 +118,8 @@ class Render(Step):
         here = [face for pts, _ in frames for face in faces.get(pts, ())]
         generated = None
         if here:
-            detail = None if here[0].residual is None else np.stack([face.residual for face in here])
+            kept = [face.residual for face in here if face.residual is not None]
+            detail = np.stack(kept) if kept else None
             edited = session.generate(np.stack([face.edited_LD for face in here]), detail)
             # What is unchanged but for the edit: the difference of the two is the edit and nothing else.
             base = session.generate(np.stack([face.base_LD for face in here]), detail)
