@@ -1,13 +1,16 @@
-"""styleres train: E0, then E1 and E2, on a frozen StyleGAN2; then a bundle with edit directions.
+"""styleres train: E0, edit directions, then E1 and E2, on a frozen StyleGAN2; then a bundle of all.
 
-styleres train e0       --data FACES.parquet --prior DIR --out runs/mini64
-styleres train residual --data FACES.parquet --prior DIR --out runs/mini64
-styleres train bundle   --data FACES.parquet --prior DIR --out runs/mini64 --bundle DIR
+styleres train e0         --data FACES.parquet --prior DIR --out runs/mini64
+styleres train directions --data FACES.parquet --prior DIR --out runs/mini64
+styleres train residual   --data FACES.parquet --prior DIR --out runs/mini64
+styleres train bundle     --prior DIR --out runs/mini64 --bundle DIR
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +18,7 @@ import numpy as np
 import torch
 import typer
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from jobs.errors import UsageError, explained
 from ops.checkpoints.bundle import EditEntry, write_bundle
@@ -24,6 +27,7 @@ from ops.inversion.styleres import StyleRes
 from ops.spaces import crops_from_images, images_from_crops
 from ops.stylegan2.discriminator import Discriminator
 from ops.training.data import Faces, load_faces
+from ops.training.residual import residual_parts
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -33,6 +37,7 @@ Run = Annotated[Path, typer.Option("--out", help="Folder of checkpoints, logs an
 MaxMinutes = Annotated[float, typer.Option("--max-minutes", min=0.01, help="The schedule fits itself to this.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Of torch; all cores if not given.")]
 
+DIRECTIONS, EDITS = "directions.safetensors", "edits.json"
 LICENCE = "non-commercial research only (trained on CelebA)"
 
 
@@ -49,7 +54,14 @@ def e0_command(data: Data, prior: Prior, out: Run, max_minutes: MaxMinutes = 60,
 
 
 @app.command("residual")
-def residual_command(data: Data, prior: Prior, out: Run, max_minutes: MaxMinutes = 60, threads: Threads = None) -> None:
+def residual_command(
+    data: Data,
+    prior: Prior,
+    out: Run,
+    start_from: Annotated[Path | None, typer.Option("--start-from", help="An earlier residual.pt to go on from.")] = None,
+    max_minutes: MaxMinutes = 60,
+    threads: Threads = None,
+) -> None:
     """Train E1 and E2 on the encoder that `e0` left in --out."""
     from ops.training.residual import ResidualSettings, train_residual
 
@@ -57,37 +69,49 @@ def residual_command(data: Data, prior: Prior, out: Run, max_minutes: MaxMinutes
         use_threads(threads)
         model = model_on_prior(prior)
         load_part(model.encoder, out / "e0.pt", "encoder")
+        if start_from is not None:
+            load_part(residual_parts(model), start_from, "residual")
         discriminator = Discriminator(model.config.generator).to(memory_format=torch.channels_last)
         discriminator.load_state_dict(prior_weights(prior / "discriminator.safetensors"))
         faces = load_faces(data, model.config.encoder.input_size, "train")
         settings = ResidualSettings(max_minutes=max_minutes)
-        train_residual(model, discriminator, faces.images, settings, out, previews(data, out))
+        directions = boundary_directions(out)
+        train_residual(model, discriminator, faces.images, directions, settings, out, previews(data, out))
 
 
-@app.command("bundle")
-def bundle_command(
+@app.command("directions")
+def directions_command(
     data: Data,
     prior: Prior,
     out: Run,
-    bundle: Annotated[Path, typer.Option("--bundle", help="Folder to write.")],
     faces: Annotated[int, typer.Option("--faces", min=500, help="Training faces to find directions with.")] = 12_000,
     threads: Threads = None,
 ) -> None:
-    """Find edit directions with the trained model and write everything as a bundle."""
+    """Find edit directions in the codes of the encoder that `e0` left in --out."""
     with explained():
         use_threads(threads)
         model = model_on_prior(prior)
         load_part(model.encoder, out / "e0.pt", "encoder")
-        parts = torch.nn.ModuleDict({"alignment": model.alignment, "extraction": model.extraction, "gates": model.gates})
-        load_part(parts, out / "residual.pt", "residual")
         model.eval()
-        labelled = load_faces(data, model.config.encoder.input_size, "train", limit=faces)
-        entries, tensors = find_edits(model, labelled)
+        entries, tensors = find_edits(model, load_faces(data, model.config.encoder.input_size, "train", limit=faces))
+        save_file(tensors, out / DIRECTIONS)
+        (out / EDITS).write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n", "utf-8")
+
+
+@app.command("bundle")
+def bundle_command(prior: Prior, out: Run, bundle: Annotated[Path, typer.Option("--bundle", help="Folder to write.")]) -> None:
+    """Write what was trained as a bundle; `styleres evaluate` then measures it into its card."""
+    with explained():
+        model = model_on_prior(prior)
+        load_part(model.encoder, out / "e0.pt", "encoder")
+        load_part(residual_parts(model), out / "residual.pt", "residual")
+        entries = [EditEntry(**entry) for entry in json.loads((out / EDITS).read_text("utf-8"))]
         weights = {
             # Trained parts in half the space; the generator stays as it was given. Integer counters stay integers.
             name: tensor.half() if tensor.is_floating_point() and not name.startswith("generator.") else tensor
             for name, tensor in model.state_dict().items()
         }
+        card = bundle / "README.md"
         written = write_bundle(
             bundle,
             name=bundle.name,
@@ -96,11 +120,19 @@ def bundle_command(
             licence=LICENCE,
             edits=entries,
             weights=weights,
-            directions=tensors,
-            card=(bundle / "README.md").read_text("utf-8") if (bundle / "README.md").exists() else "",
+            directions=load_file(out / DIRECTIONS),
+            card=card.read_text("utf-8") if card.exists() else f"# {bundle.name}\n",
         )
         size = sum(file.stat().st_size for file in bundle.iterdir()) / 1e6
         print(f"{bundle}: {size:.1f} MB, digest {written.digest[:16]}")
+
+
+def boundary_directions(out: Path) -> torch.Tensor | None:
+    """The boundaries' directions [K, D] that the `directions` step left, for simulated edits; None without that step."""
+    if not (out / DIRECTIONS).is_file():
+        return None
+    tensors = load_file(out / DIRECTIONS)
+    return torch.stack([tensor for name, tensor in tensors.items() if name.startswith("direction.")])
 
 
 # name, positive attribute, negative attribute (None: its absence), projected out, what a positive strength does
@@ -112,7 +144,7 @@ ATTRIBUTE_EDITS = (
     ("hair_colour", "blond_hair", "black_hair", ("gender", "smile"), "from black towards blond hair"),
     ("bangs", "bangs", None, ("gender", "smile"), "bangs appear"),
 )
-UNIT = "; 1 is half the way between the average faces without and with it"
+UNIT = "; 1 leads from the average face without it to the average face with it"
 GANSPACE_COMPONENTS = 10
 
 

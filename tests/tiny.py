@@ -6,7 +6,8 @@ and the residual matters, so a test that compares two runs compares something.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from torch import Tensor
 
 from jobs.prepare import open_store, source_row
 from ops.checkpoints.bundle import Bundle, EditEntry, Method, build_inverter, write_bundle
+from ops.device import Device
 from ops.editing.recipe import parse_edits
-from ops.face.detect import Detector, Face
+from ops.face.detect import Detector, DetectorSettings, Face
 from ops.face.paste import PasteSettings
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.residual import ResidualConfig
@@ -30,11 +32,11 @@ from ops.stylegan2.config import StyleGAN2Config
 from ops.video.decode import Backend
 from ops.video.encode import EncodeOptions
 from ops.video.probe import probe
-from pipeline import flow
+from pipeline import flow, scan
 from pipeline.finalize import Output
 from pipeline.plan import PlanSettings
 from pipeline.runner import InProcessRunner, Runner, silent
-from pipeline.stage import Source
+from pipeline.stage import Chunk, Result, Source, Step
 from pipeline.store import Store
 from schemas import ResidualCodec, source_id_from_sha256
 from tests.ops.video.media import make_video, moving_frames
@@ -244,3 +246,17 @@ def rows_of(store: Store) -> dict[str, pa.Table]:
 def without(weights: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
     """A state dict without some of its parts."""
     return {name: tensor for name, tensor in weights.items() if not name.startswith(prefixes)}
+
+
+@dataclass(frozen=True)
+class MarkScan(Step):
+    """`Scan` with the stub detector, for workers in other processes, where a patch of the driver does not reach."""
+
+    store: str
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    backend: Backend = "auto"
+    device: Device = "auto"
+
+    def open(self) -> Callable[[Chunk], Result]:
+        setattr(scan, "build_detector", lambda settings, device: MarkDetector())  # noqa: B010 (this process is a worker's)
+        return scan.Scan(self.store, self.detector, self.backend, self.device).open()

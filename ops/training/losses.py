@@ -43,6 +43,18 @@ def delta_regulariser(offsets_NLD: Tensor) -> Tensor:
     return (offsets_NLD[:, 1:] - offsets_NLD[:, :1]).square().mean()
 
 
+def edit_fidelity_loss(image_change: Tensor, code_change: Tensor, pool: int = 2) -> Tensor:
+    """|| P(x'_a - x'_0) - P(G(W_a) - G(W)) ||^2 / || P(G(W_a) - G(W)) ||^2 => [N], P average pooling. Ours, not the paper's.
+
+    image_change: what the edit changes in the output, code_change: what it changes without the residual, both [N, 3, R, R].
+    0 is an edit that passes whole, 1 one that is painted over. E2 can satisfy reconstruction and cycle alike by painting the
+    input over any edit, and at 64 px, where the residual can hold the whole picture, it does (docs/decisions/0005).
+    """
+    wanted = F.avg_pool2d(code_change, pool)
+    distance = (F.avg_pool2d(image_change, pool) - wanted).square().mean(dim=(1, 2, 3))
+    return distance / (wanted.square().mean(dim=(1, 2, 3)) + 1e-4)
+
+
 def simulated_edit(wplus_NLD: Tensor, random_w_ND: Tensor, alpha_N: Tensor) -> Tensor:
     """W_a = W + a (W_r - W) / 10 (Eq. 2) => W+ [N, L, D]; alpha 0 is no edit."""
     return wplus_NLD + edit_offset(wplus_NLD, random_w_ND, alpha_N)

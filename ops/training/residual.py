@@ -4,7 +4,8 @@ One step: a step of E1/E2, then a discriminator step on its outputs, with the sa
 
     x -> E0 -> W, F0          W_a = W + a (W_r - W) / 10       x' = G(W_a; E2(G_a, E1(F0, F(W))))
     a = 0: pixel, perceptual        every x': adversarial, |dF|
-    a > 0: x' -> E0 -> W'', undo the edit by subtracting the same vector, generate x''; x'' must be x (cycle)
+    a > 0: the coarse change must be the code's own (edit fidelity, ours);
+           x' -> E0 -> W'', undo the edit by subtracting the same vector, generate x''; x'' must be x (cycle)
 
 Gradient stops: E0 and F run without gradients in both passes, so the cycle trains E1/E2 through the second pass only.
 Precision: E0, E1, E2 under bf16 autocast, generator and discriminator feature maps bf16, losses and parameters float32.
@@ -29,6 +30,7 @@ from ops.training.loop import Budget, Log, save_checkpoint
 from ops.training.losses import (
     adversarial_loss,
     discriminator_loss,
+    edit_fidelity_loss,
     edit_offset,
     feature_regulariser,
     pixel_loss,
@@ -47,9 +49,15 @@ class ResidualSettings:
     discriminator_learning_rate: float = 5e-4
     pixel_weight: float = 3.0
     perceptual_weight: float = 1.0
-    adversarial_weight: float = 0.02
-    regulariser_weight: float = 0.02
+    adversarial_weight: float = 0.03
+    regulariser_weight: float = 0.1
     """On mean |dF|."""
+    edit_weight: float = 0.2
+    """On `edit_fidelity_loss`, which the paper does not have; 0 is the paper's loss. See docs/decisions/0005."""
+    direction_share: float = 0.5
+    """Share of simulated edits that go along one of the given directions instead of towards a random code."""
+    direction_strength: tuple[float, float] = (0.7, 2.5)
+    """Range of the strength of these, either sign."""
     cycle_weight: float = 0.5
     """On the cycle's pixel and perceptual terms, each with its own weight above."""
     discriminator_every: int = 2
@@ -59,6 +67,44 @@ class ResidualSettings:
     """Lazy R1 (Karras et al. 2020): the penalty every so many discriminator steps, so many times as strong."""
     seed: int = 0
     max_minutes: float = 30.0
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedEdit:
+    """The edits of one batch, drawn before the codes are known."""
+
+    alpha_N: Tensor
+    """Eq. 2; 0 where there is no edit, or one along a direction."""
+    random_w_ND: Tensor
+    along_ND: Tensor
+    """Steps along directions, 0 where there is none."""
+
+    @property
+    def edited_N(self) -> Tensor:
+        return (self.alpha_N > 0) | self.along_ND.any(dim=1)
+
+    def offset(self, wplus_NLD: Tensor) -> Tensor:
+        """What is added to the codes, and subtracted again in the cycle: [N, L, D]."""
+        return edit_offset(wplus_NLD, self.random_w_ND, self.alpha_N) + self.along_ND[:, None, :]
+
+
+@torch.no_grad()
+def draw_edits(
+    model: StyleRes, batch: int, directions_KD: Tensor | None, settings: ResidualSettings, draws: torch.Generator
+) -> SimulatedEdit:
+    """Per sample: no edit with probability one half, else towards a random code or along a random direction."""
+    alpha_N = sample_alpha(batch, draws)
+    random_w_ND = model.generator.mapping(torch.randn(batch, model.config.generator.z_dim, generator=draws))
+    along_ND = torch.zeros_like(random_w_ND)
+    if directions_KD is not None:
+        chosen = (alpha_N > 0) & (torch.rand(batch, generator=draws) < settings.direction_share)
+        low, high = settings.direction_strength
+        size = low + (high - low) * torch.rand(batch, 1, generator=draws)
+        sign = torch.randint(0, 2, (batch, 1), generator=draws) * 2 - 1
+        which = torch.randint(0, len(directions_KD), (batch,), generator=draws)
+        along_ND = torch.where(chosen[:, None], size * sign * directions_KD[which], along_ND)
+        alpha_N = torch.where(chosen, torch.zeros(()), alpha_N)
+    return SimulatedEdit(alpha_N, random_w_ND, along_ND)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,18 +142,13 @@ def generate(model: StyleRes, wplus_NLD: Tensor, residual: Tensor) -> tuple[Tens
 
 
 def residual_losses(
-    model: StyleRes,
-    discriminator: nn.Module,
-    perceptual: Perceptual,
-    images: Tensor,
-    random_w_ND: Tensor,
-    alpha_N: Tensor,
+    model: StyleRes, discriminator: nn.Module, perceptual: Perceptual, images: Tensor, edit: SimulatedEdit
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """=> (losses, x'). Reconstruction terms are means over the unedited samples, cycle terms over the edited ones."""
+    """=> (losses, x'). Reconstruction terms are means over the unedited samples, the others over the edited ones."""
     encoded = encode(model, images)
-    offset_NLD = edit_offset(encoded.wplus_NLD, random_w_ND, alpha_N)
+    offset_NLD = edit.offset(encoded.wplus_NLD)
     outputs, delta = generate(model, encoded.wplus_NLD + offset_NLD, encoded.residual)
-    plain, edited = alpha_N == 0, alpha_N > 0
+    plain, edited = ~edit.edited_N, edit.edited_N
     losses = {
         "adversarial": adversarial_loss(discriminator(outputs, dtype=DTYPE)),
         "regulariser": feature_regulariser(delta),
@@ -116,11 +157,23 @@ def residual_losses(
         losses["pixel"] = pixel_loss(outputs[plain], images[plain]).mean()
         losses["perceptual"] = perceptual(outputs[plain], images[plain]).mean()
     if edited.any():
+        code, offset, residual = encoded.wplus_NLD[edited], offset_NLD[edited], encoded.residual[edited]
         back = encode(model, outputs[edited].detach())
-        returned, _ = generate(model, back.wplus_NLD - offset_NLD[edited], back.residual)
+        returned, _ = generate(model, back.wplus_NLD - offset, back.residual)
         losses["cycle_pixel"] = pixel_loss(returned, images[edited]).mean()
         losses["cycle_perceptual"] = perceptual(returned, images[edited]).mean()
+        with torch.no_grad():
+            generator = model.generator
+            unedited, _ = generate(model, code, residual)
+            both = generator(generator.styles(torch.cat([code, code + offset])), dtype=DTYPE)
+            before, after = both.chunk(2)
+        losses["edit"] = edit_fidelity_loss(outputs[edited] - unedited, after - before).mean()
     return losses, outputs.detach()
+
+
+def residual_parts(model: StyleRes) -> nn.ModuleDict:
+    """What this trains, under the names of its checkpoint."""
+    return nn.ModuleDict({"alignment": model.alignment, "extraction": model.extraction, "gates": model.gates})
 
 
 def weighted_sum(losses: dict[str, Tensor], settings: ResidualSettings) -> Tensor:
@@ -129,6 +182,7 @@ def weighted_sum(losses: dict[str, Tensor], settings: ResidualSettings) -> Tenso
         "perceptual": settings.perceptual_weight,
         "adversarial": settings.adversarial_weight,
         "regulariser": settings.regulariser_weight,
+        "edit": settings.edit_weight,
         "cycle_pixel": settings.cycle_weight * settings.pixel_weight,
         "cycle_perceptual": settings.cycle_weight * settings.perceptual_weight,
     }
@@ -153,15 +207,19 @@ def train_residual(
     model: StyleRes,
     discriminator: Discriminator,
     faces: np.ndarray,
+    directions_KD: Tensor | None,
     settings: ResidualSettings,
     out: Path,
     preview: Callable[[StyleRes, str], None],
 ) -> None:
-    """faces uint8 [N, R, R, 3]; trains E1 and E2 of `model` (and the discriminator) in place, saves `out/residual.pt`."""
+    """Trains E1 and E2 of `model` (and the discriminator) in place; saves `out/residual.pt`.
+
+    faces: uint8 [N, R, R, 3]. directions_KD: as `draw_edits` uses them, or None.
+    """
     torch.manual_seed(settings.seed)
     draws = torch.Generator().manual_seed(settings.seed)
     model.requires_grad_(False).eval()
-    parts = nn.ModuleDict({"alignment": model.alignment, "extraction": model.extraction, "gates": model.gates})
+    parts = residual_parts(model)
     parts.requires_grad_(True).train()
     perceptual = Perceptual().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
@@ -173,11 +231,9 @@ def train_residual(
             break
         budget.apply(optimizer, settings.learning_rate)
         budget.apply(d_optimizer, settings.discriminator_learning_rate)
-        alpha_N = sample_alpha(len(images), draws)
-        with torch.no_grad():
-            random_w_ND = model.generator.mapping(torch.randn(len(images), model.config.generator.z_dim, generator=draws))
+        edit = draw_edits(model, len(images), directions_KD, settings, draws)
         discriminator.requires_grad_(False)
-        losses, outputs = residual_losses(model, discriminator, perceptual, images, random_w_ND, alpha_N)
+        losses, outputs = residual_losses(model, discriminator, perceptual, images, edit)
         optimizer.zero_grad(set_to_none=True)
         weighted_sum(losses, settings).backward()
         torch.nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
