@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/styleres edit demo/source.mp4 --edit smile=2 --out demo/edited.mp4 --store demo/store \
 	    --contact-sheet demo/contact_sheet.png --side-by-side --overwrite
 	$(BIN)/styleres render --store demo/store --edit age=2 --out demo/older.mp4 --overwrite
-	$(BIN)/styleres inspect --store demo/store
+	$(BIN)/styleres inspect demo/store
 
 test: $(VENV)/.installed lint
 	$(BIN)/python -m pytest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow.compute as pc
@@ -10,13 +11,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs import options
 from jobs.errors import explained
 from pipeline.store import Store
 
 
 def inspect(
-    store: options.StoreFolder,
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the Parquet store.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
     """Sources, tracks, sizes and lost items of a store."""

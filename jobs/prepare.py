@@ -27,6 +27,9 @@ VIDEO_SUFFIXES = (*KEPT_SUFFIXES, ".webm")
 SUFFIXES_OF_CODEC = {"ffv1": (".mkv",), "libvpx-vp9": (".mp4", ".mkv", ".webm"), "libsvtav1": (".mp4", ".mkv", ".webm")}
 """Containers that hold a codec; the others go into `KEPT_SUFFIXES`."""
 
+TEXT_ART = "tty"
+"""FFmpeg takes any text file called .txt or .nfo for ANSI art, and plays it."""
+
 
 def code_version() -> str:
     return importlib.metadata.version("styleres-video")
@@ -40,6 +43,8 @@ def probe_inputs(paths: Sequence[Path], *, allow_hdr: bool) -> tuple[list[Source
         uri = str(path.absolute())
         try:
             info = probe(path, allow_hdr=allow_hdr)
+            if info.container == TEXT_ART:
+                raise MediaError(path, "this is a text file, and a video or an image was expected", "name a media file")
         except (MediaError, OSError) as error:
             failures.append(Failure(source_id_of_unreadable(uri), uri, "probe", "media_error", str(error)))
             continue

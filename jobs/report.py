@@ -41,7 +41,12 @@ class Reporter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.display.stop()
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bars as they are. A display that never started would print an empty line instead."""
+        if self.bars:
+            self.display.stop()
 
     def event(self, **fields: Any) -> None:
         """One JSON line, if this is not a terminal."""
@@ -86,7 +91,7 @@ class Reporter:
 
     def finish(self, job: str, summary: Summary, *, inputs: int, **more: Any) -> int:
         """The last line; returns the exit code: 1 where anything was lost."""
-        self.display.stop()
+        self.close()
         lost = summary.lost
         fields = {
             "inputs": inputs,

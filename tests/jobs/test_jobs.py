@@ -1,0 +1,353 @@
+"""The commands: what they write, what they say, what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from ops.checkpoints.bundle import Bundle
+from ops.video.decode import FrameReader
+from ops.video.probe import probe
+from pipeline import scan
+from pipeline.store import Store
+from tests import tiny
+from tests.jobs.conftest import Styleres, tree
+from tests.ops.video.media import decode_all, payloads
+
+
+def changed(before: Path, after: Path) -> list[tuple[bool, bool]]:
+    """For each frame: whether the left and the right half changed more than coding does."""
+    with FrameReader(probe(before), conversion="exact") as one, FrameReader(probe(after), conversion="exact") as two:
+        pairs = zip(one.read(0, one.info.n_frames), two.read(0, two.info.n_frames), strict=True)
+        moved = [np.abs(a.astype(int) - b).max(axis=2) > 30 for (_, a), (_, b) in pairs]
+    return [(bool(m[:, :70].any()), bool(m[:, 90:].any())) for m in moved]
+
+
+# ------------------------------------------------------------------------------------------------------------- edit
+
+
+def test_edit_writes_the_video_a_sheet_and_a_store_and_counts(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
+    out, store = tmp_path / "new" / "out.mp4", tmp_path / "store"
+    ran = styleres("edit", clip, "--edit", "warm=2", "--out", out, "--store", store, "--side-by-side")
+    assert ran.code == 0 and ran.error == ""
+    expected = {"inputs": 1, "frames": 20, "faces": 40, "edits": 40, "failures": 0, "job": "edit"}
+    assert {name: ran.done[name] for name in expected} == expected
+    assert all("seconds" in line and "event" in line for line in ran.lines)
+    names = sorted(p.name for p in out.parent.iterdir())
+    assert names == ["out.contact_sheet.png", "out.mp4", "out.side_by_side.mp4"], "no work folder is left"
+    source, made, beside = probe(clip), probe(out), probe(out.parent / "out.side_by_side.mp4")
+    assert made.pts.tolist() == beside.pts.tolist() == source.pts.tolist() and beside.width == 2 * source.width
+    assert payloads(out, "audio") == payloads(clip, "audio") == payloads(out.parent / "out.side_by_side.mp4", "audio")
+    assert all(left and right for left, right in changed(clip, out))
+    assert Store.open(store).is_complete(Store.open(store).stored_source_ids()[0])
+
+
+def test_without_a_store_nothing_else_is_left(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
+    assert styleres("edit", clip, "--edit", "warm=1", "--out", tmp_path / "o", "--no-contact-sheet").code == 0
+    assert [p.name for p in (tmp_path / "o").rglob("*")] == ["marked.edited.mp4"]
+
+
+def test_a_second_edit_does_not_invert_again(
+    tmp_path: Path, styleres: Styleres, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    first = styleres("edit", clip, "--edit", "warm=1", "--out", tmp_path / "a.mp4", "--store", store)
+    before = {name: when for name, when in tree(store).items() if not name.startswith("edits")}
+
+    def refused(*arguments: object) -> None:
+        raise AssertionError("scanned again")
+
+    monkeypatch.setattr(scan, "build_detector", refused)
+    second = styleres("edit", clip, "--edit", "cold=1", "--out", tmp_path / "b.mp4", "--store", store)
+    third = styleres("render", "--store", store, "--edit", "cold=1", "--out", tmp_path / "c.mp4")
+    assert (first.code, second.code, third.code) == (0, 0, 0)
+    assert {name: when for name, when in tree(store).items() if not name.startswith("edits")} == before
+    assert second.done["faces"] == 0 and second.done["frames"] == 20 and second.done["edits"] == third.done["edits"] == 40
+    assert [a.tobytes() for a in decode_all(tmp_path / "b.mp4")[1]] != [a.tobytes() for a in decode_all(tmp_path / "a.mp4")[1]]
+
+
+def test_nothing_is_overwritten_unasked(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
+    arguments = ("edit", clip, "--edit", "warm=1", "--out", tmp_path / "out.mp4", "--store", tmp_path / "store")
+    assert styleres(*arguments).code == 0
+    before = tree(tmp_path)
+    refused = styleres(*arguments)
+    assert (
+        refused.code == 2
+        and "out.mp4" in refused.error
+        and "exists already" in refused.error
+        and "--overwrite" in refused.error
+    )
+    (tmp_path / "out.mp4").unlink()
+    del before["out.mp4"]
+    refused = styleres(*arguments)
+    assert refused.code == 2 and "out.contact_sheet.png" in refused.error
+    assert tree(tmp_path) == before
+    assert styleres(*arguments, "--overwrite").code == 0
+
+
+def test_a_store_of_other_settings_or_of_another_model_is_not_touched(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
+    store = tmp_path / "store"
+    assert styleres("invert", clip, "--store", store).code == 0
+    before = tree(store)
+    other = styleres("invert", clip, "--store", store, "--crop", "official")
+    assert other.code == 2 and "other settings" in other.error and "--overwrite" in other.error
+    codec = styleres("invert", clip, "--store", store, "--residual-codec", "float32")
+    assert codec.code == 2 and "residual_codec" in codec.error
+    stranger = tiny.tiny_bundle(tmp_path / "stranger", seed=1).path
+    for job in (("invert", clip), ("render", "--edit", "warm=1", "--out", tmp_path / "o")):
+        ran = styleres(*job, "--store", store, "--model", stranger)
+        assert ran.code == 2 and "tiny" in ran.error
+    assert tree(store) == before
+    again = styleres("invert", clip, "--store", store)
+    assert again.code == 0 and [line["event"] for line in again.lines].count("skipped") == 1
+
+
+def test_an_inversion_that_was_cut_short_is_done_again(tmp_path: Path, styleres: Styleres, clip: Path, other: Path) -> None:
+    store = tmp_path / "store"
+    assert styleres("invert", clip, other, "--store", store).code == 0
+    reference = tiny.rows_of(Store.open(store))
+    (manifest,) = [p for p in (store / "manifests" / "invert").iterdir() if '"uri": "' + str(clip) in p.read_text()]
+    manifest.unlink()
+    refused = styleres("render", "--store", store, "--edit", "warm=1", "--out", tmp_path / "o")
+    assert refused.code == 1 and [line["reason"] for line in refused.lost] == ["incomplete"]
+    assert (tmp_path / "o" / "other.edited.mp4").exists(), "the other one is rendered"
+    resumed = styleres("invert", clip, other, "--store", store, "--chunk-frames", 7)
+    assert resumed.code == 0 and resumed.done["frames"] == 20
+    for name, rows in tiny.rows_of(Store.open(store)).items():
+        assert rows.equals(reference[name]), name
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
+    ran = styleres("edit", clip, "--edit", "warm=1", "--out", tmp_path / "o", "--store", tmp_path / "s", "--dry-run")
+    assert ran.code == 0 and tree(tmp_path) == {}
+    plan = next(line for line in ran.lines if line["event"] == "plan")
+    assert plan["inputs"] == [{"uri": str(clip), "frames": 20, "width": 160, "height": 96}]
+    assert plan["outputs"] == [str(tmp_path / "o" / "marked.edited.mp4")]
+    assert styleres("invert", clip, "--store", tmp_path / "s", "--dry-run").code == 0 and tree(tmp_path) == {}
+    assert styleres("invert", clip, "--store", tmp_path / "s").code == 0
+    before = tree(tmp_path)
+    assert styleres("render", "--store", tmp_path / "s", "--edit", "warm=1", "--out", tmp_path / "o", "--dry-run").code == 0
+    assert tree(tmp_path) == before
+
+
+# ------------------------------------------------------------------------------------------------- whom, when, what
+
+
+def test_a_recipe_of_spans_keyframes_and_tracks(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
+    """25 frames a second: track 0 (left) from 0.4 s on, track 1 (right) until 0.4 s. The file says the same as the words."""
+    words = ["--edit", "warm=3@track=0@from=0.4", "--edit", "cold=0:4,0.2:2@track=1@to=0.4@ease=linear"]
+    ran = styleres("edit", clip, *words, "--out", tmp_path / "a.mkv", "--codec", "ffv1", "--store", tmp_path / "s")
+    assert ran.code == 0 and ran.done["edits"] == 20
+    assert changed(clip, tmp_path / "a.mkv") == [(i >= 10, i < 10) for i in range(20)]
+    (tmp_path / "recipe.yaml").write_text(
+        "version: 1\nedits:\n- {edit: warm, strength: 3.0, tracks: 0, from: 0.4}\n"
+        "- {edit: cold, keyframes: [{at: 0.0, strength: 4.0}, {at: 0.2, strength: 2.0}], tracks: [1], to: 0.4,"
+        " easing: linear}\n"
+    )
+    file = ("--recipe", tmp_path / "recipe.yaml", "--out", tmp_path / "b.mkv", "--codec", "ffv1")
+    assert styleres("render", "--store", tmp_path / "s", *file).code == 0
+    assert (tmp_path / "a.mkv").read_bytes() == (tmp_path / "b.mkv").read_bytes()
+
+
+def test_an_unknown_track_is_said_and_counted(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
+    ran = styleres("edit", clip, "--edit", "warm=1@track=0+5", "--out", tmp_path / "o.mp4")
+    assert ran.code == 1 and ran.done["failures"] == 1 and ran.done["edits"] == 20
+    (lost,) = ran.lost
+    assert lost["reason"] == "unknown_track" and "track 5" in lost["message"] and "[0, 1]" in lost["message"]
+    assert lost["uri"] == str(clip) and (tmp_path / "o.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--edit", "wram=1"], "did you mean 'warm'"),
+        (["--edit", "warm"], "NAME=STRENGTH"),
+        (["--edit", "warm=1@trak=1"], "@trak=1"[1:]),
+        ([], "expected --edit"),
+        (["--edit", "warm=1", "--recipe", "x.yaml"], "expected --edit"),
+        (["--recipe", "absent.yaml"], "absent.yaml"),
+        (["--edit", "warm=1", "--model", "mini999"], "mini999"),
+        (["--edit", "warm=1", "--batch-size", "0"], "--batch-size"),
+        (["--edit", "warm=1", "--device", "tpu"], "--device"),
+        (["--edit", "warm=1", "--codec", "ffv1", "--quality", "3"], "lossless"),
+        (["--edit", "warm=1", "--smoothing-seconds", "1"], "--smoothing none"),
+        (["--edit", "warm=1", "--no-such-option"], "--no-such-option"),
+        (["--edit", "warm=1", "--residual-codec", "int8"], "--residual-codec"),
+    ],
+)
+def test_mistakes_end_before_any_work_with_one_sentence(
+    tmp_path: Path, styleres: Styleres, clip: Path, arguments: list[str], said: str
+) -> None:
+    ran = styleres("edit", clip, *arguments, "--out", tmp_path / "o" / "x.mp4", "--store", tmp_path / "s")
+    assert ran.code == 2 and said in ran.error and "Traceback" not in ran.error
+    assert tree(tmp_path) == {} and ran.lines == []
+
+
+@pytest.mark.parametrize(
+    ("out", "more", "said"),
+    [
+        ("x.mp4", ["two"], "one file, and there are 2 inputs"),
+        ("x.mp4", ["--codec", "ffv1"], ".mkv"),
+        ("x.webm", [], ".mp4, .mov, .mkv"),
+        ("x.png", [], ".png file cannot hold libx264 video"),
+        ("folder.mp4", [], "name a file inside"),
+        ("notes.txt", [], "notes.txt"),
+        ("notes.txt/x.mp4", [], "notes.txt"),
+        ("o", ["two", "--contact-sheet", "sheet.png"], "--contact-sheet"),
+    ],
+)
+def test_places_that_cannot_be_are_refused_before_any_work(
+    tmp_path: Path, styleres: Styleres, clip: Path, other: Path, out: str, more: list[str], said: str
+) -> None:
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    before = tree(tmp_path)
+    inputs = [clip, other] if "two" in more else [clip]
+    options = [word for word in more if word != "two"]
+    ran = styleres("edit", *inputs, "--edit", "warm=1", "--out", tmp_path / out, *options)
+    assert ran.code == 2 and said in ran.error and "Traceback" not in ran.error
+    assert tree(tmp_path) == before
+
+
+def test_a_default_name_fits_its_codec(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
+    assert styleres("edit", clip, "--edit", "warm=1", "--out", tmp_path / "o", "--codec", "ffv1").code == 0
+    assert probe(tmp_path / "o" / "marked.edited.mkv").codec == "ffv1"
+
+
+def test_inputs_of_one_name_keep_apart(tmp_path: Path, styleres: Styleres) -> None:
+    """By suffix the videos differ, their contact sheets would not."""
+    paths = []
+    for i, name in enumerate(("a.mp4", "a.mkv", "sub/a.mp4")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        paths.append(tiny.marked_clip(tmp_path / name, 6 + i, people=1, sound=None))
+    ran = styleres("edit", *paths, "--edit", "warm=1", "--out", tmp_path / "o")
+    assert ran.code == 0 and ran.done["frames"] == 6 + 7 + 8
+    made = sorted(p.name for p in (tmp_path / "o").iterdir())
+    assert len(made) == 6 and sum(name.endswith(".contact_sheet.png") for name in made) == 3
+
+
+# ------------------------------------------------------------------------------------------------------ bad inputs
+
+
+def test_bad_inputs_are_named_and_the_good_ones_finish(tmp_path: Path, styleres: Styleres, clip: Path, other: Path) -> None:
+    (tmp_path / "text.mp4").write_text("not a video\n")
+    (tmp_path / "notes.txt").write_text("not a video\n" * 100)
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 50)
+    whole = clip.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(whole)
+    bad = ["text.mp4", "notes.txt", "empty.mp4", "folder", "broken.png", "cut.mp4", "missing.mp4"]
+    store = tmp_path / "store"
+    inputs = [clip, *(tmp_path / name for name in bad), copy, other]
+    ran = styleres("edit", *inputs, "--edit", "warm=1", "--out", tmp_path / "o", "--store", store)
+    assert ran.code == 1 and ran.done["failures"] == len(bad) + 1 and ran.done["inputs"] == len(inputs)
+    assert sorted(p.name for p in (tmp_path / "o").glob("*.mp4")) == ["marked.edited.mp4", "other.edited.mp4"]
+    said = {Path(line["uri"]).name: line["message"] for line in ran.lost}
+    assert set(said) == {*bad, "copy.mp4"} and len(ran.lost) == len(said), "one message each"
+    for name, message in said.items():
+        assert str(tmp_path / name) in message and len(message) > len(str(tmp_path / name)) + 15, "file and reason"
+    assert "same content" in said["copy.mp4"] and str(clip) in said["copy.mp4"]
+    kept = Store.open(store).failures().to_pylist()
+    assert {Path(row["uri"]).name for row in kept if row["stage"] == "probe"} == set(said), "and a row each"
+
+
+def test_the_hostile_clips(tmp_path: Path, styleres: Styleres, clip: Path, shared_videos: Path) -> None:
+    """AV1 and MPEG-TS are no worse than others; the rest is refused by name."""
+    hostile = sorted((shared_videos / "hostile").iterdir())
+    ran = styleres("edit", *hostile, clip, "--edit", "warm=1", "--out", tmp_path / "o", "--no-contact-sheet")
+    assert ran.code == 1
+    good = {"av1_320.mp4", "ts_480.ts"}
+    assert {Path(line["uri"]).name for line in ran.lost} == {p.name for p in hostile} - good
+    assert all(line["uri"] in line["message"] for line in ran.lost) and len(ran.lost) == len(hostile) - 2
+    names = {p.name for p in (tmp_path / "o").iterdir()}
+    assert names == {"av1_320.edited.mp4", "ts_480.edited.mp4", "marked.edited.mp4"}
+
+
+def test_only_bad_inputs_leave_nothing(tmp_path: Path, styleres: Styleres) -> None:
+    ran = styleres("edit", tmp_path / "no.mp4", "--edit", "warm=1", "--out", tmp_path / "o", "--store", tmp_path / "s")
+    assert ran.code == 1 and ran.done["failures"] == 1 and tree(tmp_path) == {}
+
+
+# ---------------------------------------------------------------------------------------------------------- render
+
+
+def test_render_takes_what_is_named_and_says_what_is_gone(tmp_path: Path, styleres: Styleres, clip: Path, other: Path) -> None:
+    mine, gone = tmp_path / "mine.mp4", tmp_path / "gone.mp4"
+    mine.write_bytes(clip.read_bytes())
+    gone.write_bytes(other.read_bytes())
+    store = tmp_path / "store"
+    assert styleres("invert", mine, gone, "--store", store).code == 0
+    render = ("render", "--store", store, "--edit", "warm=1")
+    only = styleres(*render, "--out", tmp_path / "a", "--only", "gone.mp4")
+    assert only.code == 0 and only.done["frames"] == 12
+    assert styleres(*render, "--out", tmp_path / "b", "--only", "nobody.mp4").code == 2
+    gone.unlink()
+    tiny.marked_clip(mine, 9)
+    ran = styleres(*render, "--out", tmp_path / "c")
+    assert ran.code == 1 and {line["reason"] for line in ran.lost} == {"media_error", "changed"}
+    assert styleres("render", "--store", tmp_path / "none", "--edit", "warm=1", "--out", tmp_path / "d").code == 2
+
+
+# ---------------------------------------------------------------------------------------------------------- images
+
+
+def test_images_are_sources_of_one_frame(tmp_path: Path, styleres: Styleres) -> None:
+    frame = tiny.marked_frames(1)[0]
+    Image.fromarray(frame).save(tmp_path / "a.png")
+    Image.fromarray(frame).save(tmp_path / "b.jpg", quality=95)
+    Image.fromarray(frame[:, :30]).save(tmp_path / "nobody.png")
+    inputs = [tmp_path / name for name in ("a.png", "b.jpg", "nobody.png")]
+    ran = styleres("edit", *inputs, "--edit", "warm=2", "--out", tmp_path / "o", "--store", tmp_path / "s")
+    assert ran.code == 0 and ran.done["faces"] == 4 and ran.done["edits"] == 4
+    made = np.asarray(Image.open(tmp_path / "o" / "a.edited.png"))
+    moved = np.abs(made.astype(int) - frame).max(axis=2)
+    assert moved[:, :70].max() > 30 and moved[:, 90:].max() > 30 and moved[:, 78:82].max() == 0
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "o" / "nobody.edited.png")), frame[:, :30])
+    assert Image.open(tmp_path / "o" / "b.edited.jpg").format == "JPEG"
+    one = styleres("render", "--store", tmp_path / "s", "--edit", "cold=1", "--only", "a.png", "--out", tmp_path / "one.png")
+    assert one.code == 0 and (tmp_path / "one.png").exists()
+    wrong = styleres("render", "--store", tmp_path / "s", "--edit", "cold=1", "--only", "a.png", "--out", tmp_path / "x.mp4")
+    assert wrong.code == 2 and "cannot hold an image" in wrong.error
+
+
+# --------------------------------------------------------------------------------------------------------- inspect
+
+
+def test_inspect_tells_what_is_in_a_store(tmp_path: Path, styleres: Styleres, clip: Path, bundle: Bundle) -> None:
+    store = tmp_path / "store"
+    styleres("edit", clip, tmp_path / "no.mp4", "--edit", "warm=1", "--out", tmp_path / "o", "--store", store)
+    result = CliRunner().invoke(app, ["inspect", str(store), "--json"])
+    facts = json.loads(result.stdout)
+    assert result.exit_code == 0 and facts["model"] == "tiny" and facts["model_digest"] == bundle.digest
+    (source,) = facts["sources"]
+    assert (source["frames"], source["tracks"], source["faces"], source["complete"]) == (20, 2, 40, True)
+    assert len(source["recipes"]) == 1 and source["uri"] == str(clip)
+    assert facts["tables"]["residuals"]["bytes_per_face_frame"] > 1000
+    assert [row["uri"] for row in facts["failures"]] == [str(tmp_path / "no.mp4")]
+    table = CliRunner().invoke(app, ["inspect", str(store)])
+    assert table.exit_code == 0 and "complete" in table.stdout
+    absent = CliRunner().invoke(app, ["inspect", str(tmp_path / "none")])
+    assert absent.exit_code == 2 and "expected a store" in absent.stderr
+
+
+# ------------------------------------------------------------------------------------------------------- for people
+
+
+def test_on_a_terminal_there_are_bars_and_one_last_line(tmp_path: Path, clip: Path, bundle: Bundle) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "build_detector", lambda settings, device: tiny.MarkDetector())
+        words = ["edit", str(clip), "--edit", "warm=1@track=0+9", "--out", str(tmp_path / "o.mp4"), "--progress", "bars"]
+        result = CliRunner().invoke(app, [*words, "--model", str(bundle.path), "--preset", "ultrafast"])
+    assert result.exit_code == 1
+    (line,) = result.stdout.splitlines()
+    assert line.startswith("edit: inputs 1  frames 20  faces 40  edits 20  failures 1")
+    assert "track 9" in result.stderr.replace("\n", " ")
