@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from jobs.errors import UsageError, explained
 from ops.checkpoints.bundle import EditEntry, write_bundle
+from ops.device import channels_last
 from ops.inversion.presets import mini64
 from ops.inversion.styleres import StyleRes
 from ops.spaces import crops_from_images, images_from_crops
@@ -68,10 +69,10 @@ def residual_command(
     with explained():
         use_threads(threads)
         model = model_on_prior(prior)
-        load_part(model.encoder, out / "e0.pt", "encoder")
+        load_part(model.inverting()[0], out / "e0.pt", "encoder")
         if start_from is not None:
             load_part(residual_parts(model), start_from, "residual")
-        discriminator = Discriminator(model.config.generator).to(memory_format=torch.channels_last)
+        discriminator = channels_last(Discriminator(model.config.generator))
         discriminator.load_state_dict(prior_weights(prior / "discriminator.safetensors"))
         faces = load_faces(data, model.config.encoder.input_size, "train")
         settings = ResidualSettings(max_minutes=max_minutes)
@@ -91,7 +92,7 @@ def directions_command(
     with explained():
         use_threads(threads)
         model = model_on_prior(prior)
-        load_part(model.encoder, out / "e0.pt", "encoder")
+        load_part(model.inverting()[0], out / "e0.pt", "encoder")
         model.eval()
         entries, tensors = find_edits(model, load_faces(data, model.config.encoder.input_size, "train", limit=faces))
         save_file(tensors, out / DIRECTIONS)
@@ -103,7 +104,7 @@ def bundle_command(prior: Prior, out: Run, bundle: Annotated[Path, typer.Option(
     """Write what was trained as a bundle; `styleres evaluate` then measures it into its card."""
     with explained():
         model = model_on_prior(prior)
-        load_part(model.encoder, out / "e0.pt", "encoder")
+        load_part(model.inverting()[0], out / "e0.pt", "encoder")
         load_part(residual_parts(model), out / "residual.pt", "residual")
         entries = [EditEntry(**entry) for entry in json.loads((out / EDITS).read_text("utf-8"))]
         weights = {
@@ -191,14 +192,14 @@ def find_edits(model: StyleRes, faces: Faces) -> tuple[list[EditEntry], dict[str
 @torch.no_grad()
 def codes_of(model: StyleRes, crops: np.ndarray) -> torch.Tensor:
     """uint8 [N, R, R, 3] => W [N, D]: the mean row of each face's W+."""
-    assert model.encoder is not None
-    parts = [model.encoder(images_from_crops(part))[0] for part in np.array_split(crops, max(1, len(crops) // 64))]
+    encoder = model.inverting()[0]
+    parts = [encoder(images_from_crops(part))[0] for part in np.array_split(crops, max(1, len(crops) // 64))]
     return (torch.cat(parts) + model.latent_avg).mean(dim=1)
 
 
 def model_on_prior(prior: Path) -> StyleRes:
     """An untrained mini64 on the prior's generator, starting from its mean code."""
-    model = StyleRes(mini64()).to(memory_format=torch.channels_last)
+    model = channels_last(StyleRes(mini64()))
     model.generator.load_state_dict(prior_weights(prior / "generator.safetensors"))
     model.latent_avg.copy_(model.generator.mapping.w_avg.expand_as(model.latent_avg))
     return model
@@ -211,8 +212,7 @@ def prior_weights(path: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in load_file(path).items() if not name.endswith("resample_filter")}
 
 
-def load_part(module: torch.nn.Module | None, path: Path, key: str) -> None:
-    assert module is not None
+def load_part(module: torch.nn.Module, path: Path, key: str) -> None:
     if not path.is_file():
         raise UsageError(f"{path}: no such checkpoint; run the training step before this one with the same --out")
     module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)[key])
@@ -224,7 +224,8 @@ def previews(data: Path, out: Path) -> Callable[[StyleRes, str], None]:
 
     @torch.no_grad()
     def preview(model: StyleRes, name: str) -> None:
-        training = model.encoder.training if model.encoder is not None else False
+        encoder = model.inverting()[0]
+        training = encoder.training
         model.eval()
         inversion = model.invert(images_from_crops(held_out.images))
         plain = model.generator(model.generator.styles(inversion.wplus_NLD))
@@ -233,8 +234,8 @@ def previews(data: Path, out: Path) -> Callable[[StyleRes, str], None]:
         picture = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
         out.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(out / f"{name}.png")
-        if training and model.encoder is not None:
-            model.encoder.train()
+        if training:
+            encoder.train()
 
     return preview
 

@@ -120,6 +120,10 @@ class E4eEncoder(nn.Module):
             StyleHead(top, config.head_channels, config.w_dim, smallest << self._level(row)) for row in range(config.num_ws)
         )
 
+    def heads(self) -> list[StyleHead]:
+        """One per row of W+."""
+        return [head for head in self.styles if isinstance(head, StyleHead)]
+
     def _level(self, row: int) -> int:
         """0, 1, 2: which of c3, p2, p1 the head of this row reads."""
         if row < self.config.coarse_rows:
@@ -132,7 +136,7 @@ class E4eEncoder(nn.Module):
         p1 = upsample_like(p2, c[1]) + self.latlayer2(c[1])
         pyramid = (c[3], p2, p1)
         w0 = self.styles[0](pyramid[0])
-        rows = [w0] + [w0 + head(pyramid[self._level(row)]) for row, head in enumerate(self.styles) if row > 0]
+        rows = [w0] + [w0 + head(pyramid[self._level(row)]) for row, head in enumerate(self.heads()) if row > 0]
         return torch.stack(rows, dim=1), c[self.config.feature_tap]
 
     def body_features(self, images: Tensor) -> list[Tensor]:

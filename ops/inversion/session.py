@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ops.device import channels_last
 from ops.inversion.styleres import Inverter
 from ops.spaces import images_from_crops, levels_from_images
 
@@ -38,7 +39,7 @@ class Session:
         if batch_size < 1:
             raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
         self.device = torch.device(device)
-        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.model = channels_last(model).to(self.device)
         self.model.feature_dtype = feature_dtype(precision)
         self.batch_size = batch_size
         self.seconds = 0.0

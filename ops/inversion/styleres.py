@@ -121,28 +121,36 @@ class StyleRes(Inverter):
         self.latent_avg = nn.Buffer(torch.zeros(config.generator.num_ws, config.generator.w_dim))
 
     def invert(self, images: Tensor) -> Inversion:
-        if self.encoder is None:
-            raise ValueError(NO_ENCODER)
+        encoder, _, _ = self.inverting()
         with self.reduced(images.device):
-            offsets_NLD, encoder_features = self.encoder(images)
+            offsets_NLD, encoder_features = encoder(images)
         wplus_NLD = offsets_NLD.float() + self.latent_avg
         return Inversion(wplus_NLD, self.residual(encoder_features, wplus_NLD))
 
+    def inverting(self) -> tuple[E4eEncoder, Alignment, Extraction]:
+        """E0 and the two halves of E1. Raises ValueError where they were not built."""
+        if self.encoder is None or self.alignment is None or self.extraction is None:
+            raise ValueError(NO_ENCODER)
+        return self.encoder, self.alignment, self.extraction
+
+    def generating(self) -> Gates:
+        """E2. Raises ValueError where it was not built."""
+        if self.gates is None:
+            raise ValueError("this model was loaded to invert only; load it with parts='generate' or 'all' to generate")
+        return self.gates
+
     def residual(self, encoder_features: Tensor, wplus_NLD: Tensor) -> Tensor:
         """F_a = E1(F0, F), with F from the *unedited* code: only the generator's lower half runs."""
-        if self.alignment is None or self.extraction is None:
-            raise ValueError(NO_ENCODER)
+        _, alignment, extraction = self.inverting()
         styles = self.generator.styles(wplus_NLD)
         features = self.generator.features(styles, self.config.residual.resolution, dtype=self.feature_dtype)
         with self.reduced(wplus_NLD.device):
-            return self.extraction(self.alignment(encoder_features.to(features.dtype), features))
+            return extraction(alignment(encoder_features.to(features.dtype), features))
 
     def generate(self, wplus_NLD: Tensor, detail: Tensor | None) -> Tensor:
         if detail is None:
             raise ValueError("StyleRes needs the aligned residual F_a beside W+, got None; was this inverted with e4e?")
-        if self.gates is None:
-            raise ValueError("this model was loaded to invert only; load it with parts='generate' or 'all' to generate")
-        gates, residual = self.gates, detail.to(self.feature_dtype)
+        gates, residual = self.generating(), detail.to(self.feature_dtype)
 
         def transform(features: Tensor) -> Tensor:
             with self.reduced(features.device):

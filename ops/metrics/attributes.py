@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ops.device import channels_last
 from ops.training.data import Faces, shuffled_indices
 
 
@@ -38,7 +39,7 @@ def train_classifier(faces: Faces, attributes: Sequence[str], *, epochs: int = 1
     """Binary cross-entropy on `faces`, mirrored and shifted at random; the result is in evaluation mode."""
     torch.manual_seed(seed)
     draws = torch.Generator().manual_seed(seed)
-    model = AttributeClassifier(attributes).to(memory_format=torch.channels_last)
+    model = channels_last(AttributeClassifier(attributes))
     images = torch.from_numpy(faces.images)
     labels = torch.from_numpy(np.stack([faces.attributes[name] for name in attributes], axis=1)).float()
     batch = 64

@@ -178,8 +178,7 @@ class Generator(nn.Module):
         self.config = config
         self.mapping = MappingNetwork(config)
         self.synthesis = Synthesis(config)
-        with torch.device("cpu"):  # a constant, not a weight: it must survive construction on the meta device
-            self.register_buffer("fir", fir_kernel(config.resample_filter), persistent=False)
+        self.register_buffer("fir", fir_kernel(config.resample_filter), persistent=False)
 
     def block(self, resolution: int) -> Block:
         return self.synthesis.get_submodule(f"b{resolution}")  # type: ignore[return-value]

@@ -17,7 +17,8 @@ def fir_kernel(taps: Sequence[float]) -> Tensor:
     """Separable taps => normalised 2-D kernel, sum 1. Four symmetric taps: the paddings below rely on it."""
     if len(taps) != 4 or list(taps) != list(taps)[::-1]:
         raise ValueError(f"expected four symmetric filter taps such as [1, 3, 3, 1], got {list(taps)}")
-    t = torch.tensor(taps, dtype=torch.float32)
+    # A constant, not a weight: it must have values on models that are built on the meta device.
+    t = torch.tensor(taps, dtype=torch.float32, device="cpu")
     return torch.outer(t, t) / t.sum() ** 2
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ops.device import channels_last
 from ops.inversion.styleres import StyleRes
 from ops.training.data import shuffled_batches
 from ops.training.loop import Budget, Log, save_checkpoint
@@ -41,11 +42,11 @@ def train_e0(
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
     model.requires_grad_(False)
-    encoder = model.encoder.requires_grad_(True).train()
-    for head in encoder.styles:
+    encoder = model.inverting()[0].requires_grad_(True).train()
+    for head in encoder.heads():
         # Equalised layers start at unit variance; codes have a standard deviation of about a quarter. Start near the mean code.
         head.linear.weight.data.mul_(0.1)
-    perceptual = Perceptual().to(memory_format=torch.channels_last)
+    perceptual = channels_last(Perceptual())
     optimizer = torch.optim.Adam(encoder.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
     budget, log = Budget(settings.max_minutes), Log(out / "e0.jsonl")
     saved = 0.0
@@ -76,7 +77,7 @@ def train_e0(
 
 def e0_losses(model: StyleRes, perceptual: Perceptual, images: Tensor) -> dict[str, Tensor]:
     with torch.autocast(images.device.type, torch.bfloat16):
-        offsets_NLD, _ = model.encoder(images)
+        offsets_NLD, _ = model.inverting()[0](images)
     offsets_NLD = offsets_NLD.float()
     styles = model.generator.styles(offsets_NLD + model.latent_avg)
     reconstruction = model.generator(styles, dtype=torch.bfloat16)

@@ -18,12 +18,11 @@ class SameConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, *, active: bool):
         super().__init__()
-        plain = nn.Conv2d(
-            conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride, groups=conv.groups, bias=False
-        )
+        kernel, stride = conv.kernel_size[0], conv.stride[0]
+        plain = nn.Conv2d(conv.in_channels, conv.out_channels, kernel, stride=stride, groups=conv.groups, bias=False)
         plain.weight = conv.weight
         self.conv = fuse_conv_bn_eval(plain.eval(), norm.eval())
-        total = conv.kernel_size[0] - conv.stride[0]
+        total = kernel - stride
         self.pad = (total // 2, total - total // 2)
         self.active = active
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ops.device import channels_last
 from ops.inversion.residual import fuse
 from ops.inversion.styleres import StyleRes
 from ops.stylegan2.discriminator import Discriminator
@@ -116,23 +117,24 @@ class Encoded:
 
 def encode(model: StyleRes, images: Tensor) -> Encoded:
     """images => W+ (no gradient) and F_a (gradients reach E1 only)."""
+    encoder, alignment, extraction = model.inverting()
     with torch.no_grad():
         with torch.autocast(images.device.type, DTYPE):
-            offsets_NLD, encoder_features = model.encoder(images)
+            offsets_NLD, encoder_features = encoder(images)
         wplus_NLD = offsets_NLD.float() + model.latent_avg
         styles = model.generator.styles(wplus_NLD)
         features = model.generator.features(styles, model.config.residual.resolution, dtype=DTYPE)
     with torch.autocast(images.device.type, DTYPE):
-        return Encoded(wplus_NLD, model.extraction(model.alignment(encoder_features, features)))
+        return Encoded(wplus_NLD, extraction(alignment(encoder_features, features)))
 
 
 def generate(model: StyleRes, wplus_NLD: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
     """=> (images, dF before the gate)."""
-    deltas = []
+    gates, deltas = model.generating(), []
 
     def transform(x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, DTYPE):
-            delta, gate = model.gates(x, residual)
+            delta, gate = gates(x, residual)
         deltas.append(delta)
         return fuse(x, delta, gate)
 
@@ -173,7 +175,8 @@ def residual_losses(
 
 def residual_parts(model: StyleRes) -> nn.ModuleDict:
     """What this trains, under the names of its checkpoint."""
-    return nn.ModuleDict({"alignment": model.alignment, "extraction": model.extraction, "gates": model.gates})
+    _, alignment, extraction = model.inverting()
+    return nn.ModuleDict({"alignment": alignment, "extraction": extraction, "gates": model.generating()})
 
 
 def weighted_sum(losses: dict[str, Tensor], settings: ResidualSettings) -> Tensor:
@@ -221,7 +224,7 @@ def train_residual(
     model.requires_grad_(False).eval()
     parts = residual_parts(model)
     parts.requires_grad_(True).train()
-    perceptual = Perceptual().to(memory_format=torch.channels_last)
+    perceptual = channels_last(Perceptual())
     optimizer = torch.optim.Adam(parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
     d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=settings.discriminator_learning_rate, betas=(0.0, 0.99))
     budget, log = Budget(settings.max_minutes), Log(out / "residual.jsonl", every=25)

@@ -1,0 +1,328 @@
+"""How much an edit flickers under each smoothing of codes, and how much of the face's own motion it keeps.
+
+    python -m benchmarks.flicker --clip ../shared/videos/lp_d18_man_480.mp4 --clip ../shared/videos/carphone_176x144.mp4
+
+(As a module: this folder's pipeline.py would hide the package of that name from a script beside it.)
+
+Each clip is inverted once with the flow's own steps; then every variant is planned, generated and pasted with the operations
+that a render uses. Nothing is encoded, so the numbers hold the edit and no codec.
+
+Measured, with s the source's frames, e the edited ones, d = e - s what was laid over them, in 8-bit levels, mean over the
+pixels of the face's oval and over frames:
+
+    flicker    |d_t - d_(t-1)|. Contains the motion of the layer with the face, which is wanted.
+    residue    |d_t - W d_(t-1)|: the same after the layer before is moved as the source moved (optical flow, where the flow
+               explains the source to 12 levels). What is left does not move with the face: flicker as an eye sees it.
+    drawn      |D_t - D_(t-1)|, D the same layer as the model drew it: aligned crops of the model's size, before the warp, the
+               mask and the rounding to 8 bits (which alone gives about 0.2 of flicker and residue).
+    layer      |d_t|: how large the layer is at all. Less residue with less of an edit is no gain.
+    kept       <De, Ds> / <Ds, Ds> over the mouth region of aligned crops, D the change from frame to frame: the share of the
+               source's motion that the edited face shows. 1 is all; noise that has nothing to do with it does not count.
+    follows    the same, as a correlation: 1 moves as the source does and in no other way.
+    lag        frames by which the edited mouth follows the source's: the peak of that correlation over shifts.
+    misfit     |G(base code, residual) - crop of the source| at the model's size: how well code and residual still fit together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+import torch
+
+from jobs.prepare import open_store
+from ops.checkpoints.bundle import Bundle, open_bundle
+from ops.editing.plan import plan_edits
+from ops.editing.recipe import EditRecipe, parse_edits
+from ops.editing.smoothing import SMOOTHING_KINDS, SmoothingSettings, smooth_codes
+from ops.face.align import crop_face, crop_from_source, transform_points
+from ops.face.mask import MaskSettings, build_mask
+from ops.face.paste import PasteSettings, paste
+from ops.inversion.session import Session
+from ops.inversion.styleres import StyleRes
+from ops.spaces import images_from_crops
+from ops.video.decode import FrameReader
+from ops.video.probe import probe
+from pipeline import flow
+from pipeline.columns import array_from_column, residuals_from_table
+from pipeline.runner import InProcessRunner, silent
+from pipeline.stage import Source
+from schemas import source_id_from_sha256
+
+Residual = Literal["own", "smoothed", "recomputed"]
+"""own: as stored, each frame's. smoothed: filtered like the code. recomputed: E1 run again on the smoothed code."""
+PasteMode = Literal["delta", "replace"]
+
+MOUTH = ((0.62, 0.90), (0.28, 0.72))  # rows, columns of an FFHQ crop
+FLOW_EXPLAINS = 12.0  # levels
+LATE_ROW = 7  # rows of W+ from here on carry texture and colour in mini64: 32 pixels and finer
+BATCH = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """One track of a clip, decoded and inverted."""
+
+    name: str
+    frames: np.ndarray
+    """uint8 [N, H, W, 3], converted exactly."""
+    seconds_N: np.ndarray
+    quads: np.ndarray
+    landmarks: np.ndarray
+    masks: np.ndarray
+    """float32 [N, H, W]: the face's oval."""
+    crops: np.ndarray
+    """uint8 [N, S, S, 3]: what the encoder sees."""
+    wplus_NLD: np.ndarray
+    residual: np.ndarray
+    flow_maps: np.ndarray
+    """float32 [N - 1, H, W, 2]: where each pixel of frame t was in frame t - 1."""
+    explained: np.ndarray
+    """bool [N - 1, H, W]: where moving frame t - 1 so gives frame t."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    clip: str
+    paste: PasteMode
+    smoothing: str
+    shared_from_row: int | None
+    residual: Residual
+    flicker: float
+    residue: float
+    drawn: float
+    layer: float
+    kept: float
+    follows: float
+    lag: float
+    misfit: float
+
+
+def load_faces(clip: Path, bundle: Bundle, count: int, work: Path) -> Faces:
+    """Invert a clip with the flow's own steps and take the first `count` frames of its longest track."""
+    info = probe(clip)
+    source = Source(source_id_from_sha256(info.sha256), info)
+    store = open_store(work / source.source_id, bundle, "float32")
+    flow.invert([source], store, bundle, flow.InvertSettings(), flow.Compute(), InProcessRunner(), silent)
+    codes, tracks = store.read("latents", source.source_id), store.read("tracks", source.source_id)
+    kept = store.read("residuals", source.source_id)
+    track_N = codes["track_id"].to_numpy()
+    track = np.bincount(track_N).argmax()
+
+    def of_track(column: np.ndarray, table_tracks: np.ndarray) -> np.ndarray:
+        return column[table_tracks == track][:count]
+
+    pts = of_track(codes["pts"].to_numpy(), track_N)
+    quads = of_track(array_from_column(tracks, "quad"), tracks["track_id"].to_numpy())
+    landmarks = of_track(array_from_column(tracks, "landmarks"), tracks["track_id"].to_numpy())
+    first = int(np.searchsorted(info.pts, pts[0]))
+    with FrameReader(info, conversion="exact") as reader:
+        decoded = dict(reader.read(first, first + len(pts)))
+    frames = np.stack([decoded[int(at)] for at in pts])  # a track has no holes: its gaps are interpolated
+    size = bundle.config.encoder.input_size
+    maps = np.stack([backward_map(a, b) for a, b in zip(frames[1:], frames, strict=False)])
+    moved = [move(before, at) for before, at in zip(frames, maps, strict=False)]
+    error = np.abs(np.stack(moved).astype(np.float32) - frames[1:]).max(axis=-1)
+    return Faces(
+        clip.stem,
+        frames,
+        pts * float(info.time_base),
+        quads,
+        landmarks,
+        np.stack([frame_mask(frames.shape[1:3], *pair) for pair in zip(quads, landmarks, strict=True)]),
+        np.stack([crop_face(frame, quad, size) for frame, quad in zip(frames, quads, strict=True)]),
+        of_track(array_from_column(codes, "wplus"), track_N),
+        of_track(residuals_from_table(kept), kept["track_id"].to_numpy()),
+        maps,
+        error <= FLOW_EXPLAINS,
+    )
+
+
+def frame_mask(shape: tuple[int, int], quad: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    size = 256
+    to_crop = crop_from_source(quad, size)
+    oval = build_mask(size, MaskSettings(kind="face"), transform_points(to_crop, landmarks))
+    return cv2.warpAffine(oval, to_crop[:2], shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def backward_map(frame: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """float32 [H, W, 2]: x, y in `before` of what is at each pixel of `frame` (DIS optical flow, Kroeger et al. 2016)."""
+    estimate = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (frame, before)]
+    y, x = np.mgrid[: frame.shape[0], : frame.shape[1]].astype(np.float32)
+    return np.stack([x, y], axis=-1) + estimate.calc(grey[0], grey[1], np.zeros((*grey[0].shape, 2), np.float32))
+
+
+def move(picture: np.ndarray, at: np.ndarray) -> np.ndarray:
+    return cv2.remap(picture, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def variants() -> Iterator[tuple[SmoothingSettings, Residual]]:
+    """Every smoothing with the residual as it is; the residual's other treatments where the code changes at all."""
+    for kind in SMOOTHING_KINDS:
+        for shared in (None, LATE_ROW):
+            settings = SmoothingSettings(kind=kind, shared_from_row=shared)
+            yield settings, "own"
+            if kind != "none" and shared is None:
+                yield settings, "smoothed"
+                yield settings, "recomputed"
+    yield SmoothingSettings(kind="gaussian", sigma_seconds=0.04), "own"
+    yield SmoothingSettings(kind="gaussian", sigma_seconds=0.16), "own"
+
+
+def residual_for(
+    faces: Faces, treatment: Residual, base_NLD: np.ndarray, settings: SmoothingSettings, model: StyleRes
+) -> np.ndarray:
+    match treatment:
+        case "own":
+            return faces.residual
+        case "smoothed":
+            rows = faces.residual.reshape(*faces.residual.shape[:2], -1)
+            return smooth_codes(rows, faces.seconds_N, replace(settings, shared_from_row=None)).reshape(faces.residual.shape)
+        case "recomputed":
+            assert model.encoder is not None
+            found = []
+            with torch.inference_mode():
+                for start in range(0, len(base_NLD), BATCH):
+                    batch = slice(start, start + BATCH)
+                    _, features = model.encoder(images_from_crops(faces.crops[batch]))
+                    found.append(model.residual(features, torch.from_numpy(base_NLD[batch])).numpy())
+            return np.concatenate(found)
+
+
+def measure(faces: Faces, recipe: EditRecipe, bundle: Bundle, session: Session, model: StyleRes) -> Iterator[Row]:
+    editors = bundle.editors()
+    size = bundle.config.generator.resolution
+    at_model_size = np.stack([crop_face(frame, quad, size) for frame, quad in zip(faces.frames, faces.quads, strict=True)])
+    ovals = np.stack(
+        [
+            cv2.resize(crop_face(np.dstack([mask * 255] * 3).astype(np.uint8), quad, size)[..., 0], (size, size))
+            for mask, quad in zip(faces.masks, faces.quads, strict=True)
+        ]
+    )
+    for settings, treatment in variants():
+        planned = plan_edits(recipe, editors, faces.wplus_NLD, faces.seconds_N, 0, settings)
+        residual = residual_for(faces, treatment, planned.base_NLD, settings, model)
+        edited, base = session.generate(planned.edited_NLD, residual), session.generate(planned.base_NLD, residual)
+        misfit = float(np.average(np.abs(base - at_model_size).mean(-1), weights=ovals))
+        for mode in get_args(PasteMode):
+            pasted = np.stack(
+                [
+                    paste(frame, e, b, quad, PasteSettings(mode=mode), landmarks)
+                    for frame, e, b, quad, landmarks in zip(
+                        faces.frames, edited, base, faces.quads, faces.landmarks, strict=True
+                    )
+                ]
+            )
+            layer = pasted.astype(np.float32) - faces.frames
+            residue, flicker = changes(layer, faces)
+            drawn = edited - (base if mode == "delta" else at_model_size)
+            drawn_changes = np.abs(np.diff(drawn, axis=0)).mean(-1)
+            kept, follows, lag = mouth_motion(pasted, at_model_size, faces.quads, size)
+            yield Row(
+                faces.name,
+                mode,
+                label(settings),
+                settings.shared_from_row,
+                treatment,
+                flicker,
+                residue,
+                float(np.average(drawn_changes, weights=ovals[1:])),
+                float(np.average(np.abs(layer).mean(-1), weights=faces.masks)),
+                kept,
+                follows,
+                lag,
+                misfit,
+            )
+
+
+def label(settings: SmoothingSettings) -> str:
+    if settings.kind == "gaussian":
+        return f"gaussian {settings.sigma_seconds:g} s"
+    return settings.kind
+
+
+def changes(layer: np.ndarray, faces: Faces) -> tuple[float, float]:
+    """(residue, flicker) of a layer float32 [N, H, W, 3]."""
+    residue, flicker = [], []
+    for t in range(1, len(layer)):
+        weight = faces.masks[t]
+        flicker.append(np.average(np.abs(layer[t] - layer[t - 1]).mean(-1), weights=weight))
+        moved = np.abs(layer[t] - move(layer[t - 1], faces.flow_maps[t - 1])).mean(-1)
+        residue.append(np.average(moved, weights=weight * faces.explained[t - 1] + 1e-9))
+    return float(np.mean(residue)), float(np.mean(flicker))
+
+
+def mouth_motion(pasted: np.ndarray, source_crops: np.ndarray, quads: np.ndarray, size: int) -> tuple[float, float, float]:
+    """(kept, follows, lag in frames)."""
+    crops = np.stack([crop_face(frame, quad, size) for frame, quad in zip(pasted, quads, strict=True)])
+    rows, columns = (slice(round(start * size), round(stop * size)) for start, stop in MOUTH)
+    change_e, change_s = (np.diff(c[:, rows, columns].astype(np.float64).mean(-1), axis=0) for c in (crops, source_crops))
+
+    def correlation(shift: int) -> float:
+        count = len(change_e) - abs(shift)
+        e, s = change_e[max(shift, 0) :][:count], change_s[max(-shift, 0) :][:count]
+        return float((e * s).sum() / np.sqrt((e**2).sum() * (s**2).sum()))
+
+    shifts = np.arange(-4, 5)
+    values = np.array([correlation(int(shift)) for shift in shifts])
+    peak = int(np.clip(values.argmax(), 1, len(values) - 2))
+    left, top, right = values[peak - 1 : peak + 2]
+    lag = shifts[peak] + 0.5 * (left - right) / (left - 2 * top + right)
+    return float((change_e * change_s).sum() / (change_s**2).sum()), correlation(0), float(lag)
+
+
+def table(rows: list[Row]) -> str:
+    lines = [
+        "| clip | paste | smoothing | shared from row | residual | flicker | residue | drawn | layer | kept | follows | lag | misfit |"
+    ]
+    lines.append("|---" * 13 + "|")
+    for row in sorted(rows, key=lambda row: (row.clip, row.paste)):
+        shared = "none" if row.shared_from_row is None else str(row.shared_from_row)
+        lines.append(
+            f"| {row.clip} | {row.paste} | {row.smoothing} | {shared} | {row.residual} | {row.flicker:.2f} | {row.residue:.2f} "
+            f"| {row.drawn:.2f} | {row.layer:.2f} | {row.kept:.3f} | {row.follows:.3f} | {row.lag:+.2f} | {row.misfit:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure flicker and kept motion of every smoothing.")
+    parser.add_argument("--clip", type=Path, action="append", required=True, help="A video with a face; several times.")
+    parser.add_argument("--edit", action="append", help="NAME=STRENGTH, several times; smile=2 if not given.")
+    parser.add_argument("--frames", type=int, default=100, help="Frames of the longest track, from its first.")
+    parser.add_argument("--model", default="mini64", help="A bundle of method styleres.")
+    parser.add_argument("--json", type=Path, help="Write every row here.")
+    options = parser.parse_args()
+    bundle = open_bundle(options.model)
+    model = bundle.load("all").eval()
+    if not isinstance(model, StyleRes):
+        parser.error(f"{bundle.name} has no residual")
+    recipe = parse_edits(options.edit or ["smile=2"])
+    recipe.require_known([entry.name for entry in bundle.edits])
+    session = Session(model, device="cpu", precision="fp32", batch_size=BATCH)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="styleres-flicker-") as work:
+        for clip in options.clip:
+            for row in measure(load_faces(clip, bundle, options.frames, Path(work)), recipe, bundle, session, model):
+                rows.append(row)
+                print(table([row]).splitlines()[-1], file=sys.stderr, flush=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    command = shlex.join(["python", "-m", "benchmarks.flicker", *sys.argv[1:]])
+    print(f"`{command}`: {recipe.to_text()}, {bundle.name}\n\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main()
