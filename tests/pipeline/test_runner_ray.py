@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests import tiny
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 CPUS = 2
+BAD = 8
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,14 +86,15 @@ def test_actors_give_the_same_rows_and_files_as_this_process(
 
 @dataclass(frozen=True)
 class Misbehave(Step):
-    """Frames 16 to 23 do what `how` says; the others are counted."""
+    """The chunk that starts with frame 8 does what `how` says; the others are counted, slowly enough to be still there."""
 
     how: str
     folder: str = ""
 
     def open(self) -> Callable[[Chunk], Result]:
         def work(chunk: Chunk) -> Result:
-            if chunk.start == 16:
+            time.sleep(0.1)
+            if chunk.start == BAD:
                 match self.how:
                     case "die":
                         os._exit(7)
@@ -122,13 +125,13 @@ def run_within(seconds: float, stage: Stage, items: Sequence[Chunk], workers: in
 @pytest.mark.parametrize("workers", [1, None])
 def test_a_worker_that_dies_costs_its_item_and_no_other(source: Source, workers: int | None) -> None:
     """Also where the workers take every CPU, so that a fresh actor has to wait for the idle ones to go."""
-    items = source.chunks(8)
+    items = source.chunks(2)
     outcomes = run_within(120, Stage("work", Misbehave("die"), num_cpus=1), items, workers)
     assert [o.item for o in outcomes] == items, "one outcome for each item, in order"
-    assert [o.failure is not None for o in outcomes] == [item.start == 16 for item in items]
-    failure = outcomes[2].failure
+    assert [o.failure is not None for o in outcomes] == [item.start == BAD for item in items]
+    failure = outcomes[BAD // 2].failure
     assert failure is not None and failure.attempts == 2 and failure.stage == "work"
-    assert (failure.pts, failure.last_pts) == items[2].pts_range
+    assert (failure.pts, failure.last_pts) == items[BAD // 2].pts_range
     assert "died" in failure.reason
 
 
@@ -142,7 +145,7 @@ def test_an_exception_is_the_items_own_and_not_tried_again(source: Source) -> No
     stage = Stage("work", Misbehave("raise"))
     far, near = run_within(120, stage, source.chunks(8), 1), InProcessRunner().run(stage, source.chunks(8), silent)
     assert [o.failure for o in far] == [o.failure for o in near]
-    failure = far[2].failure
+    failure = far[1].failure
     assert failure is not None and failure.reason == "media_error" and failure.attempts == 1
     assert failure.message == "clip.mp4: is broken there. Remedy: repair it"
 
