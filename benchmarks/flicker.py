@@ -284,10 +284,9 @@ def mouth_motion(pasted: np.ndarray, source_crops: np.ndarray, quads: np.ndarray
 
 
 def table(rows: list[Row]) -> str:
-    lines = [
-        "| clip | paste | smoothing | shared from row | residual | flicker | residue | drawn | layer | kept | follows | lag | misfit |"
-    ]
-    lines.append("|---" * 13 + "|")
+    names: tuple[str, ...] = ("clip", "paste", "smoothing", "shared from row", "residual")
+    names += ("flicker", "residue", "drawn", "layer", "kept", "follows", "lag", "misfit")
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in sorted(rows, key=lambda row: (row.clip, row.paste)):
         shared = "none" if row.shared_from_row is None else str(row.shared_from_row)
         lines.append(

@@ -157,7 +157,15 @@ def measure(clip: Path, edit: str, other_edit: str, repeats: int, long_times: in
         if long_times > 1:
             long_clip = work / f"long{clip.suffix}"
             repeated_clip(clip, long_times, long_clip)
-            arguments = [str(long_clip), "--edit", edit, "--store", str(work / "long_store"), "--out", str(work / "long.mp4")]
+            arguments = [
+                str(long_clip),
+                "--edit",
+                edit,
+                "--store",
+                str(work / "long_store"),
+                "--out",
+                str(work / "long_edited.mp4"),
+            ]
             long_edit = run_job("edit", arguments)
             print(progress_line(long_edit), file=sys.stderr, flush=True)
         return Measured(str(clip), repeats, edits, renders, long_edit, long_times, sizes, rows)

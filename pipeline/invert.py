@@ -52,9 +52,8 @@ class Invert(Step):
                 with timer("crop"):
                     for row in rows_at.get(pts, ()):
                         crops[row] = crop_face(frame, quads[row], session.input_size, self.crop)
-            before = session.seconds
-            wplus_NLD, detail = session.invert(crops)
-            timer.seconds["model"] = session.seconds - before
+            with timer("model"):
+                wplus_NLD, detail = session.invert(crops)
             finite = np.isfinite(wplus_NLD).all(axis=(1, 2))
             if detail is not None:
                 finite &= np.isfinite(detail).all(axis=(1, 2, 3))

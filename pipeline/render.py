@@ -70,7 +70,6 @@ class Render(Step):
             with timer("store"):
                 faces = faces_of(store, self.work, chunk)
                 sheet = sheet_moments(planned_pts(self.work, source), self.sheet_frames)
-            before = session.seconds
             frames = timer.timed("decode", readers.of(source).read(chunk.start, chunk.stop))
             edited = self._edited(frames, faces, sheet, session, source, timer)
             if source.info.kind == "image":
@@ -79,8 +78,8 @@ class Render(Step):
             else:
                 for start in range(chunk.start, chunk.stop, self.encode.gop_frames):
                     count = min(self.encode.gop_frames, chunk.stop - start)
-                    encode_segment(islice(edited, count), source.info, self.encode, segment_path(self.work, source, start))
-            timer.seconds["model"] = session.seconds - before
+                    with timer("encode"):
+                        encode_segment(islice(edited, count), source.info, self.encode, segment_path(self.work, source, start))
             edits = sum(len(here) for here in faces.values())
             return Result({"frames": chunk.stop - chunk.start, "edits": edits}, timer.seconds)
 
@@ -120,9 +119,10 @@ class Render(Step):
         if here:
             kept = [face.residual for face in here if face.residual is not None]
             detail = np.stack(kept) if kept else None
-            edited = session.generate(np.stack([face.edited_LD for face in here]), detail)
-            # What is unchanged but for the edit: the difference of the two is the edit and nothing else.
-            base = session.generate(np.stack([face.base_LD for face in here]), detail)
+            with timer("model"):
+                edited = session.generate(np.stack([face.edited_LD for face in here]), detail)
+                # What is unchanged but for the edit: the difference of the two is the edit and nothing else.
+                base = session.generate(np.stack([face.base_LD for face in here]), detail)
             generated = zip(here, edited, base, strict=True)
         for pts, frame in frames:
             result = frame

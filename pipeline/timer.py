@@ -12,18 +12,22 @@ T = TypeVar("T")
 
 
 class Timer:
-    """Sums of wall seconds by name. Parts must not nest: each second is counted once."""
+    """Sums of wall seconds by name. Parts may nest: each second is counted once, for the innermost part."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self._inner_seconds = 0.0  # of the parts that ended inside the one that is running
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        before, self._inner_seconds = self._inner_seconds, 0.0
         started = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - started
+            elapsed = time.perf_counter() - started
+            self.seconds[name] += elapsed - self._inner_seconds
+            self._inner_seconds = before + elapsed
 
     def timed(self, name: str, iterable: Iterable[T]) -> Iterator[T]:
         """Iterate, counting the time spent in producing items under `name`."""

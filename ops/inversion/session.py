@@ -7,7 +7,6 @@ a clip was cut into chunks.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Literal
 
@@ -33,7 +32,7 @@ def feature_dtype(precision: Precision) -> torch.dtype:
 
 
 class Session:
-    """`seconds` sums the time spent in the model, transfers included."""
+    """A model on its device, in batches."""
 
     def __init__(self, model: Inverter, *, device: str, precision: Precision, batch_size: int):
         if batch_size < 1:
@@ -42,7 +41,6 @@ class Session:
         self.model = channels_last(model).to(self.device)
         self.model.feature_dtype = feature_dtype(precision)
         self.batch_size = batch_size
-        self.seconds = 0.0
 
     @property
     def input_size(self) -> int:
@@ -53,25 +51,21 @@ class Session:
         """crops uint8 [N, S, S, 3] => W+ float32 [N, L, D], detail float32 [N, C, R, R] or None."""
         codes, details = [], []
         for rows, padded in self._batches(len(crops)):
-            started = time.perf_counter()
             with torch.inference_mode():
                 inversion = self.model.invert(images_from_crops(crops[padded], self.device))
                 codes.append(to_numpy(inversion.wplus_NLD)[:rows])
                 if inversion.detail is not None:
                     details.append(to_numpy(inversion.detail)[:rows])
-            self.seconds += time.perf_counter() - started
         return np.concatenate(codes), np.concatenate(details) if details else None
 
     def generate(self, wplus_NLD: np.ndarray, detail: np.ndarray | None) -> np.ndarray:
         """W+ and detail of the same N images => float32 [N, R, R, 3] on the 0..255 scale, not rounded."""
         images = []
         for rows, padded in self._batches(len(wplus_NLD)):
-            started = time.perf_counter()
             with torch.inference_mode():
                 code = self._tensor(wplus_NLD[padded])
                 kept = None if detail is None else self._tensor(detail[padded])
                 images.append(levels_from_images(self.model.generate(code, kept))[:rows])
-            self.seconds += time.perf_counter() - started
         return np.concatenate(images)
 
     def _batches(self, count: int) -> Iterator[tuple[int, np.ndarray]]:
