@@ -42,12 +42,21 @@ def equalised_linear(x: Tensor, weight: Tensor, bias: Tensor, *, lr_multiplier: 
     return F.linear(x, weight * (lr_multiplier / weight.shape[1] ** 0.5), bias * lr_multiplier)
 
 
+def normal_init(*shape: int, std: float = 1.0) -> Tensor:
+    """Initial weights. On the meta device, where a model waits to be filled from a file, only their shape.
+
+    Drawing numbers there, or scaling them, makes torch import its symbolic shapes: a second at every start, for nothing.
+    """
+    shaped = torch.empty(shape)
+    return shaped if shaped.is_meta else torch.randn(shape) * std
+
+
 class FullyConnected(nn.Module):
     """Parameters of an equalised linear layer."""
 
     def __init__(self, in_features: int, out_features: int, *, bias_init: float = 0.0, lr_multiplier: float = 1.0):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.weight = nn.Parameter(normal_init(out_features, in_features, std=1.0 / lr_multiplier))
         self.bias = nn.Parameter(torch.full((out_features,), bias_init))
         self.lr_multiplier = lr_multiplier
 
@@ -83,11 +92,11 @@ class ModulatedConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, resolution: int, config: StyleGAN2Config, *, up: bool):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.weight = nn.Parameter(normal_init(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.affine = FullyConnected(config.w_dim, in_channels, bias_init=1.0)
         self.noise_strength = nn.Parameter(torch.zeros(()))
-        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.register_buffer("noise_const", normal_init(resolution, resolution))
         self.up = up
         self.clamp = config.conv_clamp
 
@@ -129,7 +138,7 @@ class ToRGB(nn.Module):
 
     def __init__(self, in_channels: int, config: StyleGAN2Config):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(3, in_channels, 1, 1))
+        self.weight = nn.Parameter(normal_init(3, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(3))
         self.affine = FullyConnected(config.w_dim, in_channels, bias_init=1.0)
         self.gain = 1.0 / in_channels**0.5
@@ -154,7 +163,7 @@ class Block(nn.Module):
         super().__init__()
         channels = config.channels[resolution]
         if resolution == 4:
-            self.const = nn.Parameter(torch.randn(channels, 4, 4))
+            self.const = nn.Parameter(normal_init(channels, 4, 4))
         else:
             self.conv0 = ModulatedConv(config.channels[resolution // 2], channels, resolution, config, up=True)
         self.conv1 = ModulatedConv(channels, channels, resolution, config, up=False)
