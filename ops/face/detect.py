@@ -413,6 +413,8 @@ def _pack_folder(settings: DetectorSettings) -> Path:
 def _session_options(threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Its threads wait by spinning unless told not to, and take the cores from what runs between two frames, or beside it.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # the old exporter left unused initialisers; ONNX Runtime warns of each
     return options
 
