@@ -109,8 +109,8 @@ class Row:
     misfit: float
 
 
-def load_faces(clip: Path, bundle: Bundle, count: int, work: Path) -> Faces:
-    """Invert a clip with the flow's own steps and take the first `count` frames of its longest track."""
+def load_faces(clip: Path, bundle: Bundle, start: int, count: int, work: Path) -> Faces:
+    """Invert a clip with the flow's own steps and take `count` frames of its longest track."""
     info = probe(clip)
     source = Source(source_id_from_sha256(info.sha256), info)
     store = open_store(work / source.source_id, bundle, "float32")
@@ -121,7 +121,7 @@ def load_faces(clip: Path, bundle: Bundle, count: int, work: Path) -> Faces:
     track = np.bincount(track_N).argmax()
 
     def of_track(column: np.ndarray, table_tracks: np.ndarray) -> np.ndarray:
-        return column[table_tracks == track][:count]
+        return column[table_tracks == track][start : start + count]
 
     pts = of_track(codes["pts"].to_numpy(), track_N)
     quads = of_track(array_from_column(tracks, "quad"), tracks["track_id"].to_numpy())
@@ -290,8 +290,8 @@ def table(rows: list[Row]) -> str:
     for row in sorted(rows, key=lambda row: (row.clip, row.paste)):
         shared = "none" if row.shared_from_row is None else str(row.shared_from_row)
         lines.append(
-            f"| {row.clip} | {row.paste} | {row.smoothing} | {shared} | {row.residual} | {row.flicker:.2f} | {row.residue:.2f} "
-            f"| {row.drawn:.2f} | {row.layer:.2f} | {row.kept:.3f} | {row.follows:.3f} | {row.lag:+.2f} | {row.misfit:.2f} |"
+            f"| {row.clip} | {row.paste} | {row.smoothing} | {shared} | {row.residual} | {row.flicker:.3f} | {row.residue:.3f} "
+            f"| {row.drawn:.3f} | {row.layer:.2f} | {row.kept:.3f} | {row.follows:.3f} | {row.lag:+.2f} | {row.misfit:.2f} |"
         )
     return "\n".join(lines)
 
@@ -300,7 +300,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure flicker and kept motion of every smoothing.")
     parser.add_argument("--clip", type=Path, action="append", required=True, help="A video with a face; several times.")
     parser.add_argument("--edit", action="append", help="NAME=STRENGTH, several times; smile=2 if not given.")
-    parser.add_argument("--frames", type=int, default=100, help="Frames of the longest track, from its first.")
+    parser.add_argument("--frames", type=int, default=100, help="Frames of the longest track.")
+    parser.add_argument("--start", type=int, default=0, help="The first of them.")
     parser.add_argument("--model", default="mini64", help="A bundle of method styleres.")
     parser.add_argument("--json", type=Path, help="Write every row here.")
     options = parser.parse_args()
@@ -314,7 +315,9 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="styleres-flicker-") as work:
         for clip in options.clip:
-            for row in measure(load_faces(clip, bundle, options.frames, Path(work)), recipe, bundle, session, model):
+            for row in measure(
+                load_faces(clip, bundle, options.start, options.frames, Path(work)), recipe, bundle, session, model
+            ):
                 rows.append(row)
                 print(table([row]).splitlines()[-1], file=sys.stderr, flush=True)
     if options.json is not None:
