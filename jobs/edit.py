@@ -43,7 +43,7 @@ def edit(
     side_by_side: options.SideBySide = False,
     device: options.DeviceName = "auto",
     precision: options.PrecisionName = "fp32",
-    batch_size: options.BatchSize = 8,
+    batch_size: options.BatchSize = 16,
     chunk_frames: options.ChunkFrames = 64,
     decoder: options.Decoder = "auto",
     runner: options.RunnerName = "in-process",

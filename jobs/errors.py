@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ops.checkpoints.errors import CheckpointError
+from ops.device import DeviceError
 from ops.editing.editor import EditError
 from ops.editing.recipe import RecipeError
 from ops.editing.smoothing import SmoothingError
@@ -28,6 +29,7 @@ MISTAKES = (
     RecipeError,
     SmoothingError,
     DetectorError,
+    DeviceError,
     ResourceError,
     StoreError,
 )

@@ -27,7 +27,7 @@ def invert(
     residual_codec: options.Codec = "float16",
     device: options.DeviceName = "auto",
     precision: options.PrecisionName = "fp32",
-    batch_size: options.BatchSize = 8,
+    batch_size: options.BatchSize = 16,
     chunk_frames: options.ChunkFrames = 64,
     decoder: options.Decoder = "auto",
     runner: options.RunnerName = "in-process",

@@ -11,15 +11,19 @@ Device = Literal["auto", "cpu", "cuda"]
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
+class DeviceError(ValueError):
+    """A device that was asked for by name and is not there."""
+
+
 def resolve_device(device: Device) -> str:
     """ "auto" is CUDA where this process sees a GPU, else the CPU.
 
-    Raises ValueError when CUDA is asked for by name and absent: a silent fall-back would take a night instead of minutes.
+    Raises DeviceError when CUDA is asked for by name and absent: a silent fall-back would take a night instead of minutes.
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for, but torch sees no GPU in this process; use --device auto or cpu")
+        raise DeviceError("device cuda was asked for, but torch sees no GPU in this process; use --device auto or cpu")
     return device
 
 

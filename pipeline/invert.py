@@ -26,7 +26,7 @@ from schemas import Failure
 class Invert(Step):
     store: str
     model: str
-    batch_size: int = 8
+    batch_size: int = 16
     precision: Precision = "fp32"
     device: Device = "auto"
     crop: CropMode = "fast"

@@ -52,7 +52,7 @@ class Render(Step):
     work: str
     paste: PasteSettings = field(default_factory=PasteSettings)
     encode: EncodeOptions = field(default_factory=EncodeOptions)
-    batch_size: int = 8
+    batch_size: int = 16
     precision: Precision = "fp32"
     device: Device = "auto"
     backend: Backend = "auto"

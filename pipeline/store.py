@@ -398,6 +398,13 @@ class Store:
             name = f"{_checked_name(stage, 'stage')}-{_part_name(part)}"
             self.write_part("failures", source_id, name, schemas.failures_table(rows))
 
+    def clear_failures(self, stage: str, source_ids: Sequence[str], part: int | str = 0) -> None:
+        """Forgets what one stage lost of some sources, before it is run for them again."""
+        for source_id in source_ids:
+            name = f"{_checked_name(stage, 'stage')}-{_part_name(part)}.parquet"
+            (self._folder("failures", source_id) / name).unlink(missing_ok=True)
+            self._footers.pop(("failures", source_id), None)
+
     def delete_source(self, source_id: str, tables: Sequence[str] | None = None) -> None:
         """Removes what is stored of a source: all of it, or some tables. No error where there is nothing.
 

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 import av
 import numpy as np
+import torch
 from av.video.stream import VideoStream
 
 from ops.video.atomic import replaced_file
@@ -197,7 +198,10 @@ def _codec_options(options: EncodeOptions) -> dict[str, str]:
     quality = "" if options.rate_factor is None else f"{options.rate_factor:g}"
     match options.codec:
         case "libx264":
-            return {"crf": quality, "preset": options.preset, "x264-params": "open-gop=0"}
+            # With AVX-512 the same frames gave other bytes from run to run (libx264 of PyAV 18; gone without mbtree or with
+            # AVX2, at no measurable cost; the cause inside x264 is not known). The same bytes are worth more here.
+            steady = ":asm=AVX2" if torch.backends.cpu.get_cpu_capability() == "AVX512" else ""
+            return {"crf": quality, "preset": options.preset, "x264-params": f"open-gop=0{steady}"}
         case "libx265":
             # Its default is an open GOP, and as many pools and frame threads as the machine has cores.
             fixed = f"open-gop=0:pools={options.threads}:frame-threads={min(options.threads, 16)}:log-level=none"

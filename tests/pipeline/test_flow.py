@@ -114,11 +114,6 @@ def test_rows_do_not_depend_on_the_size_of_batches(
 # -------------------------------------------------------------------------------------- how the work is cut up: pixels
 
 
-@pytest.mark.xfail(
-    torch.backends.cpu.get_cpu_capability() == "AVX512",
-    reason="libx264's AVX-512 code (mbtree) reads memory that nobody wrote: same frames, other bytes; asm=AVX2 helps",
-    strict=False,
-)
 @pytest.mark.parametrize("chunk_frames", [8, 16, 64])
 def test_the_edited_file_has_the_same_bytes_for_any_chunk(
     tmp_path: Path, kept: Store, source: Source, bundle: Bundle, chunk_frames: int

@@ -471,6 +471,9 @@ def test_failures_are_rows_and_a_retry_replaces_them(store: Store) -> None:
     assert store.read("failures", missing).column("message").to_pylist() == ["no such file"]
     # A failure of a whole source has no pts, and is in no range of pts.
     assert store.read("failures", pts_range=(0, 0)).num_rows == 1
+    # A stage that is run again and loses nothing leaves no old losses behind, nor touches another stage's or source's.
+    store.clear_failures("invert", [SOURCE, "0" * 16])
+    assert [r["stage"] for r in store.failures().to_pylist()] == ["probe"]
 
 
 def test_sizes_are_those_on_the_disk(store: Store) -> None:
