@@ -6,7 +6,7 @@ row per face and frame that the recipe acts on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -69,7 +69,8 @@ class Plan(Step):
             ]
             path = plan_path(self.work, source)
             path.parent.mkdir(parents=True, exist_ok=True)
-            pieces, applied = [], []
+            pieces: list[tuple[PlannedRows, np.ndarray]] = []
+            applied = []
             spans = shot_spans(store, source)
             for track in tracks:
                 rows = codes.filter(pc.equal(codes["track_id"], track))
@@ -92,23 +93,13 @@ class Plan(Step):
                         planned.weight_NE[active],
                     )
                 )
-                pieces.append(
-                    pa.table(
-                        {
-                            "track_id": np.full(int(active.sum()), track, np.int32),
-                            "pts": pts_N[active],
-                            "fade": fade_N[active].astype(np.float32),
-                            "base": nested(planned.base_NLD[active]),
-                            "edited": nested(planned.edited_NLD[active]),
-                        }
-                    )
-                )
+                tracks_N = np.full(len(pts_N), track, np.int32)
+                planned_rows = PlannedRows(pts_N, tracks_N, fade_N, planned.base_NLD, planned.edited_NLD)
+                pieces.append((planned_rows, np.flatnonzero(active)))
             edited = 0
             with timer("store"):
                 if pieces:
-                    table = pa.concat_tables(pieces).sort_by([("pts", "ascending"), ("track_id", "ascending")])
-                    pq.write_table(table, path, row_group_size=ROWS_PER_GROUP, use_dictionary=False)
-                    edited = len(table)
+                    edited = write_plan(pieces, path)
                     store.write_part("edits", source.source_id, settings.recipe.recipe_id, pa.concat_tables(applied))
             return Result({"edits": edited}, timer.seconds, tuple(failures))
 
@@ -135,6 +126,36 @@ class PlannedRows:
     fade_N: np.ndarray
     base_NLD: np.ndarray
     edited_NLD: np.ndarray
+
+
+def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], path: Path) -> int:
+    """Those rows of several tracks, in order of pts, then track; return how many.
+
+    A group of rows at a time: codes are most of what a plan holds, and a table of all would be as much again, twice.
+    """
+    pts = np.concatenate([planned.pts_N[rows] for planned, rows in tracks])
+    owner = np.repeat(np.arange(len(tracks)), [len(rows) for _, rows in tracks])
+    places = np.concatenate([rows for _, rows in tracks])
+    order = np.lexsort([owner, pts])  # tracks come by their number
+    writer: pq.ParquetWriter | None = None
+    try:
+        for start in range(0, len(order), ROWS_PER_GROUP):
+            group = [(tracks[owner[at]][0], places[at]) for at in order[start : start + ROWS_PER_GROUP]]
+            table = pa.table(
+                {
+                    "track_id": np.array([planned.track_N[row] for planned, row in group], np.int32),
+                    "pts": np.array([planned.pts_N[row] for planned, row in group], np.int64),
+                    "fade": np.array([planned.fade_N[row] for planned, row in group], np.float32),
+                    "base": nested(np.stack([planned.base_NLD[row] for planned, row in group])),
+                    "edited": nested(np.stack([planned.edited_NLD[row] for planned, row in group])),
+                }
+            )
+            writer = writer or pq.ParquetWriter(path, table.schema, use_dictionary=False)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+    return len(order)
 
 
 def read_plan(work: str, source: Source, pts_range: tuple[int, int]) -> PlannedRows | None:
