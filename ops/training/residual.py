@@ -53,9 +53,9 @@ class ResidualSettings:
     adversarial_weight: float = 0.03
     regulariser_weight: float = 0.1
     """On mean |dF|."""
-    edit_weight: float = 0.2
+    edit_weight: float = 1.0
     """On `edit_fidelity_loss`, which the paper does not have; 0 is the paper's loss. See docs/decisions/0005."""
-    direction_share: float = 0.5
+    direction_share: float = 0.6
     """Share of simulated edits that go along one of the given directions instead of towards a random code."""
     direction_strength: tuple[float, float] = (0.7, 2.5)
     """Range of the strength of these, either sign."""
