@@ -216,6 +216,10 @@ def output_paths(
             str(contact) if with_sheet else None,
             str(beside) if side_by_side and source.info.kind == "video" else None,
         )
+    inputs = {str(Path(source.uri).resolve()) for source in sources}
+    replaced = [o.video for o in outputs.values() if str(Path(o.video).resolve()) in inputs]
+    if replaced:
+        raise UsageError(f"--out {replaced[0]} is one of the inputs, and a render reads its source to the end; name another")
     if not overwrite:
         files = [f for o in outputs.values() for f in (o.video, o.contact_sheet, o.side_by_side) if f]
         existing = [f for f in files if Path(f).exists()]

@@ -91,6 +91,14 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path, styleres: Styleres, clip
     assert styleres(*arguments, "--overwrite").code == 0
 
 
+def test_an_input_is_never_an_output(styleres: Styleres, clip: Path) -> None:
+    """It used to run to the end and then fail, because a render reads its source until the sound is copied."""
+    before = clip.read_bytes()
+    refused = styleres("edit", clip, "--edit", "warm=1", "--out", clip, "--overwrite")
+    assert refused.code == 2 and "is one of the inputs" in refused.error
+    assert clip.read_bytes() == before
+
+
 def test_a_store_of_other_settings_or_of_another_model_is_not_touched(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
     store = tmp_path / "store"
     assert styleres("invert", clip, "--store", store).code == 0
