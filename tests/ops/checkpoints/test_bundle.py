@@ -15,7 +15,7 @@ from ops.checkpoints.official import state_dict_from_official
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.residual import ResidualConfig
 from ops.inversion.styleres import StyleRes, StyleResConfig
-from ops.stylegan2.config import StyleGAN2Config
+from tests.small_model import SMALL
 
 MEGABYTE = 1e6
 
@@ -23,26 +23,14 @@ MEGABYTE = 1e6
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     torch.manual_seed(0)
-    generator = StyleGAN2Config(resolution=32, w_dim=16, z_dim=16, mapping_layers=2, channels={4: 8, 8: 8, 16: 8, 32: 8})
-    encoder = E4eConfig(
-        input_size=32,
-        stem_channels=16,
-        groups=((16, 16, 1), (16, 16, 1), (16, 16, 1), (16, 16, 1)),
-        head_channels=16,
-        w_dim=16,
-        num_ws=generator.num_ws,
-        feature_tap=0,
-    )
-    residual = ResidualConfig(resolution=16, encoder_channels=16, generator_channels=8, width=8, residual_channels=4)
-    config = StyleResConfig(generator, encoder, residual)
     return write_bundle(
         tmp_path / "tiny",
         name="tiny",
         method="styleres",
-        config=config,
+        config=SMALL,
         licence="none",
         edits=[EditEntry("left", "direction", "to the left", rows=(0, 3)), EditEntry("pc0", "ganspace", "", component=0)],
-        weights=StyleRes(config).state_dict(),
+        weights=StyleRes(SMALL).state_dict(),
         directions={
             "direction.left": torch.ones(16),
             "ganspace.mean": torch.zeros(16),

