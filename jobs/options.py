@@ -75,7 +75,7 @@ DeviceName = Annotated[Device, typer.Option("--device", help="auto: CUDA where a
 PrecisionName = Annotated[Precision, typer.Option("--precision", help="Of feature maps; W+ and colours stay fp32.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Faces per model call.")]
 ChunkFrames = Annotated[int, typer.Option("--chunk-frames", min=1, help="Frames per work item.")]
-Decoder = Annotated[Backend, typer.Option("--decoder", help="auto: decord where it is exact, else PyAV.")]
+Decoder = Annotated[Backend, typer.Option("--decoder", help="auto: decord for short clips that it reads exactly, else PyAV.")]
 RunnerName = Annotated[Literal["in-process", "ray"], typer.Option("--runner", help="ray starts Ray on this machine.")]
 RayAddress = Annotated[str | None, typer.Option("--ray-address", help="Join a cluster ('auto' inside ray job submit).")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Ray actors per step; as many as fit if not given.")]

@@ -55,9 +55,9 @@ class ResidualSettings:
     """On mean |dF|."""
     edit_weight: float = 1.0
     """On `edit_fidelity_loss`, which the paper does not have; 0 is the paper's loss. See docs/decisions/0005."""
-    direction_share: float = 0.6
+    direction_share: float = 0.75
     """Share of simulated edits that go along one of the given directions instead of towards a random code."""
-    direction_strength: tuple[float, float] = (0.7, 2.5)
+    direction_strength: tuple[float, float] = (0.7, 4.0)
     """Range of the strength of these, either sign."""
     cycle_weight: float = 0.5
     """On the cycle's pixel and perceptual terms, each with its own weight above."""

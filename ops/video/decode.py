@@ -1,7 +1,7 @@
 """Frames of a source by ordinal: exact, forwards, in bounded memory.
 
-Two backends stand behind one class. decord is quick and applies rotation itself, but is unmaintained and fails on
-some formats; PyAV reads everything FFmpeg does. Both give the same bits where both are allowed.
+Two backends stand behind one class. decord applies rotation itself, but fails on some formats and reads ahead without
+bound; PyAV reads everything FFmpeg does. Both give the same bits where both are allowed (docs/decisions/0006).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ops.video.convert import Conversion, RgbReader
-from ops.video.decord_source import DecordSource, decord_can_read
+from ops.video.decord_source import DecordSource, decord_can_read, decord_is_bounded
 from ops.video.errors import MediaError
 from ops.video.image import load_image
 from ops.video.probe import SourceInfo, open_media, video_stream
@@ -37,7 +37,7 @@ class FrameReader:
     ) -> None:
         """
         `info`: from `probe`.
-        `backend`: "auto" takes decord where it is known to give the same bits as PyAV, and PyAV elsewhere.
+        `backend`: "auto" takes decord where it is known to give the same bits as PyAV and the source is short, PyAV elsewhere.
         `conversion`: "fast", or "exact" for pixels that will be encoded again (see `ops.video.convert`); "exact" needs PyAV.
         `threads`: of the decoder; 0 lets it choose. Does not change the pixels.
 
@@ -59,7 +59,7 @@ class FrameReader:
         if info.kind == "video" and backend != "pyav" and conversion == "fast":
             if backend == "decord":
                 self._decord = DecordSource(info, threads)
-            elif decord_can_read(info):
+            elif decord_can_read(info) and decord_is_bounded(info):
                 try:
                     self._decord = DecordSource(info, threads)
                 except MediaError:

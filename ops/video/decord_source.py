@@ -12,6 +12,9 @@ from ops.video.probe import SourceInfo
 
 _BATCH_FRAMES = 16
 _BATCH_BYTES = 64 << 20
+# decord hands packets to its decoder until a frame comes back and drops none, so behind a slow consumer it holds the whole
+# rest of the stream, decoded: 1.5 GB for 2160 frames of 480x480 (docs/decisions/0006).
+_READ_AHEAD_BYTES = 128 << 20
 
 # Measured bit-identical to PyAV's default conversion. Not so: odd sizes, interlaced frames, other chroma layouts and bit
 # depths. Its seeks give wrong pixels, silently, in streams with open groups of pictures or intra refresh.
@@ -34,6 +37,11 @@ def decord_can_read(info: SourceInfo) -> bool:
         and info.stream_index == 0
         and not info.color.is_hdr
     )
+
+
+def decord_is_bounded(info: SourceInfo) -> bool:
+    """True where all frames of the source, decoded, are few enough to be held at once: decord may read that far ahead."""
+    return info.n_frames * info.width * info.height * 3 <= _READ_AHEAD_BYTES
 
 
 class DecordSource:
