@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+import ctypes
+from typing import Final, Literal, TypeVar
 
 import torch
 from torch import nn
 
 Device = Literal["auto", "cpu", "cuda"]
+_M_TRIM_THRESHOLD: Final = -1  # of malloc.h
+_M_MMAP_THRESHOLD: Final = -3
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -30,3 +33,18 @@ def resolve_device(device: Device) -> str:
 def channels_last(module: ModuleT) -> ModuleT:
     """The module with convolution weights in NHWC order, which CPUs and tensor cores convolve 1.5 to 3 times as fast."""
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def keep_freed_memory() -> bool:
+    """Make glibc keep large blocks that are freed, for the next layer of the same size. False where there is no glibc.
+
+    By default every block over 32 MiB is a mapping of its own: the feature maps of a 512 or 1024 px generator are mapped,
+    zeroed page by page by the kernel, and given back, layer after layer; that takes longer than what is computed on them
+    (benchmarks/README.md). A process calls this once, before it computes; its resident memory then stays at its peak.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # not Linux, or musl
+        return False
+    most = 2**31 - 1  # mallopt takes an int
+    return bool(mallopt(_M_MMAP_THRESHOLD, most)) and bool(mallopt(_M_TRIM_THRESHOLD, most))
