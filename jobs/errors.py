@@ -12,6 +12,8 @@ from ops.editing.editor import EditError
 from ops.editing.recipe import RecipeError
 from ops.editing.smoothing import SmoothingError
 from ops.face.detect import DetectorError
+from ops.training.data import DataError
+from ops.training.trainer import TrainingError
 from pipeline.runner import ResourceError
 from pipeline.store import StoreError
 
@@ -28,10 +30,12 @@ MISTAKES = (
     EditError,
     RecipeError,
     SmoothingError,
+    DataError,
     DetectorError,
     DeviceError,
     ResourceError,
     StoreError,
+    TrainingError,
 )
 
 

@@ -1,98 +1,139 @@
 """styleres train: E0, edit directions, then E1 and E2, on a frozen StyleGAN2; then a bundle of all.
 
-styleres train e0         --data FACES.parquet --prior DIR --out runs/mini64
-styleres train directions --data FACES.parquet --prior DIR --out runs/mini64
-styleres train residual   --data FACES.parquet --prior DIR --out runs/mini64
+styleres train e0         --data FACES --prior DIR --out runs/mini64
+styleres train directions --data FACES --prior DIR --out runs/mini64
+styleres train residual   --data FACES --prior DIR --out runs/mini64
 styleres train bundle     --prior DIR --out runs/mini64 --bundle DIR
+
+The same command again goes on where it stopped. FACES: a Parquet file, a folder of images, or hf:NAME.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import typer
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from jobs.errors import UsageError, explained
+from jobs.errors import explained
 from ops.checkpoints.bundle import EditEntry, write_bundle
-from ops.device import channels_last
-from ops.inversion.presets import mini64
+from ops.device import resolve_device
 from ops.inversion.styleres import StyleRes
-from ops.spaces import crops_from_images, images_from_crops
-from ops.stylegan2.discriminator import Discriminator
+from ops.spaces import images_from_crops
 from ops.training.data import Faces, load_faces
-from ops.training.residual import residual_parts
+from ops.training.distributed import Worker
+from ops.training.e0 import E0Settings
+from ops.training.presets import Preset, e0_preset, residual_preset
+from ops.training.residual import ResidualSettings, residual_parts
+from ops.training.run import DIRECTIONS, TrainingPlan, changed, model_on_prior, run
+from ops.training.trainer import LoopSettings, Progress, load_result
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
-Data = Annotated[Path, typer.Option("--data", help="Parquet of aligned faces: image, identity, attributes.")]
-Prior = Annotated[Path, typer.Option("--prior", help="Folder with generator.safetensors and discriminator.safetensors.")]
-Run = Annotated[Path, typer.Option("--out", help="Folder of checkpoints, logs and previews.")]
-MaxMinutes = Annotated[float, typer.Option("--max-minutes", min=0.01, help="The schedule fits itself to this.")]
+Data = Annotated[str, typer.Option("--data", help="Aligned faces: a Parquet file, a folder of images, or hf:NAME.")]
+Prior = Annotated[Path, typer.Option("--prior", help="Folder with generator and discriminator .safetensors and config.json.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder of checkpoints, logs and pictures; shared by all workers.")]
+PresetName = Annotated[Preset, typer.Option("--preset", help="Sizes and figures: docs/training.md.")]
+Images = Annotated[int | None, typer.Option("--images", min=1, help="Length of the schedule; the preset's if not given.")]
+MaxMinutes = Annotated[float | None, typer.Option("--max-minutes", min=0.01, help="Stop then; the same command goes on.")]
+Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Images of a step, over all workers.")]
+Seed = Annotated[int, typer.Option("--seed")]
+PrecisionName = Annotated[
+    Literal["fp32", "bf16", "fp16"] | None, typer.Option("--precision", help="Of feature maps; the preset's if not given.")
+]
+Set = Annotated[list[str], typer.Option("--set", help="NAME=VALUE of the step's settings, several times.")]
+StartFrom = Annotated[Path | None, typer.Option("--start-from", help="Weights to begin with: an earlier result.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Of torch; all cores if not given.")]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes; more than one run on Ray Train.")]
+GpusPerWorker = Annotated[float, typer.Option("--gpus-per-worker", min=0, help="num_gpus of each.")]
+CpusPerWorker = Annotated[float, typer.Option("--cpus-per-worker", min=0.1, help="num_cpus of each.")]
+RayAddress = Annotated[str | None, typer.Option("--ray-address", help="Join a cluster ('auto' inside ray job submit).")]
+ProgressMode = Annotated[Literal["auto", "bars", "json"], typer.Option("--progress", help="auto: a bar on a terminal.")]
+FullPrecision = Literal["fp32", "bf16", "fp16"]
 
-DIRECTIONS, EDITS = "directions.safetensors", "edits.json"
+EDITS = "edits.json"
 LICENCE = "non-commercial research only (trained on CelebA)"
 
 
 @app.command("e0")
-def e0_command(data: Data, prior: Prior, out: Run, max_minutes: MaxMinutes = 60, threads: Threads = None) -> None:
+def e0_command(
+    data: Data,
+    prior: Prior,
+    out: Out,
+    preset: PresetName = "mini",
+    images: Images = None,
+    max_minutes: MaxMinutes = None,
+    batch: Batch = None,
+    seed: Seed = 0,
+    precision: PrecisionName = None,
+    settings: Set = [],  # noqa: B006 - typer copies it
+    start_from: StartFrom = None,
+    threads: Threads = None,
+    workers: Workers = 1,
+    gpus_per_worker: GpusPerWorker = 0,
+    cpus_per_worker: CpusPerWorker = 1,
+    ray_address: RayAddress = None,
+    progress: ProgressMode = "auto",
+) -> None:
     """Train the base encoder: image => W+."""
-    from ops.training.e0 import E0Settings, train_e0
-
     with explained():
-        use_threads(threads)
-        model = model_on_prior(prior)
-        faces = load_faces(data, model.config.encoder.input_size, "train")
-        train_e0(model, faces.images, E0Settings(max_minutes=max_minutes), out, previews(data, out))
+        task, loop = e0_preset(preset)
+        loop = _loop(loop, images, batch, seed, precision, max_minutes)
+        plan = _plan(data, prior, out, preset, changed(task, settings), loop, start_from)
+        _train(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
 
 
 @app.command("residual")
 def residual_command(
     data: Data,
     prior: Prior,
-    out: Run,
-    start_from: Annotated[Path | None, typer.Option("--start-from", help="An earlier residual.pt to go on from.")] = None,
-    max_minutes: MaxMinutes = 60,
+    out: Out,
+    preset: PresetName = "mini",
+    images: Images = None,
+    max_minutes: MaxMinutes = None,
+    batch: Batch = None,
+    seed: Seed = 0,
+    precision: PrecisionName = None,
+    settings: Set = [],  # noqa: B006 - typer copies it
+    without_e2: Annotated[bool, typer.Option("--without-e2", help="Ablation: the residual is added as it is.")] = False,
+    start_from: StartFrom = None,
     threads: Threads = None,
+    workers: Workers = 1,
+    gpus_per_worker: GpusPerWorker = 0,
+    cpus_per_worker: CpusPerWorker = 1,
+    ray_address: RayAddress = None,
+    progress: ProgressMode = "auto",
 ) -> None:
     """Train E1 and E2 on the encoder that `e0` left in --out."""
-    from ops.training.residual import ResidualSettings, train_residual
-
     with explained():
-        use_threads(threads)
-        model = model_on_prior(prior)
-        load_part(model.inverting()[0], out / "e0.pt", "encoder")
-        if start_from is not None:
-            load_part(residual_parts(model), start_from, "residual")
-        discriminator = channels_last(Discriminator(model.config.generator))
-        discriminator.load_state_dict(prior_weights(prior / "discriminator.safetensors"))
-        faces = load_faces(data, model.config.encoder.input_size, "train")
-        settings = ResidualSettings(max_minutes=max_minutes)
-        directions = boundary_directions(out)
-        train_residual(model, discriminator, faces.images, directions, settings, out, previews(data, out))
+        task, loop = residual_preset(preset)
+        loop = _loop(loop, images, batch, seed, precision, max_minutes)
+        plan = _plan(data, prior, out, preset, changed(task, settings), loop, start_from, without_e2)
+        _train(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
 
 
 @app.command("directions")
 def directions_command(
     data: Data,
     prior: Prior,
-    out: Run,
+    out: Out,
+    preset: PresetName = "mini",
+    *,
     faces: Annotated[int, typer.Option("--faces", min=500, help="Training faces to find directions with.")] = 12_000,
     threads: Threads = None,
 ) -> None:
     """Find edit directions in the codes of the encoder that `e0` left in --out."""
     with explained():
-        use_threads(threads)
-        model = model_on_prior(prior)
-        load_part(model.inverting()[0], out / "e0.pt", "encoder")
+        _use_threads(threads)
+        model = model_on_prior(prior, preset)
+        load_result(model.inverting()[0], out / "e0.pt")
         model.eval()
         entries, tensors = find_edits(model, load_faces(data, model.config.encoder.input_size, "train", limit=faces))
         save_file(tensors, out / DIRECTIONS)
@@ -100,12 +141,17 @@ def directions_command(
 
 
 @app.command("bundle")
-def bundle_command(prior: Prior, out: Run, bundle: Annotated[Path, typer.Option("--bundle", help="Folder to write.")]) -> None:
+def bundle_command(
+    prior: Prior,
+    out: Out,
+    bundle: Annotated[Path, typer.Option("--bundle", help="Folder to write.")],
+    preset: PresetName = "mini",
+) -> None:
     """Write what was trained as a bundle; `styleres evaluate` then measures it into its card."""
     with explained():
-        model = model_on_prior(prior)
-        load_part(model.inverting()[0], out / "e0.pt", "encoder")
-        load_part(residual_parts(model), out / "residual.pt", "residual")
+        model = model_on_prior(prior, preset)
+        load_result(model.inverting()[0], out / "e0.pt")
+        load_result(residual_parts(model), out / "residual.pt")
         entries = [EditEntry(**entry) for entry in json.loads((out / EDITS).read_text("utf-8"))]
         weights = {
             # Trained parts in half the space; the generator stays as it was given. Integer counters stay integers.
@@ -126,14 +172,6 @@ def bundle_command(prior: Prior, out: Run, bundle: Annotated[Path, typer.Option(
         )
         size = sum(file.stat().st_size for file in bundle.iterdir()) / 1e6
         print(f"{bundle}: {size:.1f} MB, digest {written.digest[:16]}")
-
-
-def boundary_directions(out: Path) -> torch.Tensor | None:
-    """The boundaries' directions [K, D] that the `directions` step left, for simulated edits; None without that step."""
-    if not (out / DIRECTIONS).is_file():
-        return None
-    tensors = load_file(out / DIRECTIONS)
-    return torch.stack([tensor for name, tensor in tensors.items() if name.startswith("direction.")])
 
 
 # name, positive attribute, negative attribute (None: its absence), projected out, what a positive strength does
@@ -197,50 +235,105 @@ def codes_of(model: StyleRes, crops: np.ndarray) -> torch.Tensor:
     return (torch.cat(parts) + model.latent_avg).mean(dim=1)
 
 
-def model_on_prior(prior: Path) -> StyleRes:
-    """An untrained mini64 on the prior's generator, starting from its mean code."""
-    model = channels_last(StyleRes(mini64()))
-    model.generator.load_state_dict(prior_weights(prior / "generator.safetensors"))
-    model.latent_avg.copy_(model.generator.mapping.w_avg.expand_as(model.latent_avg))
-    return model
+def _train(
+    plan: TrainingPlan,
+    threads: int | None,
+    workers: int,
+    gpus_per_worker: float,
+    cpus_per_worker: float,
+    ray_address: str | None,
+    progress: str,
+) -> None:
+    _use_threads(threads)
+    if workers == 1 and ray_address is None:
+        with _watching(progress, plan.name) as watch:
+            seen = run(plan, Worker(device=torch.device(resolve_device("auto"))), watch)
+    else:
+        from pipeline.train_ray import train_on_ray  # Ray takes a second to import; one process does without
+
+        seen = train_on_ray(
+            plan,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            cpus_per_worker=cpus_per_worker,
+            address=ray_address,
+        )
+    total = plan.loop.images
+    print(f"{seen} of {total} images" + ("" if seen >= total else "; the same command goes on from here"))
 
 
-def prior_weights(path: Path) -> dict[str, torch.Tensor]:
-    """NVIDIA's names are ours; their per-layer filter buffers are the same constant everywhere and not kept."""
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; --prior is a folder with generator and discriminator .safetensors")
-    return {name: tensor for name, tensor in load_file(path).items() if not name.endswith("resample_filter")}
+@contextmanager
+def _watching(mode: str, name: str) -> Iterator[Callable[[Progress], None]]:
+    """A bar with losses and time left, or one line of JSON every few seconds."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    if mode == "json" or (mode == "auto" and not console.is_terminal):
+        last = [0.0]
+
+        def line(progress: Progress) -> None:
+            if time.monotonic() - last[0] < 10 and progress.images < progress.total:
+                return
+            last[0] = time.monotonic()
+            row = {"images": progress.images, "total": progress.total, "per_minute": round(progress.images_per_minute)}
+            print(json.dumps(row | {key: round(value, 5) for key, value in progress.losses.items()}), flush=True)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Bars(*columns, TextColumn("{task.fields[losses]}"), console=console) as bars:
+        shown = bars.add_task(name, total=None, losses="")
+
+        def bar(progress: Progress) -> None:
+            losses = " ".join(f"{key} {value:.3f}" for key, value in progress.losses.items())
+            bars.update(shown, completed=progress.images, total=progress.total, losses=losses)
+
+        yield bar
 
 
-def load_part(module: torch.nn.Module, path: Path, key: str) -> None:
-    if not path.is_file():
-        raise UsageError(f"{path}: no such checkpoint; run the training step before this one with the same --out")
-    module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)[key])
+def _loop(
+    loop: LoopSettings,
+    images: int | None,
+    batch: int | None,
+    seed: int,
+    precision: FullPrecision | None,
+    max_minutes: float | None,
+) -> LoopSettings:
+    """The preset's, where nothing else is asked for."""
+    return replace(
+        loop,
+        images=images or loop.images,
+        batch=batch or loop.batch,
+        precision=precision or loop.precision,
+        seed=seed,
+        max_minutes=max_minutes,
+    )
 
 
-def previews(data: Path, out: Path) -> Callable[[StyleRes, str], None]:
-    """Writes source | W+ only | StyleRes of 16 held-out faces as a PNG."""
-    held_out = load_faces(data, mini64().encoder.input_size, "held_out", limit=16)
-
-    @torch.no_grad()
-    def preview(model: StyleRes, name: str) -> None:
-        encoder = model.inverting()[0]
-        training = encoder.training
-        model.eval()
-        inversion = model.invert(images_from_crops(held_out.images))
-        plain = model.generator(model.generator.styles(inversion.wplus_NLD))
-        rows = [held_out.images, crops_from_images(plain)]
-        rows.append(crops_from_images(model.generate(inversion.wplus_NLD, inversion.detail)))
-        picture = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
-        out.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(out / f"{name}.png")
-        if training:
-            encoder.train()
-
-    return preview
+def _plan(
+    data: str,
+    prior: Path,
+    out: Path,
+    preset: Preset,
+    task: E0Settings | ResidualSettings,
+    loop: LoopSettings,
+    start_from: Path | None,
+    without_e2: bool = False,
+) -> TrainingPlan:
+    begin = None if start_from is None else str(start_from.absolute())
+    return TrainingPlan(_absolute(data), str(prior.absolute()), str(out.absolute()), preset, task, loop, begin, without_e2)
 
 
-def use_threads(threads: int | None) -> None:
+def _absolute(data: str) -> str:
+    """Workers on other machines have other working directories. A hf: name stays as it is."""
+    return data if data.startswith("hf:") else str(Path(data).absolute())
+
+
+def _use_threads(threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
 

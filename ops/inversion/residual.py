@@ -13,6 +13,7 @@ G_a generator features of the edited code, F_a the aligned residual (what the st
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ class ResidualConfig:
     """Channels inside E1 and E2."""
     residual_channels: int = 512
     """Channels of F_a; with R it decides what a face and frame costs in the store."""
+    transform: Literal["gates", "add"] = "gates"
+    """"add" is the paper's ablation without E2: the residual is added as it is, whatever the edit."""
 
 
 class ResLayer(nn.Module):
@@ -105,6 +108,18 @@ class Gates(nn.Module):
     def forward(self, generator_features: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         both = torch.cat([self.down1(generator_features), self.down2(residual)], dim=1)
         return self.convs(both), torch.sigmoid(self.convs2(both))
+
+
+class Addition(nn.Module):
+    """In E2's place, for the ablation: (G_a, F_a) => (a projection of F_a, gate 1). It never sees what the edit did."""
+
+    def __init__(self, config: ResidualConfig):
+        super().__init__()
+        self.projection = nn.Conv2d(config.residual_channels, config.generator_channels, 1)
+
+    def forward(self, generator_features: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        delta = self.projection(residual)
+        return delta, torch.ones_like(delta[:, :1])
 
 
 def fuse(features: Tensor, delta: Tensor, gate: Tensor) -> Tensor:

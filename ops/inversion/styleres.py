@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ops.inversion.e4e import E4eConfig, E4eEncoder
-from ops.inversion.residual import Alignment, Extraction, Gates, ResidualConfig, fuse
+from ops.inversion.residual import Addition, Alignment, Extraction, Gates, ResidualConfig, fuse
 from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.generator import Generator, Injection
 
@@ -105,6 +105,15 @@ class E4e(Inverter):
 NO_ENCODER = "this model was loaded to generate only; load it with parts='invert' or 'all' to invert"
 
 
+def transform_of(config: ResidualConfig) -> Gates | Addition:
+    """What stands between the residual and the generator."""
+    match config.transform:
+        case "gates":
+            return Gates(config)
+        case "add":
+            return Addition(config)
+
+
 @final
 class StyleRes(Inverter):
     """W+ and the residual at the injection resolution."""
@@ -116,7 +125,7 @@ class StyleRes(Inverter):
         self.encoder = E4eEncoder(config.encoder) if inverts else None
         self.alignment = Alignment(config.residual) if inverts else None
         self.extraction = Extraction(config.residual) if inverts else None
-        self.gates = Gates(config.residual) if generates else None
+        self.gates = transform_of(config.residual) if generates else None
         self.generator = Generator(config.generator)
         self.latent_avg = nn.Buffer(torch.zeros(config.generator.num_ws, config.generator.w_dim))
 
@@ -133,7 +142,7 @@ class StyleRes(Inverter):
             raise ValueError(NO_ENCODER)
         return self.encoder, self.alignment, self.extraction
 
-    def generating(self) -> Gates:
+    def generating(self) -> Gates | Addition:
         """E2. Raises ValueError where it was not built."""
         if self.gates is None:
             raise ValueError("this model was loaded to invert only; load it with parts='generate' or 'all' to generate")

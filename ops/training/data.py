@@ -1,13 +1,15 @@
-"""Aligned face images with attributes and identities from one Parquet file, split by identity.
+"""Aligned face images, split by identity, from what people have: our Parquet layout, a folder, a Hugging Face data set.
 
-Columns read: `image` (encoded bytes), `identity` (int), and any boolean attributes.
+FACES.parquet       columns `image` (encoded bytes), `identity` (int), and any boolean attributes
+FOLDER              images; a sub-folder is one identity, a file directly in it is one by itself
+hf:NAME[@SPLIT]     a name or folder that `datasets.load_dataset` takes: `image`, and `identity` and booleans if there
 """
 
 from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,18 +47,88 @@ def split_of(identity: int) -> Split:
     return "classifier" if bucket < 20 else "train"
 
 
-def load_faces(path: Path, size: int, split: Split, *, limit: int | None = None) -> Faces:
-    """Read and resize (Lanczos, antialiased) the faces of one split; the first `limit` of them if given."""
-    table = pq.read_table(path)
-    wanted = [i for i, identity in enumerate(table["identity"].to_pylist()) if split_of(identity) == split][:limit]
-    table = table.take(wanted)
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+
+
+class DataError(ValueError):
+    """Training data that is not what was expected; the message says what to do."""
+
+
+def load_faces(source: str | Path, size: int, split: Split, *, limit: int | None = None) -> Faces:
+    """Read and resize (Lanczos, antialiased) the faces of one split; the first `limit` of them if given.
+
+    Raises DataError for a source that is none of the kinds above, or has no face in this split.
+    """
+    if isinstance(source, str) and source.startswith("hf:"):
+        pictures, identity, attributes = _from_hugging_face(source)
+    elif Path(source).is_dir():
+        pictures, identity, attributes = _from_folder(Path(source))
+    elif Path(source).is_file():
+        pictures, identity, attributes = _from_parquet(Path(source))
+    else:
+        raise DataError(f"{source}: no such file or folder; give a Parquet file, a folder of images, or hf:NAME")
+    wanted = [i for i, one in enumerate(identity) if split_of(one) == split][:limit]
+    if not wanted:
+        raise DataError(f"{source}: none of its {len(identity)} faces is in the split {split!r}; it needs more identities")
     images = np.empty((len(wanted), size, size, 3), np.uint8)
-    for i, encoded in enumerate(table["image"].to_pylist()):
-        with Image.open(io.BytesIO(encoded)) as picture:
-            rgb = picture.convert("RGB")
-            images[i] = np.asarray(rgb if rgb.size == (size, size) else rgb.resize((size, size), Image.Resampling.LANCZOS))
+    for row, i in enumerate(wanted):
+        images[row] = _resized(pictures(i), size, f"{source}, image {i}")
+    return Faces(images, np.array([identity[i] for i in wanted]), {name: flags[wanted] for name, flags in attributes.items()})
+
+
+Pictures = Callable[[int], Image.Image]
+"""Row => the picture, not decoded before it is asked for."""
+
+
+def _from_parquet(path: Path) -> tuple[Pictures, list[int], dict[str, np.ndarray]]:
+    try:
+        table = pq.read_table(path)
+    except Exception as error:  # pyarrow lets many kinds through
+        raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
+    missing = {"image", "identity"} - set(table.column_names)
+    if missing:
+        raise DataError(f"{path}: expected columns image and identity, lacks {', '.join(sorted(missing))}")
+    encoded = table["image"].combine_chunks() if table.num_rows == 0 else table["image"]
     attributes = {name: table[name].to_numpy() for name in table.column_names if table.schema.field(name).type == "bool"}
-    return Faces(images, table["identity"].to_numpy(), attributes)
+    return lambda i: Image.open(io.BytesIO(encoded[i].as_py())), table["identity"].to_pylist(), attributes
+
+
+def _from_folder(folder: Path) -> tuple[Pictures, list[int], dict[str, np.ndarray]]:
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise DataError(f"{folder}: no images in it; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
+    owners = [path if path.parent == folder else path.parent for path in files]
+    # A hash, so that an identity stays in its split when others are added.
+    identity = [zlib.crc32(str(owner.relative_to(folder)).encode()) for owner in owners]
+    return lambda i: Image.open(files[i]), identity, {}
+
+
+def _from_hugging_face(source: str) -> tuple[Pictures, list[int], dict[str, np.ndarray]]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"{source}: needs the package datasets; pip install datasets") from error
+    name, _, split = source.removeprefix("hf:").partition("@")
+    try:
+        table = datasets.load_dataset(name, split=split or "train")
+    except Exception as error:
+        raise DataError(f"{source}: datasets cannot load it ({type(error).__name__}: {error})") from error
+    if "image" not in table.column_names:
+        raise DataError(f"{source}: expected a column image, it has {', '.join(table.column_names)}")
+    if not isinstance(table.features["image"], datasets.Image):
+        table = table.cast_column("image", datasets.Image())
+    identity = list(table["identity"]) if "identity" in table.column_names else list(range(len(table)))
+    flags = [n for n, feature in table.features.items() if isinstance(feature, datasets.Value) and feature.dtype == "bool"]
+    return lambda i: table[i]["image"], identity, {name: np.array(table[name], bool) for name in flags}
+
+
+def _resized(picture: Image.Image, size: int, what: str) -> np.ndarray:
+    try:
+        with picture:
+            rgb = picture.convert("RGB")
+            return np.asarray(rgb if rgb.size == (size, size) else rgb.resize((size, size), Image.Resampling.LANCZOS))
+    except OSError as error:
+        raise DataError(f"{what}: cannot be decoded ({error}); remove it") from error
 
 
 def shuffled_indices(count: int, batch: int, generator: torch.Generator, steps: int | None = None) -> Iterator[Tensor]:
@@ -73,10 +145,6 @@ def shuffled_indices(count: int, batch: int, generator: torch.Generator, steps: 
             done += 1
 
 
-def shuffled_batches(images: np.ndarray, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless float images [batch, 3, R, R] in [-1, 1], mirrored with probability one half."""
-    raw = torch.from_numpy(images)
-    for indices in shuffled_indices(len(raw), batch, generator):
-        chosen = raw[indices].permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
-        mirrored = torch.rand(batch, 1, 1, 1, generator=generator) < 0.5
-        yield torch.where(mirrored, chosen.flip(3), chosen)
+def epoch_indices(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of one epoch; known from its number alone, so that a resumed run need not replay the ones before."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 7919 + epoch))

@@ -1,19 +1,53 @@
 """The losses of StyleRes (CVPR 2023, Eq. 4-9) and of e4e, one function each.
 
-Legend: N batch, L rows of W+, D width of W; images [N, 3, R, R] in [-1, 1]. Per-sample losses return [N], so that the
-caller can restrict them to samples without (or with) an edit.
+Legend: N batch, L rows of W+, D width of W; images [N, 3, R, R] in [-1, 1]. Per-sample losses return [N]; `batch_mean`
+restricts them to the samples that they concern.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Embedder = Callable[[Tensor], Tensor]
+"""Faces [N, 3, 112, 112] in [-1, 1] => embeddings [N, D], of any length: the identity network of `identity_loss`."""
+
+# Of an FFHQ-aligned image: the square that face recognition networks are shown (rows 35 to 223, columns 32 to 220 of 256).
+FACE_TOP, FACE_LEFT, FACE_SIDE = 35 / 256, 32 / 256, 188 / 256
+
+
+def batch_mean(values_N: Tensor, concerned_N: Tensor | None = None) -> Tensor:
+    """Mean over the *whole* batch, where a sample that a loss does not concern counts as 0 => scalar.
+
+    So a loss weighs the same per sample however many samples of a batch it concerns, and the mean over the slices of a
+    batch is the mean over the batch: several processes learn what one would.
+    """
+    return values_N.mean() if concerned_N is None else torch.where(concerned_N, values_N, 0.0).mean()
+
 
 def pixel_loss(images: Tensor, targets: Tensor) -> Tensor:
     """Mean squared error per sample => [N] (L_l2 of Eq. 5, in the squared form of the authors' training tree)."""
     return (images - targets).square().mean(dim=(1, 2, 3))
+
+
+def face_of(images: Tensor) -> Tensor:
+    """FFHQ-aligned images [N, 3, R, R] => [N, 3, 112, 112], what an identity network is shown."""
+    size = images.shape[-1]
+    top, left, side = round(FACE_TOP * size), round(FACE_LEFT * size), round(FACE_SIDE * size)
+    face = images[:, :, top : top + side, left : left + side]
+    if side >= 112:
+        return F.adaptive_avg_pool2d(face, 112)
+    return F.interpolate(face, size=(112, 112), mode="bilinear", align_corners=False)
+
+
+def identity_loss(embed: Embedder, images: Tensor, targets: Tensor) -> Tensor:
+    """1 - cos(e(x'), e(x)) => [N], 0 (one person) to 2 (L_id of Eq. 7). No gradient reaches the targets."""
+    with torch.no_grad():
+        reference = embed(face_of(targets))
+    return 1 - F.cosine_similarity(embed(face_of(images)), reference, dim=1)
 
 
 def adversarial_loss(fake_logits: Tensor) -> Tensor:
@@ -26,15 +60,15 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
 
 
-def r1_penalty(real_logits: Tensor, real_images: Tensor) -> Tensor:
-    """E || grad_x D(x) ||^2 on real images => scalar (Mescheder et al. 2018); the loss adds gamma / 2 of it."""
-    (gradient,) = torch.autograd.grad(real_logits.sum(), real_images, create_graph=True)
-    return gradient.square().sum(dim=(1, 2, 3)).mean()
+def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
+    """E || grad_x D(x) ||^2 on real samples [N, ...] => scalar (Mescheder et al. 2018); the loss adds gamma / 2 of it."""
+    (gradient,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
+    return gradient.square().flatten(1).sum(dim=1).mean()
 
 
 def feature_regulariser(delta: Tensor) -> Tensor:
-    """mean |dF| => scalar, L_F of Eq. 9 in the L1 form of the authors' training tree."""
-    return delta.float().abs().mean()
+    """mean |dF| => [N], L_F of Eq. 9 in the L1 form of the authors' training tree."""
+    return delta.float().abs().mean(dim=(1, 2, 3))
 
 
 def delta_regulariser(offsets_NLD: Tensor) -> Tensor:
@@ -65,7 +99,16 @@ def edit_offset(wplus_NLD: Tensor, random_w_ND: Tensor, alpha_N: Tensor) -> Tens
     return alpha_N[:, None, None] * (random_w_ND[:, None, :] - wplus_NLD) / 10
 
 
-def sample_alpha(batch: int, generator: torch.Generator) -> Tensor:
-    """Per sample: 0 with probability one half, else uniform in (4, 5) => [N] (section 3.3, "works best in our ablation")."""
-    edited = torch.rand(batch, generator=generator) < 0.5
-    return torch.where(edited, 4 + torch.rand(batch, generator=generator), torch.zeros(()))
+def undo_edit(wplus_NLD: Tensor, random_w_ND: Tensor, alpha_N: Tensor) -> Tensor:
+    """The affine inverse of Eq. 2, W = (W_a - a W_r / 10) / (1 - a / 10): the other reading of "invert the addition"."""
+    share = alpha_N[:, None, None] / 10
+    return (wplus_NLD - share * random_w_ND[:, None, :]) / (1 - share)
+
+
+def sample_alpha(
+    batch: int, generator: torch.Generator, *, share: float = 0.5, between: tuple[float, float] = (4.0, 5.0)
+) -> Tensor:
+    """Per sample: uniform in `between` with probability `share`, else 0 => [N] (section 3.3, "works best in our ablation")."""
+    edited = torch.rand(batch, generator=generator) < share
+    low, high = between
+    return torch.where(edited, low + (high - low) * torch.rand(batch, generator=generator), torch.zeros(()))

