@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.progress import DownloadColumn, Progress
 
 from jobs.convert import report
@@ -34,7 +35,7 @@ def fetch(
             check_free(place, overwrite)
         elif place.exists():
             raise UsageError(f"{place} exists already; use another --out")
-        with Progress(*Progress.get_default_columns(), DownloadColumn(), transient=True) as bar:
+        with Progress(*Progress.get_default_columns(), DownloadColumn(), transient=True, console=Console(stderr=True)) as bar:
             task = bar.add_task(asset.file)
             with downloaded(asset, place.absolute().parent, lambda done, all: bar.update(task, completed=done, total=all)) as path:
                 digest = sha256_of(path)

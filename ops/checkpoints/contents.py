@@ -105,7 +105,7 @@ def styleres(value: dict[str, Any]) -> Content:
         raise CheckpointError("a StyleRes file holds dicts e4e and generator_smooth and a tensor latent_avg; this one holds others")
     facts = {
         "tensors": f"{len(parts['e4e'])} in e4e, {len(parts['generator_smooth'])} in generator_smooth (E1 and E2 among them)",
-        "numbers": f"{sum(t.numel() for part in parts.values() for t in part.values()):,}",
+        "numbers": f"{sum(t.numel() for part in parts.values() for t in part.values() if isinstance(t, Tensor)):,}",
         "latent_avg": str(list(value["latent_avg"].shape)),
         "resolution": f"{resolution_of(parts['generator_smooth'])} px",
     }

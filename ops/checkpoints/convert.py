@@ -181,6 +181,17 @@ def check_names(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None
 # ----------------------------------------------------------------------------------------------------------- writing
 
 
+def apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every tensor in memory of its own, as safetensors wants it: foreign files may hold one under two names."""
+    seen: set[int] = set()
+    own = {}
+    for name, value in weights.items():
+        place = value.untyped_storage().data_ptr()
+        own[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return own
+
+
 def in_half(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights in float16, half the space. Vectors stay as they are: variances of norms would vanish, and they weigh nothing.
 
@@ -229,13 +240,13 @@ def convert(
                     crop=crop,
                     content=content,
                     edits=[],
-                    weights=in_half(read.weights) if half else read.weights,
+                    weights=apart(in_half(read.weights) if half else read.weights),
                     directions={},
                     card=card_of(name, source, terms, f"a {read.method} bundle"),
                 )
             case Prior():
                 terms = licence or NOT_STATED
-                kept = replace(read, generator=in_half(read.generator)) if half else read
+                kept = replace(read, generator=apart(in_half(read.generator) if half else read.generator))
                 write_prior(folder, kept, licence=terms, source=source, card=card_of(name, source, terms, "a generator"))
     return replace(bundle, path=out) if isinstance(read, Model) else out
 

@@ -36,7 +36,7 @@ FIR_GAIN = 4.0
 
 def nvidia_name(key: str) -> str | None:
     """One of their names => NVIDIA's; None for the constant filters. Raises KeyError for any other name."""
-    if re.fullmatch(r"(conv1|convs\.\d+)\.conv\.blur\.kernel|to_rgbs\.\d+\.upsample\.kernel", key):
+    if re.fullmatch(r"convs\.\d*[02468]\.conv\.blur\.kernel|to_rgbs\.\d+\.upsample\.kernel", key):
         return None
     if key == "input.input":
         return "synthesis.b4.const"
