@@ -25,7 +25,8 @@ def convert_command(
     name: Annotated[str | None, typer.Option("--name", help="Of the bundle; the folder's if not given.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Store weights in float16.")] = False,
     crop: Annotated[
-        Literal["ffhq", "none", "centre"], typer.Option("--crop", help="How the model's pictures are cut: faces, or whole frames.")
+        Literal["ffhq", "none", "centre"],
+        typer.Option("--crop", help="How the model's pictures are cut: faces, or whole frames."),
     ] = "ffhq",
     content: Annotated[
         str | None, typer.Option("--content", help="HEIGHTxWIDTH of the picture in the encoder's square, 192x256 for cars.")
@@ -52,7 +53,7 @@ def convert_command(
 
 
 def content_from(text: str | None) -> tuple[int, int] | None:
-    """"192x256" => (192, 256). Raises UsageError for anything else."""
+    """ "192x256" => (192, 256). Raises UsageError for anything else."""
     if text is None:
         return None
     words = text.lower().split("x")

@@ -41,7 +41,9 @@ class Check:
 
 
 def doctor(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL_OR_FILE]", help="A bundle, a checkpoint, an edit's file.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL_OR_FILE]", help="A bundle, a checkpoint, an edit's file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
 ) -> None:
     """Say what a model or file is; without one, check this machine."""

@@ -37,7 +37,9 @@ def fetch(
             raise UsageError(f"{place} exists already; use another --out")
         with Progress(*Progress.get_default_columns(), DownloadColumn(), transient=True, console=Console(stderr=True)) as bar:
             task = bar.add_task(asset.file)
-            with downloaded(asset, place.absolute().parent, lambda done, all: bar.update(task, completed=done, total=all)) as path:
+            with downloaded(
+                asset, place.absolute().parent, lambda done, all: bar.update(task, completed=done, total=all)
+            ) as path:
                 digest = sha256_of(path)
                 verified = "verified" if asset.sha256 else "the catalogue knows no digest to verify it by"
                 if asset.format is None:

@@ -107,10 +107,11 @@ def download(asset: Asset, source: str, path: Path, progress: Callable[[int, int
                 received += len(block)
                 progress(received, promised)
     except (OSError, urllib.error.URLError, ValueError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        # An HTTPError is a URLError too, and its text names the status.
+        reason = error.reason if type(error) is urllib.error.URLError else error
         raise FetchError(
-            f"{asset.name}: cannot download {source} ({reason}). On a machine without a network, bring {asset.file} from one that "
-            "has it" + (f" and run styleres convert {asset.file} --out FOLDER" if asset.format else "")
+            f"{asset.name}: cannot download {source} ({reason}). On a machine without a network, bring {asset.file} from one "
+            "that has it" + (f" and run styleres convert {asset.file} --out FOLDER" if asset.format else "")
         ) from error
     if promised is not None and received != promised:
         raise FetchError(f"{asset.name}: {source} ended after {received:,} of {promised:,} bytes; fetch it again")
@@ -124,8 +125,8 @@ def verify(asset: Asset, source: str, path: Path, digest: str) -> None:
         raise FetchError(f"{asset.name}: from {source}: {wrong_file(path.relative_to(path.parent), found, asset.about)}")
     if asset.sha256 is not None and digest != asset.sha256:
         raise FetchError(
-            f"{asset.name}: {source} has the SHA-256 {digest}, and the catalogue names {asset.sha256}: another file, or a changed "
-            "one; nothing was kept"
+            f"{asset.name}: {source} has the SHA-256 {digest}, and the catalogue names {asset.sha256}: another file, or a "
+            "changed one; nothing was kept"
         )
 
 

@@ -102,14 +102,18 @@ def direction(path: Path, shape: tuple[int, ...], value: object) -> Content:
 def styleres(value: dict[str, Any]) -> Content:
     parts = {part: value[part] for part in ("e4e", "generator_smooth")}
     if not all(isinstance(part, dict) for part in parts.values()) or not isinstance(value.get("latent_avg"), Tensor):
-        raise CheckpointError("a StyleRes file holds dicts e4e and generator_smooth and a tensor latent_avg; this one holds others")
+        raise CheckpointError(
+            "a StyleRes file holds dicts e4e and generator_smooth and a tensor latent_avg; this one holds others"
+        )
     facts = {
         "tensors": f"{len(parts['e4e'])} in e4e, {len(parts['generator_smooth'])} in generator_smooth (E1 and E2 among them)",
         "numbers": f"{sum(t.numel() for part in parts.values() for t in part.values() if isinstance(t, Tensor)):,}",
         "latent_avg": str(list(value["latent_avg"].shape)),
         "resolution": f"{resolution_of(parts['generator_smooth'])} px",
     }
-    return Content("a StyleRes checkpoint in the official layout", "styleres", value, facts, "styleres convert FILE --out FOLDER")
+    return Content(
+        "a StyleRes checkpoint in the official layout", "styleres", value, facts, "styleres convert FILE --out FOLDER"
+    )
 
 
 def encoder_family(path: Path, value: dict[str, Any]) -> Content:
@@ -149,7 +153,9 @@ def options_of(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def nvidia_tensors(count: int) -> Content:
     facts = {"tensors": str(count)}
-    return Content("a StyleGAN2 generator's tensors by NVIDIA's names", None, None, facts, "a part of a folder for styleres train")
+    return Content(
+        "a StyleGAN2 generator's tensors by NVIDIA's names", None, None, facts, "a part of a folder for styleres train"
+    )
 
 
 def resolution_of(tensors: Mapping[str, Any]) -> int:

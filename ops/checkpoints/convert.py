@@ -1,8 +1,8 @@
 """Foreign checkpoints => a bundle, or a generator's folder. Nothing but tensors and sizes comes over.
 
-    official StyleRes file         => bundle, method styleres
-    e4e's own file                 => bundle, method e4e
-    NVIDIA pickle, rosinality .pt  => generator for `styleres train --prior` (ops.checkpoints.prior)
+official StyleRes file         => bundle, method styleres
+e4e's own file                 => bundle, method e4e
+NVIDIA pickle, rosinality .pt  => generator for `styleres train --prior` (ops.checkpoints.prior)
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from ops.stylegan2.generator import Generator
 
 NOT_STATED = "not stated by the file: the licence of whoever published it holds, and of the data it was trained on"
 RESEARCH = (
-    "as published by the authors. The official StyleRes release and NVIDIA's FFHQ generators are for non-commercial research only"
+    "as published by the authors. The official StyleRes release and NVIDIA's FFHQ generators are for non-commercial research "
+    "only"
 )
 
 
@@ -50,8 +51,8 @@ class Model:
 def read_checkpoint(path: Path, wanted: Format | None = None, preset: StyleResConfig | None = None) -> Model | Prior:
     """A foreign checkpoint as ours.
 
-    wanted: the format it must be; None takes what it looks like. preset: sizes to use instead of those read off the tensors, where
-    the file does not tell them. Raises CheckpointError that says what the file is, or lists missing and unknown tensors.
+    wanted: the format it must be; None takes what it looks like. preset: sizes to use instead of those read off the tensors,
+    where the file does not tell them. Raises CheckpointError that says what the file is, or lists missing and unknown tensors.
     """
     content = read_content(path)
     if content.format is None:
@@ -76,7 +77,10 @@ def read_checkpoint(path: Path, wanted: Format | None = None, preset: StyleResCo
 
 
 def read_styleres(content: Content, preset: StyleResConfig | None) -> Model:
-    e4e, smooth = tensors_only(content.value["e4e"], "e4e."), tensors_only(content.value["generator_smooth"], "generator_smooth.")
+    e4e, smooth = (
+        tensors_only(content.value["e4e"], "e4e."),
+        tensors_only(content.value["generator_smooth"], "generator_smooth."),
+    )
     config = preset or config_from_official(e4e, smooth)
     weights = state_dict_from_official(e4e, content.value["latent_avg"], smooth, num_ws=config.generator.num_ws)
     return fitted(Model("styleres", config, weights))
@@ -102,8 +106,8 @@ def read_e4e(content: Content, preset: StyleResConfig | None, *, asked_for: bool
         resolution = sizes.feature_resolution
         if resolution not in generator_config.channels:
             raise CheckpointError(
-                f"an encoder of {sizes.input_size} px images on a generator of {generator_config.resolution} px: its features at "
-                f"{resolution} px have no counterpart; name the sizes with --preset"
+                f"an encoder of {sizes.input_size} px images on a generator of {generator_config.resolution} px: its "
+                f"features at {resolution} px have no counterpart; name the sizes with --preset"
             )
         residual = ResidualConfig(
             resolution=resolution,
@@ -254,7 +258,7 @@ def convert(
 def card_of(name: str, source: str, licence: str, what: str) -> str:
     return (
         f"# {name}\n\nConverted by `styleres convert` from {source}: {what}.\n\n"
-        f"Licence: {licence}.\n\nQuality: not measured here; conversion changes no number but, with `--half`, their precision.\n"
+        f"Licence: {licence}.\n\nQuality: not measured here; conversion changes no number, but `--half` their precision.\n"
     )
 
 
@@ -265,7 +269,9 @@ def check_free(out: Path, overwrite: bool) -> None:
     if not overwrite:
         raise CheckpointError(f"{out} exists already; use --overwrite to replace a model there, or another --out")
     if not (out / "config.json").is_file():
-        raise CheckpointError(f"{out} is not a model's folder (it has no config.json), so it is not replaced; use another --out")
+        raise CheckpointError(
+            f"{out} is not a model's folder (it has no config.json), so it is not replaced; use another --out"
+        )
 
 
 @contextmanager

@@ -123,5 +123,3 @@ def converted_facts(read: Model | Prior) -> dict[str, str]:
             facts["discriminator"] = "yes" if read.discriminator is not None else "no"
     facts["generator"] = f"{generator.resolution} px, {generator.num_ws} rows of W+ of width {generator.w_dim}"
     return facts
-
-

@@ -73,8 +73,8 @@ def generator_from_pickle(content: object) -> tuple[StyleGAN2Config, dict[str, T
     """
     if isinstance(content, tuple) and len(content) == 3:
         raise CheckpointError(
-            "a network pickle of the TensorFlow StyleGAN (a tuple of G, D, Gs); turn it into a PyTorch pickle with NVIDIA's own "
-            "legacy.py first, then convert that"
+            "a network pickle of the TensorFlow StyleGAN (a tuple of G, D, Gs); turn it into a PyTorch pickle with NVIDIA's "
+            "own legacy.py first, then convert that"
         )
     if not isinstance(content, dict) or "G_ema" not in content:
         keys = f"a dict of {listing(map(str, content))}" if isinstance(content, dict) else f"a {type(content).__name__}"

@@ -74,7 +74,9 @@ def config_from_official(e4e: Mapping[str, Tensor], generator_smooth: Mapping[st
     """Sizes of the three networks. Raises CheckpointError where tensors that say a size are missing or disagree."""
     blocks = numbers(generator_smooth, r"synthesis\.b(\d+)\.modify_feature_")
     if len(blocks) != 1:
-        raise CheckpointError(f"expected E1 and E2 (modify_feature_*) inside one block of the generator, got {blocks or 'none'}")
+        raise CheckpointError(
+            f"expected E1 and E2 (modify_feature_*) inside one block of the generator, got {blocks or 'none'}"
+        )
     resolution = blocks[0]
     generator = generator_sizes(generator_smooth, conv_clamp=CONV_CLAMP)
     inner = {ours: value for key, value in generator_smooth.items() if "modify_feature_" in key and (ours := rename(key))}

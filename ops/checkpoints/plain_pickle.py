@@ -1,8 +1,8 @@
 """Pickles as data. A pickle is a program; this reader runs only the part of the language that builds values.
 
-Every name that a pickle asks for is answered from one table of harmless makers (`_find`); none is ever imported. Objects of
-classes that only the file's own program knows become `Inert`: a record of the class's name, its arguments and its state. Sources
-of classes that NVIDIA's pickles carry along (`module_src`) are strings here, and stay strings.
+Every name that a pickle asks for is answered from one table of harmless makers (`find_class`); none is ever imported. Objects
+of classes that only the file's own program knows become `Inert`: a record of the class's name, its arguments and its state.
+Sources of classes that NVIDIA's pickles carry along (`module_src`) are strings here, and stay strings.
 """
 
 from __future__ import annotations
@@ -40,16 +40,17 @@ class Inert:
 
     module = ""
     name = ""
+    arguments: tuple[object, ...] = ()
+    state: object = None
 
     def __new__(cls, *arguments: object, **keywords: object) -> Inert:
+        """Pickles may call this alone, without `__init__`."""
         self = super().__new__(cls)
         self.arguments = arguments
-        self.keywords = keywords
-        self.state: object = None
         return self
 
     def __init__(self, *arguments: object, **keywords: object) -> None:
-        """Arguments are kept by `__new__`, which pickles may call alone."""
+        """`__new__` has kept the arguments."""
 
     def __setstate__(self, state: object) -> None:
         self.state = state
@@ -131,6 +132,13 @@ def _reconstruct(kind: object, *_: object) -> _Array:
     return _Array()
 
 
+def _from_buffer(content: object, dtype: object, shape: object, order: object = "C") -> _Array:
+    """How NumPy writes arrays since protocol 5."""
+    array = _Array()
+    array.__setstate__((1, shape, dtype, order == "F", bytes(content) if isinstance(content, bytearray) else content))
+    return array
+
+
 def _scalar(dtype: object, content: object = None) -> object:
     if not isinstance(dtype, _DType) or not isinstance(content, bytes):
         raise Refused("a NumPy scalar that is not a number")
@@ -195,6 +203,8 @@ class _Reader(pickle.Unpickler):
                 )  # fmt: skip
             case "numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct":
                 return _Maker(_reconstruct)
+            case "numpy.core.numeric" | "numpy._core.numeric", "_frombuffer":
+                return _Maker(_from_buffer)
             case "numpy.core.multiarray" | "numpy._core.multiarray", "scalar":
                 return _Maker(_scalar)
             case "numpy", "ndarray":
@@ -238,8 +248,8 @@ def load_pickle(path: Path, expected: str = "a pickle of data") -> object:
             return _Reader(stream, encoding="latin1").load()
         except Refused as error:
             raise CheckpointError(
-                f"{path}: a pickle that asks for more than data: {error}. Nothing of it was run. If you trust the file, turn it "
-                "into tensors with the program that wrote it"
+                f"{path}: a pickle that asks for more than data: {error}. Nothing of it was run. If you trust the file, turn "
+                "it into tensors with the program that wrote it"
             ) from error
         except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise CheckpointError(f"{path}: a damaged or cut off pickle ({error}); download it again") from error

@@ -1,4 +1,4 @@
-"""Generators in the names of rosinality/stylegan2-pytorch (e4e, pSp, HFGI, HyperStyle carry one as `decoder.`) => NVIDIA's names.
+"""Generators in the names of rosinality/stylegan2-pytorch => NVIDIA's names. e4e, pSp, HFGI and HyperStyle carry one as `decoder.`.
 
     their name                        ours (NVIDIA's)                  numbers
     style.{i+1}.*                     mapping.fc{i}.*                  as they are: both store raw values, run with 0.01
@@ -87,8 +87,8 @@ def generator_from_rosinality(
 ) -> tuple[StyleGAN2Config, dict[str, Tensor]]:
     """A generator's tensors by their names => its sizes, and its state dict by NVIDIA's.
 
-    latent_avg: the mean of W in any shape [..., D]; None where the file has none: it is then measured. `where`: how messages call
-    this part of the file. Raises CheckpointError that lists unknown names.
+    latent_avg: the mean of W in any shape [..., D]; None where the file has none: it is then measured. `where`: how messages
+    call this part of the file. Raises CheckpointError that lists unknown names.
     """
     state: dict[str, Tensor] = {}
     unknown = []

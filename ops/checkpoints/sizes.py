@@ -41,8 +41,8 @@ def generator_sizes(tensors: Mapping[str, Tensor], *, conv_clamp: float | None) 
     expected = [2**k for k in range(2, max(resolutions, default=4).bit_length())]
     if resolutions != expected or len(resolutions) < 4:
         raise CheckpointError(
-            f"expected generator blocks b4, b8, ... up to b32 or more, got {resolutions or 'none'}; this is no StyleGAN2 generator "
-            "of the 'skip' kind"
+            f"expected generator blocks b4, b8, ... up to b32 or more, got {resolutions or 'none'}; this is no StyleGAN2 "
+            "generator of the 'skip' kind"
         )
     if any(name.startswith("mapping.embed.") for name in tensors):
         raise CheckpointError("a generator with class labels (mapping.embed); only unconditional ones can be inverted")
@@ -68,8 +68,8 @@ def check_fir(name: str, kernel: Tensor, gain: float = 1.0) -> None:
     expected = fir_kernel(FIR_TAPS) * gain
     if kernel.shape != expected.shape or not torch.allclose(kernel.float(), expected, rtol=1e-4, atol=1e-6):
         raise CheckpointError(
-            f"{name}: expected the filter [1, 3, 3, 1] with sum {gain:g}, got {list(kernel.shape)} with sum {float(kernel.sum()):g}; "
-            "generators with other filters are not supported"
+            f"{name}: expected the filter [1, 3, 3, 1] with sum {gain:g}, got {list(kernel.shape)} with sum "
+            f"{float(kernel.sum()):g}; generators with other filters are not supported"
         )
 
 
@@ -87,8 +87,15 @@ def encoder_sizes(tensors: Mapping[str, Tensor], feature_tap: int) -> E4eConfig:
     rows = numbers(tensors, r"styles\.(\d+)\.")
     depths = [len(numbers({name: t for name, t in tensors.items() if name.startswith(f"styles.{row}.convs.")},
                           rf"styles\.{row}\.convs\.(\d+)\.")) for row in rows]  # fmt: skip
-    if not rows or rows != list(range(len(rows))) or depths != sorted(depths) or not set(depths) <= {depths[0] + k for k in (0, 1, 2)}:
-        raise CheckpointError(f"expected heads styles.0, styles.1, ... of n, then n+1, then n+2 convolutions, got {depths or 'none'}")
+    if (
+        not rows
+        or rows != list(range(len(rows)))
+        or depths != sorted(depths)
+        or not set(depths) <= {depths[0] + k for k in (0, 1, 2)}
+    ):
+        raise CheckpointError(
+            f"expected heads styles.0, styles.1, ... of n, then n+1, then n+2 convolutions, got {depths or 'none'}"
+        )
     return E4eConfig(
         input_size=16 << depths[0],
         stem_channels=need(tensors, "input_layer.0.weight", 4)[0],
@@ -120,7 +127,6 @@ def tap_of(input_size: int, resolution: int) -> int:
     """Which of c0..c3 has the side `resolution`: c_k is the input halved k + 1 times."""
     taps = [tap for tap in range(4) if input_size >> (tap + 1) == resolution]
     if not taps:
-        raise CheckpointError(
-            f"features at {resolution} px, and an encoder for {input_size} px has features at {[input_size >> k for k in (1, 2, 3, 4)]}"
-        )
+        sides = [input_size >> (tap + 1) for tap in range(4)]
+        raise CheckpointError(f"features at {resolution} px, and an encoder for {input_size} px has features at {sides}")
     return taps[0]

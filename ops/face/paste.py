@@ -157,7 +157,7 @@ def sides_inside(frame: np.ndarray, quad_42: np.ndarray) -> Sides:
     """Which sides of an upright quad lie inside the frame, where a seam could be seen; a side on the frame's edge does not."""
     (left, top), (right, bottom) = quad_42.min(0), quad_42.max(0)
     height, width = frame.shape[:2]
-    return left > 0.0, top > 0.0, right < width - 1.0, bottom < height - 1.0
+    return bool(left > 0.0), bool(top > 0.0), bool(right < width - 1.0), bool(bottom < height - 1.0)
 
 
 def _colour_match(
@@ -169,9 +169,9 @@ def _colour_match(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Per channel gain and offset, float32 [3], that give `measured` the source crop's mean and spread."""
     height, width = measured.shape[:2]
-    weight = _mask(max(height, width), frame, quad_42, mask, landmarks).astype(np.float64)
-    if height != width:
-        weight = cv2.resize(weight, (width, height), interpolation=cv2.INTER_AREA)
+    square = _mask(max(height, width), frame, quad_42, mask, landmarks)
+    shaped = square if height == width else cv2.resize(square, (width, height), interpolation=cv2.INTER_AREA)
+    weight = shaped.astype(np.float64)
     weight = (weight / max(weight.sum(), 1e-12))[:, :, None]
     source = crop_face(frame, quad_42, (height, width)).astype(np.float64)
 

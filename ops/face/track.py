@@ -175,9 +175,7 @@ def track_faces(frames: Sequence[FrameFaces], time_base: Fraction, settings: Tra
     return TrackResult(tracks, shots, dropped)
 
 
-def track_whole_frames(
-    frames: Sequence[FrameFaces], quad_42: np.ndarray, settings: TrackSettings | None = None
-) -> TrackResult:
+def track_whole_frames(frames: Sequence[FrameFaces], quad_42: np.ndarray, settings: TrackSettings | None = None) -> TrackResult:
     """All rows of one source => one track per shot, over all of its frames, with the same quad everywhere.
 
     For models whose crop needs no face. There are no landmarks (NaN) and no scores (NaN); nothing is interpolated or dropped.

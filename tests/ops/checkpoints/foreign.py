@@ -1,7 +1,8 @@
 """Files of other projects with small random weights, written here from their documented layouts alone, and what those projects
 compute from them: nothing in this file uses our converters.
 
-The pickles are real ones: classes of modules with NVIDIA's names, made for the moment of writing, reduced as `persistence` does.
+The pickles are real ones: classes of modules with NVIDIA's names, made for the moment of writing, reduced as `persistence`
+does.
 """
 
 from __future__ import annotations
@@ -362,5 +363,3 @@ def persistent_pickle(path: Path, networks: dict[str, dict[str, Tensor]], *, sou
     finally:
         for name in packages:
             del sys.modules[name]
-
-

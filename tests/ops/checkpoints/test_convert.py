@@ -79,7 +79,9 @@ def test_a_bare_rosinality_state_dict_is_read_too(tmp_path: Path) -> None:
 def test_an_nvidia_pickle_makes_the_pictures_of_its_tensors(tmp_path: Path) -> None:
     state = foreign.nvidia_state()
     path = tmp_path / "network.pkl"
-    discriminator = {f"{k}": v for k, v in Discriminator(StyleGAN2Config(resolution=32, channels=foreign.CHANNELS)).state_dict().items()}
+    discriminator = {
+        f"{k}": v for k, v in Discriminator(StyleGAN2Config(resolution=32, channels=foreign.CHANNELS)).state_dict().items()
+    }
     networks = {"G": foreign.nvidia_state(seed=7), "D": discriminator, "G_ema": state}
     foreign.persistent_pickle(path, networks, conv_clamp=256, architecture="skip", activation="lrelu")
     convert(path, tmp_path / "prior")
@@ -138,7 +140,12 @@ def test_the_shared_prior_under_rosinalitys_names_is_the_shared_prior_again(tmp_
 def test_an_e4e_file_becomes_a_bundle_with_its_numbers(tmp_path: Path, namespace: bool) -> None:
     content = foreign.e4e_file(tmp_path / "e4e.pt", namespace=namespace, global_step=7, optimizer={"lr": 1.0})
     bundle = convert(tmp_path / "e4e.pt", tmp_path / "bundle")
-    assert isinstance(bundle, Bundle) and bundle.method == "e4e" and bundle.edits == () and bundle == open_bundle(tmp_path / "bundle")
+    assert (
+        isinstance(bundle, Bundle)
+        and bundle.method == "e4e"
+        and bundle.edits == ()
+        and bundle == open_bundle(tmp_path / "bundle")
+    )
     assert bundle.config.encoder.groups == ((16, 16, 2), (16, 24, 1), (24, 32, 2), (32, 48, 1))
     assert bundle.config.encoder.input_size == 32 and bundle.config.encoder.middle_rows == 3
     model = bundle.load()
@@ -193,7 +200,9 @@ def test_a_styleres_file_of_any_size_becomes_a_bundle(tmp_path: Path, shape: tup
     assert model.generate(inversion.wplus_NLD, inversion.detail).isfinite().all()
     stored = load_file(bundle.path / "weights.safetensors")
     given = content["generator_smooth"]
-    assert torch.equal(stored["gates.convs2.2.res_layer.2.weight"], given["synthesis.b8.modify_feature_gates.convs2.2.res_layer.2.weight"])
+    assert torch.equal(
+        stored["gates.convs2.2.res_layer.2.weight"], given["synthesis.b8.modify_feature_gates.convs2.2.res_layer.2.weight"]
+    )
     assert "dconv3" not in "".join(stored)
 
 
@@ -224,9 +233,15 @@ Change = Callable[[dict[str, Any]], object]
         (lambda c: c["e4e"].pop("latlayer1.bias"), r"missing \(1\): encoder\.latlayer1\.bias"),
         (lambda c: c["e4e"].update(surplus=torch.zeros(1)), r"unknown \(1\): encoder\.surplus"),
         (lambda c: c["generator_smooth"].update(surplus=torch.zeros(1)), "no StyleRes model has: surplus"),
-        (lambda c: c["generator_smooth"].pop("synthesis.b16.conv0.bias"), r"missing \(1\): generator\.synthesis\.b16\.conv0\.bias"),
+        (
+            lambda c: c["generator_smooth"].pop("synthesis.b16.conv0.bias"),
+            r"missing \(1\): generator\.synthesis\.b16\.conv0\.bias",
+        ),
         (lambda c: c["generator_smooth"].pop("mapping.w_avg"), "missing.*w_avg"),
-        (lambda c: c["generator_smooth"].update({"synthesis.b16.conv0.bias": torch.zeros(9)}), r"conv0\.bias \[9\], expected \[10\]"),
+        (
+            lambda c: c["generator_smooth"].update({"synthesis.b16.conv0.bias": torch.zeros(9)}),
+            r"conv0\.bias \[9\], expected \[10\]",
+        ),
         (lambda c: c.update(latent_avg=torch.zeros(5, 14)), "does not broadcast"),
         (lambda c: c.update(latent_avg="none"), "a tensor latent_avg"),
         (lambda c: c["e4e"].update({"latlayer1.bias": [1.0]}), r"tensors only.*latlayer1\.bias \(list\)"),

@@ -116,7 +116,12 @@ def e4e(tmp_path_factory: pytest.TempPathFactory) -> Iterator[E4e]:
     folder = tmp_path_factory.mktemp("e4e")
     state = {f"encoder.{name}": value for name, value in baseline_section("e4e", "encoder").items()}
     state |= {f"decoder.{name}": value for name, value in baseline_section("e4e", "decoder").items()}
-    options = {"encoder_type": "Encoder4Editing", "stylegan_size": 1024, "start_from_latent_avg": True, "dataset_type": "ffhq_encode"}
+    options = {
+        "encoder_type": "Encoder4Editing",
+        "stylegan_size": 1024,
+        "start_from_latent_avg": True,
+        "dataset_type": "ffhq_encode",
+    }
     latent_avg = baseline_section("e4e", "latent_avg")["latent_avg"]
     torch.save({"state_dict": state, "opts": options, "latent_avg": latent_avg}, folder / "e4e_ffhq_encode.pt")
     del state
@@ -171,5 +176,3 @@ def test_e4e_is_the_officials(e4e: E4e) -> None:
     edited = latent + 1.5 * 0.3 * draw(f"{SALT}edit.direction", (1, 18, 512))
     assert_baseline(arrays, "latent_edit", edited)
     assert_baseline(arrays, "image_edit", e4e.generate(edited, None))
-
-
