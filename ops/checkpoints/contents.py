@@ -137,7 +137,8 @@ def encoder_family(path: Path, value: dict[str, Any]) -> Content:
     elif (stem := tensors.get("encoder.input_layer.0.weight")) is not None and stem.shape[1] == 6:
         other = "a ReStyle checkpoint (its encoder reads six channels)"
     elif options.get("encoder_type", ENCODER_TYPE) != ENCODER_TYPE:
-        other = f"a checkpoint of another encoder, {options['encoder_type']} (pSp has the same tensors as e4e and adds them differently)"
+        kind = options["encoder_type"]
+        other = f"a checkpoint of another encoder, {kind} (pSp has the same tensors as e4e and adds them differently)"
     if other is not None:
         return Content(other, None, value, facts, "no command converts it; e4e and StyleRes files can be converted")
     return Content("an e4e checkpoint", "e4e", value, facts, "styleres convert FILE --out FOLDER")

@@ -1,4 +1,4 @@
-"""Generators in the names of rosinality/stylegan2-pytorch => NVIDIA's names. e4e, pSp, HFGI and HyperStyle carry one as `decoder.`.
+"""Generators in the names of rosinality/stylegan2-pytorch => NVIDIA's. e4e, pSp, HFGI and HyperStyle carry one as `decoder.`.
 
     their name                        ours (NVIDIA's)                  numbers
     style.{i+1}.*                     mapping.fc{i}.*                  as they are: both store raw values, run with 0.01
@@ -105,7 +105,7 @@ def generator_from_rosinality(
     if unknown:
         raise CheckpointError(f"names that no rosinality generator has: {listing(where + key for key in unknown)}")
     config = generator_sizes(state, conv_clamp=None)
-    state["mapping.w_avg"] = mean_code(config, state) if latent_avg is None else latent_avg.reshape(-1, latent_avg.shape[-1])[0]
+    state["mapping.w_avg"] = mean_code(config, state) if latent_avg is None else latent_avg.reshape(-1, latent_avg.shape[-1])[0].clone()
     return config, state
 
 
