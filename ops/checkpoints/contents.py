@@ -66,14 +66,14 @@ def describe_torch(path: Path, value: object) -> Content:
         raise CheckpointError(f"{path}: holds a {type(value).__name__}; expected a dict of tensors, or a direction")
     names = [key for key in value if isinstance(key, str)]
     if "generator_smooth" in value and "e4e" in value:
-        return styleres(value)
+        return styleres(path, value)
     if isinstance(value.get("state_dict"), dict):
         return encoder_family(path, value)
     if isinstance(value.get("g_ema"), dict) or {"style.1.weight", "conv1.conv.weight"} <= set(names):
         tensors = value.get("g_ema", value)
         facts = {"tensors": str(len(tensors)), "mean code": "in the file" if "latent_avg" in value else "will be measured"}
         return Content("a rosinality StyleGAN2 generator", "rosinality", value, facts, "styleres convert FILE --out FOLDER")
-    if {"mean", "comp", "std"} <= set(names):
+    if all(isinstance(value.get(name), Tensor) and value[name].ndim > 0 for name in ("mean", "comp", "std")):
         facts = {"components": str(len(value["comp"])), "width": str(value["mean"].shape[-1])}
         return Content("a GANSpace basis (principal components of W)", None, value, facts, EDIT_FILE)
     if any(name.split(".")[0] in ("course_mapping", "medium_mapping", "fine_mapping") for name in names):
@@ -99,11 +99,12 @@ def direction(path: Path, shape: tuple[int, ...], value: object) -> Content:
     return Content("an edit direction", None, value, facts, EDIT_FILE)
 
 
-def styleres(value: dict[str, Any]) -> Content:
+def styleres(path: Path, value: dict[str, Any]) -> Content:
+    """The official layout; what else a training state holds is left out."""
     parts = {part: value[part] for part in ("e4e", "generator_smooth")}
     if not all(isinstance(part, dict) for part in parts.values()) or not isinstance(value.get("latent_avg"), Tensor):
         raise CheckpointError(
-            "a StyleRes file holds dicts e4e and generator_smooth and a tensor latent_avg; this one holds others"
+            f"{path}: a StyleRes file holds dicts e4e and generator_smooth and a tensor latent_avg; this one holds others"
         )
     facts = {
         "tensors": f"{len(parts['e4e'])} in e4e, {len(parts['generator_smooth'])} in generator_smooth (E1 and E2 among them)",
@@ -118,7 +119,7 @@ def styleres(value: dict[str, Any]) -> Content:
 
 def encoder_family(path: Path, value: dict[str, Any]) -> Content:
     """e4e, and its relatives of the same layout, told apart by what else they hold and by `opts`."""
-    tensors: dict[str, Tensor] = value["state_dict"]
+    tensors = {name: tensor for name, tensor in value["state_dict"].items() if isinstance(name, str)}
     prefixes = sorted({name.split(".")[0] for name in tensors})
     options = options_of(value)
     facts = {"tensors": str(len(tensors)), "parts": ", ".join(prefixes)}
@@ -134,7 +135,7 @@ def encoder_family(path: Path, value: dict[str, Any]) -> Content:
         other = "a StyleFeatureEditor checkpoint"
     elif "encoder" not in prefixes:
         other = f"a training checkpoint of {', '.join(prefixes) or 'nothing'}"
-    elif (stem := tensors.get("encoder.input_layer.0.weight")) is not None and stem.shape[1] == 6:
+    elif isinstance(stem := tensors.get("encoder.input_layer.0.weight"), Tensor) and stem.ndim == 4 and stem.shape[1] == 6:
         other = "a ReStyle checkpoint (its encoder reads six channels)"
     elif options.get("encoder_type", ENCODER_TYPE) != ENCODER_TYPE:
         kind = options["encoder_type"]
@@ -161,7 +162,7 @@ def nvidia_tensors(count: int) -> Content:
 
 def resolution_of(tensors: Mapping[str, Any]) -> int:
     """Largest block of a generator by NVIDIA's names; 0 without any."""
-    blocks = [name.split(".")[1][1:] for name in tensors if name.startswith("synthesis.b")]
+    blocks = [name.split(".")[1][1:] for name in map(str, tensors) if name.startswith("synthesis.b")]
     return max((int(block) for block in blocks if block.isdigit()), default=0)
 
 

@@ -28,8 +28,10 @@ from ops.checkpoints.official import config_from_official, rows_of_latent_avg, s
 from ops.checkpoints.prior import Prior, write_prior
 from ops.checkpoints.rosinality import generator_from_rosinality
 from ops.checkpoints.sizes import encoder_sizes
+from ops.inversion.e4e import E4eConfig
 from ops.inversion.residual import ResidualConfig
 from ops.inversion.styleres import StyleResConfig
+from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.generator import Generator
 
 NOT_STATED = "not stated by the file: the licence of whoever published it holds, and of the data it was trained on"
@@ -74,6 +76,8 @@ def read_checkpoint(path: Path, wanted: Format | None = None, preset: StyleResCo
                 assert_never(other)
     except CheckpointError as error:
         raise CheckpointError(f"{path} ({content.what}): {error}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path} ({content.what}): nested deeper than any network") from error
 
 
 def read_styleres(content: Content, preset: StyleResConfig | None) -> Model:
@@ -99,7 +103,7 @@ def read_e4e(content: Content, preset: StyleResConfig | None, *, asked_for: bool
         raise CheckpointError("the file lacks latent_avg, the mean code that the encoder's output is added to")
     generator_config, generator = generator_from_rosinality(decoder, latent_avg, "decoder.")
     if preset is not None:
-        config = replace(preset, generator=generator_config)
+        config = config_of(generator_config, preset.encoder, preset.residual)
     else:
         sizes = encoder_sizes(encoder, feature_tap=1)
         # e4e has no residual; the store still wants the sizes of one, and these fit the encoder's second tap.
@@ -124,24 +128,29 @@ def read_e4e(content: Content, preset: StyleResConfig | None, *, asked_for: bool
 def read_rosinality(content: Content) -> Prior:
     """g_ema, or a bare state dict. A file of a training run holds more (g, d, optimisers), which is left out."""
     tensors = tensors_only(content.value.get("g_ema", content.value), "")
-    latent_avg = tensors.pop("latent_avg", content.value.get("latent_avg"))
+    latent_avg = content.value.get("latent_avg")
+    if not isinstance(latent_avg, Tensor | None):
+        raise CheckpointError(f"latent_avg is a {type(latent_avg).__name__}; expected a tensor, or none")
+    tensors.pop("latent_avg", None)
     config, generator = generator_from_rosinality(tensors, latent_avg, "")
     return fitted_prior(Prior(config, generator, None))
 
 
-def config_of(generator: object, encoder: object, residual: object) -> StyleResConfig:
+def config_of(generator: StyleGAN2Config, encoder: E4eConfig, residual: ResidualConfig) -> StyleResConfig:
+    """The parts as one model. Raises CheckpointError where they do not fit together."""
     try:
-        return StyleResConfig(generator, encoder, residual)  # type: ignore[arg-type]
+        return StyleResConfig(generator, encoder, residual)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
 
 
 def tensors_only(part: Mapping[str, object], where: str) -> dict[str, Tensor]:
     """A state dict. Raises CheckpointError for values that are no tensors."""
-    others = [f"{where}{name} ({type(value).__name__})" for name, value in part.items() if not isinstance(value, Tensor)]
+    tensors = {name: value for name, value in part.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    others = [f"{where}{name} ({type(value).__name__})" for name, value in part.items() if name not in tensors]
     if others:
         raise CheckpointError(f"expected tensors only, got {listing(others)}")
-    return {name: value for name, value in part.items() if isinstance(value, Tensor)}
+    return tensors
 
 
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -268,21 +277,21 @@ def check_free(out: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise CheckpointError(f"{out} exists already; use --overwrite to replace a model there, or another --out")
-    if not (out / "config.json").is_file():
-        raise CheckpointError(
-            f"{out} is not a model's folder (it has no config.json), so it is not replaced; use another --out"
-        )
+    if not any((out / name).is_file() for name in ("weights.safetensors", GENERATOR)):
+        raise CheckpointError(f"{out} is not a model's folder, so it is not replaced; use another --out")
 
 
 @contextmanager
 def replaced_folder(out: Path) -> Iterator[Path]:
     """Yield a new folder beside `out`; on success it takes its place. If the body raises, `out` stays as it was."""
     out = out.absolute()
-    out.parent.mkdir(parents=True, exist_ok=True)
     mark = uuid.uuid4().hex[:12]
     temporary, old = out.with_name(f".{out.name}.{mark}.tmp"), out.with_name(f".{out.name}.{mark}.old")
     try:
-        temporary.mkdir()
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise CheckpointError(f"{out}: cannot write there ({error.strerror}: {error.filename})") from error
+    try:
         yield temporary
         if out.exists():
             os.replace(out, old)

@@ -29,15 +29,21 @@ class Module:
     kind: str
     state: Mapping[str, Any]
 
+    def part(self, name: str) -> dict[str, Any]:
+        """One of torch's tables of a module: `_modules`, `_parameters`, `_buffers`."""
+        table = self.state.get(name)
+        return table if isinstance(table, dict) else {}
+
     def children(self) -> Iterator[tuple[str, Module]]:
-        for name, child in dict(self.state.get("_modules") or {}).items():
+        """The modules right below."""
+        for name, child in self.part("_modules").items():
             if child is not None:
-                yield name, module_from(child, name)
+                yield str(name), module_from(child, str(name))
 
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
         """Parameters and buffers of the module and all below it, by their dotted names."""
-        own = {**dict(self.state.get("_parameters") or {}), **dict(self.state.get("_buffers") or {})}
-        found = {prefix + name: value for name, value in own.items() if isinstance(value, Tensor)}
+        own = {**self.part("_parameters"), **self.part("_buffers")}
+        found = {f"{prefix}{name}": value for name, value in own.items() if isinstance(value, Tensor)}
         for name, child in self.children():
             found |= child.tensors(f"{prefix}{name}.")
         return found

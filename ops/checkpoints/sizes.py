@@ -52,6 +52,8 @@ def generator_sizes(tensors: Mapping[str, Tensor], *, conv_clamp: float | None) 
     for name, kernel in tensors.items():
         if name.endswith("resample_filter"):
             check_fir(name, kernel)
+    if resolutions[-1] > 1024:
+        raise CheckpointError(f"a generator of {resolutions[-1]} px; expected at most 1024")
     return StyleGAN2Config(
         resolution=resolutions[-1],
         w_dim=need(tensors, "synthesis.b4.conv1.affine.weight", 2)[1],

@@ -49,8 +49,11 @@ def sniff(path: Path) -> Sniffed:
     size = path.stat().st_size
     if size == 0:
         return Sniffed("empty", "an empty file: its download has failed")
-    with path.open("rb") as stream:
-        head = stream.read(HEAD_BYTES)
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(HEAD_BYTES)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
         return Sniffed("git-lfs", "a git-lfs pointer, not the file itself: run git lfs pull in the repository it comes from")

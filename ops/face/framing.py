@@ -51,7 +51,7 @@ class Framing:
             scaled, rest = divmod(length * side, self.size)
             if rest or (side - scaled) % 2:
                 raise AlignError(
-                    f"content: {list(self.content_hw)} of {self.size} px has no whole pixels in the middle of {side} x {side} px."
+                    f"content: {list(self.content_hw)} of {self.size} px has no whole pixels in the middle of {side} x {side}."
                 )
             before = (side - scaled) // 2
             spans.append(slice(before, before + scaled))

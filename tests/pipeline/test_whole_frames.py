@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.checkpoints.errors import CheckpointError
 from ops.face.framing import Crop
+from ops.face.paste import PasteSettings, paste
 from ops.inversion.session import Session
 from ops.video.decode import FrameReader
 from pipeline import scan
-from pipeline.columns import array_from_column, wplus_from_table
+from pipeline.columns import array_from_column, residuals_from_table, wplus_from_table
 from pipeline.stage import Source
 from tests import tiny
 from tests.ops.video.media import decode_all, make_video, moving_frames
@@ -93,6 +95,22 @@ def test_no_edit_is_the_source_bit_for_bit_and_an_edit_reaches_where_it_should(
     else:
         assert not moved[:, :12].any() and not moved[:, 84:].any() and moved[:, 20:76].mean() > 3
         assert moved[0, 20:76].mean() > 0.3 * moved[:, 20:76].mean(), "it fills the height"
+
+
+def test_the_edited_file_is_the_edit_done_by_hand(tmp_path: Path, clip: Source, bundle: Bundle) -> None:
+    store, _ = tiny.inverted(tmp_path / "s", [clip], bundle)
+    (video,), _ = tiny.rendered(tmp_path / "edited", store, [clip], bundle, "warm=3")
+    base = wplus_from_table(store.read("latents"))
+    edited = bundle.editors()["warm"].apply(torch.from_numpy(base.copy()), torch.full((30,), 3.0)).numpy()
+    detail = residuals_from_table(store.read("residuals"))
+    session = Session(bundle.load(), device="cpu", precision="fp32", batch_size=4)
+    pairs = [session.generate(codes, detail)[:, 4:28] for codes in (edited, base)]
+    quad, settings = bundle.framing.frame_quad(54, 96), PasteSettings().fitted(bundle.framing.crop)
+    with FrameReader(clip.info, conversion="exact") as reader:
+        frames = [frame for _, frame in reader.read(0, 30)]
+    expected = [paste(frame, a, b, quad, settings) for frame, a, b in zip(frames, *pairs, strict=True)]
+    made = decode_all(video)[1]
+    assert max(int(np.abs(a.astype(int) - b).max()) for a, b in zip(made, expected, strict=True)) <= 1
 
 
 def test_a_track_of_a_shot_can_be_edited_alone(tmp_path: Path, clip: Source, bundle: Bundle) -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from jobs.train import model_on_prior
 from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.checkpoints.convert import Model, convert, read_checkpoint
 from ops.checkpoints.errors import CheckpointError
@@ -131,6 +132,7 @@ def test_the_shared_prior_under_rosinalitys_names_is_the_shared_prior_again(tmp_
     again = load_file(tmp_path / "prior" / "generator.safetensors")
     assert set(again) == {name for name in state if not name.endswith("resample_filter")}
     assert all(torch.equal(again[name], state[name]) for name in again)
+    assert torch.equal(model_on_prior(tmp_path / "prior").latent_avg[0], state["mapping.w_avg"]), "train --prior takes it"
 
 
 # ---------------------------------------------------------------------------------------------------------- e4e, StyleRes

@@ -92,7 +92,7 @@ def test_contents_that_cannot_be_are_refused(arguments: Any, message: str) -> No
 
 
 def test_a_square_that_the_content_does_not_divide_is_refused() -> None:
-    with pytest.raises(AlignError, match="in the middle of 20 x 20 px"):
+    with pytest.raises(AlignError, match="in the middle of 20 x 20"):
         CARS.content_of(20)  # 15 rows: not the same number of black ones above and below
 
 
