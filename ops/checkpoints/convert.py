@@ -25,7 +25,7 @@ from ops.checkpoints.contents import Content, Format, options_of, read_content
 from ops.checkpoints.errors import CheckpointError, listing
 from ops.checkpoints.nvidia import discriminator_from_pickle, generator_from_pickle
 from ops.checkpoints.official import config_from_official, rows_of_latent_avg, state_dict_from_official
-from ops.checkpoints.prior import Prior, write_prior
+from ops.checkpoints.prior import GENERATOR, Prior, write_prior
 from ops.checkpoints.rosinality import generator_from_rosinality
 from ops.checkpoints.sizes import encoder_sizes
 from ops.inversion.e4e import E4eConfig

@@ -105,9 +105,8 @@ def generator_from_rosinality(
     if unknown:
         raise CheckpointError(f"names that no rosinality generator has: {listing(where + key for key in unknown)}")
     config = generator_sizes(state, conv_clamp=None)
-    state["mapping.w_avg"] = (
-        mean_code(config, state) if latent_avg is None else latent_avg.reshape(-1, latent_avg.shape[-1])[0].clone()
-    )
+    mean_D = mean_code(config, state) if latent_avg is None else latent_avg.reshape(-1, latent_avg.shape[-1])[0]
+    state["mapping.w_avg"] = mean_D
     return config, state
 
 
