@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from jobs.convert import convert_command
+from jobs.doctor import doctor
 from jobs.edit import edit
 from jobs.evaluate import evaluate_command
+from jobs.fetch import fetch
 from jobs.inspect import inspect
 from jobs.invert import invert
 from jobs.render import render
@@ -21,4 +24,7 @@ app.command()(render)
 app.command()(edit)
 app.command()(inspect)
 app.command("evaluate")(evaluate_command)
+app.command("convert")(convert_command)
+app.command()(fetch)
+app.command()(doctor)
 app.add_typer(train, name="train")

@@ -59,7 +59,7 @@ def edit(
         inverting = options.invert_settings_from(detector, insightface_pack, insightface_root, crop)
         rendering = flow.RenderSettings(
             plan=PlanSettings(recipe_from(edit, recipe, bundle), options.smoothing_from(smoothing, smoothing_seconds)),
-            paste=options.paste_from(paste, mask, color_match),
+            paste=options.paste_from(paste, mask, color_match, bundle),
             encode=options.encode_from(codec, quality, preset),
             sheet_frames=0 if no_contact_sheet else 6,
         )

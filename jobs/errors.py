@@ -40,10 +40,10 @@ MISTAKES = (
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Our own errors become their sentence on stderr; anything else is a bug and keeps its traceback."""
+def explained(code: int = USAGE) -> Iterator[None]:
+    """Our own errors become their sentence on stderr and the exit code; anything else is a bug and keeps its traceback."""
     try:
         yield
     except MISTAKES as error:
         print(f"styleres: error: {error}", file=sys.stderr)
-        raise SystemExit(USAGE) from error
+        raise SystemExit(code) from error

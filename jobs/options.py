@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from ops.checkpoints.bundle import Bundle
 from ops.device import Device
 from ops.editing.smoothing import SmoothingSettings
 from ops.face.detect import DetectorSettings
 from ops.face.mask import MaskSettings
-from ops.face.paste import PasteSettings
+from ops.face.paste import PasteError, PasteSettings
 from ops.inversion.session import Precision
 from ops.video.decode import Backend
 from ops.video.encode import EncodeOptions
@@ -107,8 +108,12 @@ def invert_settings_from(detector: str, pack: str, root: Path | None, crop: str)
     )
 
 
-def paste_from(mode: str, mask: str, color_match: bool) -> PasteSettings:
-    return PasteSettings(mode=mode, mask=MaskSettings(kind=mask), color_match=color_match)  # type: ignore[arg-type]
+def paste_from(mode: str, mask: str, color_match: bool, bundle: Bundle) -> PasteSettings:
+    settings = PasteSettings(mode=mode, mask=MaskSettings(kind=mask), color_match=color_match)  # type: ignore[arg-type]
+    try:
+        return settings.fitted(bundle.framing.crop)
+    except PasteError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def encode_from(codec: str, quality: float | None, preset: str) -> EncodeOptions:

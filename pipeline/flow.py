@@ -129,12 +129,12 @@ def invert(
         # Detection is a small network on every frame: a share of a GPU, or one core.
         Stage(
             "scan",
-            Scan(root, settings.detector, compute.backend, compute.device),
+            Scan(root, settings.detector, compute.backend, compute.device, bundle.framing.crop),
             num_cpus=compute.cpus_per_worker,
             num_gpus=gpus,
         ),
         # A source's boxes and landmarks fit one process, and identities need all of them.
-        Stage("track", TrackFaces(root, settings.tracking), driver=True),
+        Stage("track", TrackFaces(root, settings.tracking, bundle.framing), driver=True),
         # The encoder, the lower half of the generator and E1: the reason for a GPU.
         Stage(
             "invert",
@@ -207,7 +207,7 @@ def render(
                 root,
                 model,
                 folder,
-                settings.paste,
+                settings.paste.fitted(bundle.framing.crop),
                 settings.encode,
                 compute.batch_size,
                 compute.precision,

@@ -10,7 +10,7 @@ import numpy as np
 
 from ops.checkpoints.bundle import open_bundle
 from ops.device import Device, resolve_device
-from ops.face.align import CropMode, crop_face
+from ops.face.align import CropMode
 from ops.inversion.session import Precision, Session
 from ops.video.decode import Backend
 from pipeline.columns import array_from_column, latents_table, residuals_table
@@ -34,7 +34,8 @@ class Invert(Step):
 
     def open(self) -> Callable[[Chunk], Result]:
         store, readers = Store.open(self.store), Readers(self.backend)
-        model = open_bundle(self.model).load("invert")
+        bundle = open_bundle(self.model)
+        model, framing = bundle.load("invert"), bundle.framing
         session = Session(model, device=resolve_device(self.device), precision=self.precision, batch_size=self.batch_size)
 
         def invert(chunk: Chunk) -> Result:
@@ -51,7 +52,7 @@ class Invert(Step):
             for pts, frame in timer.timed("decode", readers.of(source).read(chunk.start, chunk.stop)):
                 with timer("crop"):
                     for row in rows_at.get(pts, ()):
-                        crops[row] = crop_face(frame, quads[row], session.input_size, self.crop)
+                        crops[row] = framing.cut(frame, quads[row], self.crop)
             with timer("model"):
                 wplus_NLD, detail = session.invert(crops)
             finite = np.isfinite(wplus_NLD).all(axis=(1, 2))

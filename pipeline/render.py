@@ -18,6 +18,7 @@ import numpy as np
 
 from ops.checkpoints.bundle import open_bundle
 from ops.device import Device, resolve_device
+from ops.face.framing import Framing
 from ops.face.paste import PasteSettings, paste
 from ops.inversion.session import Precision, Session
 from ops.video.decode import Backend
@@ -62,7 +63,8 @@ class Render(Step):
     def open(self) -> Callable[[Chunk], Result]:
         # Frames that are encoded again are converted exactly: the fast conversion darkens by about one level each way.
         store, readers = Store.open(self.store), Readers(self.backend, "exact")
-        model = open_bundle(self.model).load("generate")
+        bundle = open_bundle(self.model)
+        model, framing = bundle.load("generate"), bundle.framing
         session = Session(model, device=resolve_device(self.device), precision=self.precision, batch_size=self.batch_size)
 
         def render(chunk: Chunk) -> Result:
@@ -71,7 +73,7 @@ class Render(Step):
                 faces = faces_of(store, self.work, chunk)
                 sheet = sheet_moments(planned_pts(self.work, source), self.sheet_frames)
             frames = timer.timed("decode", readers.of(source).read(chunk.start, chunk.stop))
-            edited = self._edited(frames, faces, sheet, session, source, timer)
+            edited = self._edited(frames, faces, sheet, session, framing, source, timer)
             if source.info.kind == "image":
                 for _, frame in edited:
                     write_image(image_path(self.work, source), frame)
@@ -91,6 +93,7 @@ class Render(Step):
         faces: dict[int, list[Face]],
         sheet: frozenset[int],
         session: Session,
+        framing: Framing,
         source: Source,
         timer: Timer,
     ) -> Iterator[tuple[int, np.ndarray]]:
@@ -101,9 +104,9 @@ class Render(Step):
             waiting.append((pts, frame))
             count += len(faces.get(pts, ()))
             if count >= session.batch_size or len(waiting) >= 4 * session.batch_size:
-                yield from self._paste_all(waiting, faces, sheet, session, source, timer)
+                yield from self._paste_all(waiting, faces, sheet, session, framing, source, timer)
                 waiting, count = [], 0
-        yield from self._paste_all(waiting, faces, sheet, session, source, timer)
+        yield from self._paste_all(waiting, faces, sheet, session, framing, source, timer)
 
     def _paste_all(
         self,
@@ -111,6 +114,7 @@ class Render(Step):
         faces: dict[int, list[Face]],
         sheet: frozenset[int],
         session: Session,
+        framing: Framing,
         source: Source,
         timer: Timer,
     ) -> Iterator[tuple[int, np.ndarray]]:
@@ -123,7 +127,7 @@ class Render(Step):
                 edited = session.generate(np.stack([face.edited_LD for face in here]), detail)
                 # What is unchanged but for the edit: the difference of the two is the edit and nothing else.
                 base = session.generate(np.stack([face.base_LD for face in here]), detail)
-            generated = zip(here, edited, base, strict=True)
+            generated = zip(here, framing.content(edited), framing.content(base), strict=True)
         for pts, frame in frames:
             result = frame
             for _ in faces.get(pts, ()):

@@ -1,4 +1,7 @@
-"""scan: frames => `frames` and `faces`. One item is a chunk of a source; nothing is known of tracks yet."""
+"""scan: frames => `frames` and `faces`. One item is a chunk of a source; nothing is known of tracks yet.
+
+A model whose crop needs no face needs no detector either: then only the shots' scores are measured.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 
 from ops.device import Device, resolve_device
 from ops.face.detect import DetectorSettings, Face, build_detector
+from ops.face.framing import Crop
 from ops.face.shots import shot_scores
 from ops.video.decode import Backend
 from pipeline.columns import faces_table, frames_table
@@ -26,10 +30,11 @@ class Scan(Step):
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     backend: Backend = "auto"
     device: Device = "auto"
+    crop: Crop = "ffhq"
 
     def open(self) -> Callable[[Chunk], Result]:
         store, readers = Store.open(self.store), Readers(self.backend)
-        detector = build_detector(self.detector, resolve_device(self.device))
+        detector = build_detector(self.detector, resolve_device(self.device)) if self.crop == "ffhq" else None
 
         def scan(chunk: Chunk) -> Result:
             timer = Timer()
@@ -40,7 +45,7 @@ class Scan(Step):
                 for at, frame in frames:
                     pts.append(at)
                     with timer("detect"):
-                        found.append(detector.detect(frame))
+                        found.append([] if detector is None else detector.detect(frame))
                     yield frame
 
             # A cut is a change against the frame before, so a chunk looks at the last frame of the one before it.

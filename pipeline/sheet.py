@@ -39,14 +39,17 @@ def write_strip(
 ) -> None:
     """One row of the sheet: the aligned crop of the source, the model's two pictures of it, the crop of the result.
 
-    frame, pasted: uint8 [H, W, 3]; inversion, edited: float [R, R, 3] on the 0..255 scale.
+    frame, pasted: uint8 [H, W, 3]; inversion, edited: float [h, w, 3] on the 0..255 scale, whose shape the tiles keep.
     """
+    longest = max(inversion.shape[:2])
+    size = inversion.shape[0] * TILE // longest, inversion.shape[1] * TILE // longest
     tiles = [
-        crop_face(frame, quad_42, TILE),
-        enlarged(inversion),
-        enlarged(edited),
-        crop_face(pasted, quad_42, TILE),
+        crop_face(frame, quad_42, size),
+        enlarged(inversion, size),
+        enlarged(edited, size),
+        crop_face(pasted, quad_42, size),
     ]
+    tiles = [centred(tile) for tile in tiles]
     folder = Path(work) / source.source_id / "sheet"
     folder.mkdir(parents=True, exist_ok=True)
     place = int(quad_42.mean(axis=0)[0] * 16)  # faces of one frame from left to right
@@ -54,9 +57,18 @@ def write_strip(
         Image.fromarray(np.concatenate(tiles, axis=1)).save(temporary, format="PNG")
 
 
-def enlarged(levels: np.ndarray) -> np.ndarray:
+def enlarged(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Levels [h, w, 3] => uint8 [*size, 3]; size is (height, width)."""
     picture = Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8))
-    return np.asarray(picture.resize((TILE, TILE), Image.Resampling.BICUBIC))
+    return np.asarray(picture.resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def centred(tile: np.ndarray) -> np.ndarray:
+    """A picture of at most TILE x TILE on a white square of that side."""
+    square = np.full((TILE, TILE, 3), 255, np.uint8)
+    top, left = (TILE - tile.shape[0]) // 2, (TILE - tile.shape[1]) // 2
+    square[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    return square
 
 
 def join_strips(work: str, source: Source, title: str, out: Path) -> bool:

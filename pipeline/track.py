@@ -1,6 +1,6 @@
 """track: `faces` of a whole source => `tracks`, and what is left without one.
 
-One item is a source, of which only small rows are read.
+One item is a source, of which only small rows are read. A model whose crop needs no face gets one track per shot.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from ops.face.detect import Face
-from ops.face.track import FrameFaces, TrackResult, TrackSettings, track_faces
+from ops.face.framing import Framing
+from ops.face.track import FrameFaces, TrackResult, TrackSettings, track_faces, track_whole_frames
 from pipeline.columns import array_from_column, tracks_table
 from pipeline.stage import Chunk, Result, Source, Step
 from pipeline.store import Store, range_part
@@ -29,6 +30,8 @@ PASSED_THROUGH = frozenset({"no_face", "track_dropped"})
 class TrackFaces(Step):
     store: str
     settings: TrackSettings = field(default_factory=TrackSettings)
+    framing: Framing | None = None
+    """The model's; None for aligned faces."""
 
     def open(self) -> Callable[[Chunk], Result]:
         store = Store.open(self.store)
@@ -37,7 +40,11 @@ class TrackFaces(Step):
             timer, source = Timer(), chunk.source
             with timer("track"):
                 frames = scanned_frames(store, source)
-                tracked = track_faces(frames, source.info.time_base, self.settings)
+                if self.framing is None or self.framing.crop == "ffhq":
+                    tracked = track_faces(frames, source.info.time_base, self.settings)
+                else:
+                    quad_42 = self.framing.frame_quad(source.info.height, source.info.width)
+                    tracked = track_whole_frames(frames, quad_42, self.settings)
             with timer("store"):
                 if tracked.tracks:
                     rows = pa.concat_tables(

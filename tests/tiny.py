@@ -24,6 +24,7 @@ from ops.checkpoints.bundle import Bundle, EditEntry, Method, build_inverter, wr
 from ops.device import Device
 from ops.editing.recipe import parse_edits
 from ops.face.detect import Detector, DetectorSettings, Face
+from ops.face.framing import Crop
 from ops.face.paste import PasteSettings
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.residual import ResidualConfig
@@ -66,7 +67,14 @@ EDITS = (
 )
 
 
-def tiny_bundle(path: Path, *, method: Method = "styleres", seed: int = 0) -> Bundle:
+def tiny_bundle(
+    path: Path,
+    *,
+    method: Method = "styleres",
+    seed: int = 0,
+    crop: Crop = "ffhq",
+    content: tuple[int, int] | None = None,
+) -> Bundle:
     """A bundle with random weights, the same for the same seed."""
     torch.manual_seed(seed)
     model = build_inverter(method, CONFIG)
@@ -105,6 +113,8 @@ def tiny_bundle(path: Path, *, method: Method = "styleres", seed: int = 0) -> Bu
         weights=weights,
         directions=directions,
         card="random weights, for tests\n",
+        crop=crop,
+        content=content,
     )
 
 

@@ -1,6 +1,6 @@
 """Our model format: a folder of data, never of code.
 
-    config.json               sizes, method, crop convention, edits, licence
+    config.json               sizes, method, crop convention and content, edits, licence
     weights.safetensors       the state dict of `ops.inversion.styleres.StyleRes`, any float type (float32 once loaded)
     directions.safetensors    tensors that the edits in the config name
     README.md                 the model card: data, licence, crop convention, measured quality
@@ -24,9 +24,11 @@ import torch
 from torch import Tensor
 
 from ops.checkpoints.errors import CheckpointError, listing
+from ops.checkpoints.prior import is_prior
 from ops.editing.direction import DirectionEditor
 from ops.editing.editor import Editor
 from ops.editing.ganspace import GanSpaceBasis, GanSpaceEdit, GanSpaceEditor
+from ops.face.framing import Crop, Framing
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.residual import ResidualConfig
 from ops.inversion.styleres import E4e, Inverter, Parts, StyleRes, StyleResConfig
@@ -59,8 +61,8 @@ class Bundle:
     name: str
     method: Method
     config: StyleResConfig
-    crop: Literal["ffhq"]
-    """How its images are cut out of pictures."""
+    framing: Framing
+    """How its images are cut out of pictures, and where in the model's square they lie."""
     edits: tuple[EditEntry, ...]
     licence: str
     digest: str
@@ -144,16 +146,21 @@ def open_bundle(model: str | Path) -> Bundle:
         )
     try:
         content = json.loads(config_path.read_text("utf-8"))
+        if is_prior(path):
+            raise CheckpointError(
+                f"{path}: a generator without an encoder, which cannot invert pictures; styleres train --prior starts from it"
+            )
         if content["format"] != FORMAT:
             raise CheckpointError(f"{config_path}: bundle format {content['format']}, this version reads {FORMAT}")
         if content["method"] not in get_args(Method):
             raise CheckpointError(f"{config_path}: method {content['method']!r}, expected one of {get_args(Method)}")
+        config = config_from_json(content)
         return Bundle(
             path=path,
             name=content["name"],
             method=content["method"],
-            config=config_from_json(content),
-            crop=content["crop"],
+            config=config,
+            framing=framing_of(config_path, content.get("crop", "ffhq"), content.get("content"), config),
             edits=tuple(
                 EditEntry(**{**entry, "rows": tuple(entry["rows"]) if entry.get("rows") else None})
                 for entry in content["edits"]
@@ -176,23 +183,41 @@ def write_bundle(
     weights: Mapping[str, Tensor],
     directions: Mapping[str, Tensor],
     card: str,
+    crop: Crop = "ffhq",
+    content: tuple[int, int] | None = None,
 ) -> Bundle:
-    """Write a bundle into a folder (made if needed) and open it again."""
+    """Write a bundle into a folder (made if needed) and open it again.
+
+    crop, content: see `ops.face.framing`; content is [height, width] in pixels of the encoder's input, all of it if None.
+    """
     path.mkdir(parents=True, exist_ok=True)
-    content = {
+    framing = framing_of(path, crop, content, config)
+    written = {
         "format": FORMAT,
         "name": name,
         "method": method,
         "licence": licence,
-        "crop": "ffhq",
+        "crop": framing.crop,
+        "content": list(framing.content_hw),
         **dataclasses.asdict(config),
         "edits": [dataclasses.asdict(entry) for entry in edits],
     }
-    (path / "config.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    (path / "config.json").write_text(json.dumps(written, indent=1) + "\n", "utf-8")
     safetensors.torch.save_file({k: v.contiguous() for k, v in weights.items()}, path / "weights.safetensors")
     safetensors.torch.save_file({k: v.contiguous() for k, v in directions.items()}, path / "directions.safetensors")
     (path / "README.md").write_text(card, "utf-8")
     return open_bundle(path)
+
+
+def framing_of(where: Path, crop: str, content: Sequence[int] | None, config: StyleResConfig) -> Framing:
+    """A bundle's crop convention. Raises CheckpointError for one that no picture can be cut by."""
+    size = config.encoder.input_size
+    try:
+        framing = Framing(crop, size, (size, size) if content is None else tuple(content))  # type: ignore[arg-type]
+        framing.content_of(config.generator.resolution)
+    except ValueError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    return framing
 
 
 def config_from_json(content: Mapping[str, Any]) -> StyleResConfig:

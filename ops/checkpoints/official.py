@@ -1,7 +1,8 @@
-"""The official StyleRes checkpoint's names => ours.
+"""The official StyleRes checkpoint => ours.
 
 The file is a dict of `e4e` (621 tensors), `latent_avg` and `generator_smooth` (275 tensors, with E1 and E2 living inside block
-b64). Every key is accounted for: renamed, or known and dropped; anything else is an error that lists it.
+b64). Every key is accounted for: renamed, or known and dropped; anything else is an error that lists it. Sizes are read off the
+tensors: the same layout at another resolution or with other widths is read as well.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ops.checkpoints.errors import CheckpointError, listing
+from ops.checkpoints.sizes import encoder_sizes, generator_sizes, numbers, residual_sizes, tap_of
+from ops.inversion.styleres import StyleResConfig
+
+CONV_CLAMP = 256.0  # of the official generator, in fp32 too (spec of the release, section 4); no tensor says it
 
 RENAMES = (
     # official prefix inside `generator_smooth`          ours; None = known and dropped
@@ -53,8 +58,32 @@ def state_dict_from_official(
             state[ours] = value
     if unknown:
         raise CheckpointError(f"keys of generator_smooth that no StyleRes model has: {listing(unknown)}")
+    state["latent_avg"] = rows_of_latent_avg(latent_avg, num_ws)
+    return state
+
+
+def rows_of_latent_avg(latent_avg: Tensor, num_ws: int) -> Tensor:
+    """A mean code of any shape that broadcasts => [num_ws, D]."""
     rows = latent_avg.reshape(-1, latent_avg.shape[-1])
     if rows.shape[0] not in (1, num_ws):
         raise CheckpointError(f"latent_avg {list(latent_avg.shape)} does not broadcast to {num_ws} rows of W+")
-    state["latent_avg"] = rows.expand(num_ws, -1).contiguous()
-    return state
+    return rows.expand(num_ws, -1).contiguous()
+
+
+def config_from_official(e4e: Mapping[str, Tensor], generator_smooth: Mapping[str, Tensor]) -> StyleResConfig:
+    """Sizes of the three networks. Raises CheckpointError where tensors that say a size are missing or disagree."""
+    blocks = numbers(generator_smooth, r"synthesis\.b(\d+)\.modify_feature_")
+    if len(blocks) != 1:
+        raise CheckpointError(
+            f"expected E1 and E2 (modify_feature_*) inside one block of the generator, got {blocks or 'none'}"
+        )
+    resolution = blocks[0]
+    generator = generator_sizes(generator_smooth, conv_clamp=CONV_CLAMP)
+    inner = {ours: value for key, value in generator_smooth.items() if "modify_feature_" in key and (ours := rename(key))}
+    residual = residual_sizes(inner, resolution, generator.channels[resolution])
+    encoder = encoder_sizes(e4e, feature_tap=1)
+    encoder = encoder_sizes(e4e, feature_tap=tap_of(encoder.input_size, resolution))
+    try:
+        return StyleResConfig(generator=generator, encoder=encoder, residual=residual)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error

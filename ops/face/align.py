@@ -5,7 +5,7 @@ Convention (this module, `mask` and `paste`)
     Pixel centre   an integer coordinate is a pixel's centre, in the source and in the crop alike.
     Quad           float64 [4, 2], (x, y) source pixels, corners in the order top left, bottom left, bottom
                    right, top right *of the crop*. They are the crop's outer edges: (-0.5, -0.5) lies on the
-                   first corner and (size - 0.5, size - 0.5) on the third. A head lying on its side has a
+                   first corner and (width - 0.5, height - 0.5) on the third. A head lying on its side has a
                    turned quad.
     Interpolation  said at each function.
     Border         beyond the frame the picture is mirrored about its outermost pixels' centres
@@ -24,6 +24,8 @@ from scipy import ndimage
 
 OFFICIAL_SIZE: Final = 1024  # the authors cut at this size and reduce afterwards
 CropMode = Literal["fast", "official"]
+Size = int | tuple[int, int]
+"""Side of a square crop in pixels, or (height, width)."""
 
 
 class AlignError(ValueError):
@@ -71,17 +73,28 @@ def quad_side_pixels(quad_42: np.ndarray) -> float:
     return math.hypot(*(quad_42[3] - quad_42[0]))
 
 
-def source_from_crop(quad_42: np.ndarray, size: int) -> np.ndarray:
-    """Affine transform, float64 [3, 3], from crop pixels (size x size) to source pixels. See the Convention.
+def quad_height_pixels(quad_42: np.ndarray) -> float:
+    """Length of the quad's left edge in source pixels; the same as the upper one's for a face."""
+    return math.hypot(*(quad_42[1] - quad_42[0]))
+
+
+def height_and_width(size: Size) -> tuple[int, int]:
+    """A `Size` as (height, width)."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def source_from_crop(quad_42: np.ndarray, size: Size) -> np.ndarray:
+    """Affine transform, float64 [3, 3], from crop pixels to source pixels. See the Convention.
 
     Raises AlignError when the quad is not a parallelogram (nothing else has an affine map) or has no area.
     """
     quad = np.asarray(quad_42, np.float64)
     if quad.shape != (4, 2) or not np.isfinite(quad).all():
         raise AlignError(f"quad: expected finite float64 [4, 2] (TL BL BR TR), got {quad.tolist()}.")
-    if size < 1:
+    height, width = height_and_width(size)
+    if min(height, width) < 1:
         raise AlignError(f"size: expected at least one pixel, got {size}.")
-    right, down = (quad[3] - quad[0]) / size, (quad[1] - quad[0]) / size
+    right, down = (quad[3] - quad[0]) / width, (quad[1] - quad[0]) / height
     reach = np.abs(quad - quad[0]).max()
     if np.abs(quad[0] + quad[2] - quad[1] - quad[3]).max() > 1e-6 * max(reach, 1.0):
         raise AlignError(f"quad: expected a parallelogram TL BL BR TR, got {quad.tolist()}; make it with ffhq_quad.")
@@ -91,7 +104,7 @@ def source_from_crop(quad_42: np.ndarray, size: int) -> np.ndarray:
     return np.array([[right[0], down[0], origin[0]], [right[1], down[1], origin[1]], [0.0, 0.0, 1.0]])
 
 
-def crop_from_source(quad_42: np.ndarray, size: int) -> np.ndarray:
+def crop_from_source(quad_42: np.ndarray, size: Size) -> np.ndarray:
     """Inverse of `source_from_crop`, float64 [3, 3]: source pixels => crop pixels."""
     a = source_from_crop(quad_42, size)
     linear = np.linalg.inv(a[:2, :2])
@@ -103,14 +116,14 @@ def transform_points(dst_from_src: np.ndarray, points: np.ndarray) -> np.ndarray
     return np.asarray(points, np.float64) @ dst_from_src[:2, :2].T + dst_from_src[:2, 2]
 
 
-def crop_face(frame: np.ndarray, quad_42: np.ndarray, size: int, mode: CropMode = "fast") -> np.ndarray:
-    """Frame uint8 [H, W, 3] RGB => upright crop uint8 [size, size, 3].
+def crop_face(frame: np.ndarray, quad_42: np.ndarray, size: Size, mode: CropMode = "fast") -> np.ndarray:
+    """Frame uint8 [H, W, 3] RGB => upright crop uint8 [height, width, 3], both `size` if that is one number.
 
-    fast      one warp. Where the crop has fewer pixels than the quad, the quad is sampled k x k times per
-              crop pixel (k the smallest whole number that leaves no source pixel out) and averaged, so
+    fast      one warp. Where the crop has fewer pixels than the quad, the quad is sampled k times per crop pixel
+              along each axis (k the smallest whole number that leaves no source pixel out) and averaged, so
               reducing a face tenfold does not alias; where it has more, the interpolation is bilinear, as the
               authors'. Beyond the frame: see Border; the authors' blur there is left out.
-    official  the authors' steps (shrink, crop, pad with blur, PIL's QUAD at 1024 px), then PIL's bicubic.
+    official  the authors' steps (shrink, crop, pad with blur, PIL's QUAD at 1024 px), then PIL's bicubic. Squares only.
     """
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or 0 in frame.shape:
         raise AlignError(f"crop_face: expected a frame uint8 [H, W, 3] RGB, got {frame.dtype} {list(frame.shape)}.")
@@ -119,25 +132,29 @@ def crop_face(frame: np.ndarray, quad_42: np.ndarray, size: int, mode: CropMode 
         case "fast":
             return _crop_fast(frame, quad_42, size)
         case "official":
+            height, width = height_and_width(size)
+            if height != width:
+                raise AlignError(f"crop_face: mode 'official' cuts squares, got {height} x {width}; use mode 'fast'.")
             crop = official_crop(frame, quad_42)
-            if size == OFFICIAL_SIZE:
+            if width == OFFICIAL_SIZE:
                 return crop
-            return np.array(Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC))
+            return np.array(Image.fromarray(crop).resize((width, height), Image.Resampling.BICUBIC))
         case other:
             assert_never(other)
 
 
-def _crop_fast(frame: np.ndarray, quad_42: np.ndarray, size: int) -> np.ndarray:
-    per_pixel = quad_side_pixels(quad_42) / size
-    samples = max(1, math.ceil(per_pixel - 1e-6))
+def _crop_fast(frame: np.ndarray, quad_42: np.ndarray, size: Size) -> np.ndarray:
+    height, width = height_and_width(size)
+    across = max(1, math.ceil(quad_side_pixels(quad_42) / width - 1e-6))
+    down = max(1, math.ceil(quad_height_pixels(quad_42) / height - 1e-6))
     fine = cv2.warpAffine(
         frame,
-        source_from_crop(quad_42, size * samples)[:2],
-        (size * samples, size * samples),
+        source_from_crop(quad_42, (height * down, width * across))[:2],
+        (width * across, height * down),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REFLECT_101,
     )
-    return fine if samples == 1 else cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA)
+    return fine if across == down == 1 else cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def official_crop(frame: np.ndarray, quad_42: np.ndarray) -> np.ndarray:

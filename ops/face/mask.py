@@ -1,7 +1,8 @@
 """Weights in crop space that say where an edit may show: 0 = the source's pixel, 1 = the edit's.
 
 Every mask is float32 in [0, 1], exactly 0 on the crop's outermost pixels and beyond, and smooth (its slope is
-continuous), so that no edge of the crop can be seen in the frame. Pixel-centre rule as in `align`.
+continuous), so that no edge of the crop can be seen in the frame. Only kind "edges" is 1 up to a side of the crop, where
+that side is the frame's own. Pixel-centre rule as in `align`.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ class MaskError(ValueError):
 class MaskSettings:
     """Shape of the mask. Lengths are fractions of the crop's side."""
 
-    kind: Literal["soft", "face"] = "soft"
-    """soft: the whole crop but its rim. face: an oval around the landmarks, inside the soft mask."""
+    kind: Literal["soft", "face", "edges"] = "soft"
+    """soft: the whole crop but its rim. face: an oval around the landmarks, inside the soft mask. edges: the whole crop,
+    fading only along those of its sides that lie inside the frame; for crops that are no faces."""
     margin: float = 0.02
     """soft: this much of the crop's rim has weight 0."""
     feather: float = 0.2
@@ -41,7 +43,12 @@ class MaskSettings:
     face_feather: float = 0.12
     """face: outwards from the oval, the way from 1 to 0."""
 
+    edge_feather: float = 0.06
+    """edges: from such a side inwards, the way from 0 to 1."""
+
     def __post_init__(self) -> None:
+        if not 0.0 < self.edge_feather <= 0.5:
+            raise MaskError(f"mask: expected edge_feather between 0 and 0.5 of the crop's side, got {self.edge_feather}.")
         if not (self.margin >= 0.0 and self.feather > 0.0 and self.margin + self.feather <= 0.5):
             raise MaskError(
                 "mask: expected margin >= 0, feather > 0 and margin + feather <= 0.5 of the crop's side, got "
@@ -51,14 +58,22 @@ class MaskSettings:
             raise MaskError(f"mask: expected face_grow and face_feather > 0, got {self.face_grow}, {self.face_feather}.")
 
 
-def build_mask(size: int, settings: MaskSettings, landmarks_K2: np.ndarray | None = None) -> np.ndarray:
+Sides = tuple[bool, bool, bool, bool]
+"""Left, top, right, bottom."""
+
+
+def build_mask(
+    size: int, settings: MaskSettings, landmarks_K2: np.ndarray | None = None, fading: Sides = (True, True, True, True)
+) -> np.ndarray:
     """The mask that `settings` asks for => float32 [size, size], read-only.
 
     landmarks_K2: [5, 2] or [68, 2] in crop pixels of that size; needed by kind "face" only. Raises MaskError
-    without.
+    without. fading: kind "edges" only, the sides along which it falls to 0.
     """
     if settings.kind == "soft":
         return soft_mask(size, settings)
+    if settings.kind == "edges":
+        return edge_mask(size, fading, settings.edge_feather)
     if landmarks_K2 is None:
         raise MaskError("mask 'face' needs landmarks (crop pixels, [5, 2] or [68, 2]); pass them, or use 'soft'.")
     return face_mask(size, landmarks_K2, settings)
@@ -74,6 +89,17 @@ def soft_mask(size: int, settings: MaskSettings | None = None) -> np.ndarray:
     ramp = smoothstep((from_rim - 0.5 / size - settings.margin) / settings.feather)
     # A product, not a minimum: the minimum has a crease along the diagonals.
     return _frozen(np.outer(ramp, ramp))
+
+
+@lru_cache(maxsize=32)
+def edge_mask(size: int, fading: Sides, feather: float) -> np.ndarray:
+    """1, falling to 0 along the sides that fade => float32 [size, size], read-only (it is shared)."""
+    from_start = np.arange(size) / size  # 0 on the outermost pixel's centre, as in `soft_mask`
+    left, top, right, bottom = (
+        smoothstep(distance / feather) if fades else np.ones(size)
+        for fades, distance in zip(fading, (from_start, from_start, from_start[::-1], from_start[::-1]), strict=True)
+    )
+    return _frozen(np.outer(top * bottom, left * right))
 
 
 def face_mask(size: int, landmarks_K2: np.ndarray, settings: MaskSettings | None = None) -> np.ndarray:

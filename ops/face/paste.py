@@ -12,14 +12,15 @@ larger than the face in the frame is averaged, not sampled, and a smaller one is
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import cv2
 import numpy as np
 
-from ops.face.align import crop_face, crop_from_source, quad_side_pixels, transform_points
-from ops.face.mask import MaskSettings, build_mask
+from ops.face.align import crop_face, crop_from_source, quad_height_pixels, quad_side_pixels, transform_points
+from ops.face.framing import Crop
+from ops.face.mask import MaskSettings, Sides, build_mask
 
 MASK_SIZE: Final = 256  # masks are smooth: this is fine enough for any face, and independent of the model's size
 GAIN_LIMITS: Final = (0.5, 2.0)  # a colour match may not do more than this to the contrast of a channel
@@ -40,6 +41,17 @@ class PasteSettings:
     spread under the mask. Measured on the reconstruction, not on the edit, so an edited hair colour survives.
     Without a reference (replace only) it is measured on the edit itself."""
 
+    def fitted(self, crop: Crop) -> PasteSettings:
+        """For crops of that kind: what is no face gets a mask without a face's rim.
+
+        Raises PasteError for a mask in the shape of a face where there are no faces.
+        """
+        if crop == "ffhq":
+            return self
+        if self.mask.kind == "face":
+            raise PasteError(f"mask: 'face' needs faces, and this model's crop is {crop!r}; use 'soft'.")
+        return replace(self, mask=replace(self.mask, kind="edges"))
+
 
 def paste(
     frame: np.ndarray,
@@ -53,7 +65,7 @@ def paste(
     """A new frame with the edit in it; `frame` is not written to.
 
     frame       uint8 [H, W, 3] RGB.
-    edited      float [R, R, 3] RGB in 0..255, unclipped values allowed.
+    edited      float [h, w, 3] RGB in 0..255, unclipped values allowed; square for faces.
     reference   the model's reconstruction without an edit, like `edited`; needed by mode "delta".
     quad_42     where the crop was cut.
     landmarks   [5, 2] or [68, 2] in source pixels; needed by mask kind "face".
@@ -81,7 +93,8 @@ def paste(
     else:
         layer = layer * gain + offset
 
-    weight = _warp_mask(_mask(MASK_SIZE, quad_42, settings.mask, landmarks), quad_42, shift, (x1 - x0, y1 - y0))
+    mask = _mask(MASK_SIZE, frame, quad_42, settings.mask, landmarks)
+    weight = _warp_mask(mask, quad_42, shift, (x1 - x0, y1 - y0), beyond_is_zero=settings.mask.kind != "edges")
     warped = _warp_layer(layer, quad_42, shift, (x1 - x0, y1 - y0))
     source = frame[y0:y1, x0:x1].astype(np.float32)
     change = warped if settings.mode == "delta" else warped - source
@@ -101,12 +114,14 @@ def _window(quad_42: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int,
 
 
 def _warp_layer(layer: np.ndarray, quad_42: np.ndarray, source_from_window: np.ndarray, wh: tuple[int, int]) -> np.ndarray:
-    """float32 [R, R, 3] => float32 [h, w, 3] on the window's pixels. Border: the outermost pixels go on."""
-    size = layer.shape[0]
-    side = max(1, math.ceil(quad_side_pixels(quad_42)))
-    if side < size:  # the frame has fewer pixels than the crop: average first, or fine detail would alias
-        layer, size = cv2.resize(layer, (side, side), interpolation=cv2.INTER_AREA), side
-    crop_from_window = crop_from_source(quad_42, size) @ source_from_window
+    """float32 crop => float32 [h, w, 3] on the window's pixels. Border: the outermost pixels go on."""
+    height, width = layer.shape[:2]
+    # Where the frame has fewer pixels than the crop: average first, or fine detail would alias.
+    reduced_height = min(height, max(1, math.ceil(quad_height_pixels(quad_42))))
+    reduced_width = min(width, max(1, math.ceil(quad_side_pixels(quad_42))))
+    if (reduced_height, reduced_width) != (height, width):
+        layer = cv2.resize(layer, (reduced_width, reduced_height), interpolation=cv2.INTER_AREA)
+    crop_from_window = crop_from_source(quad_42, (reduced_height, reduced_width)) @ source_from_window
     return cv2.warpAffine(
         layer,
         crop_from_window[:2],
@@ -116,22 +131,33 @@ def _warp_layer(layer: np.ndarray, quad_42: np.ndarray, source_from_window: np.n
     )
 
 
-def _warp_mask(mask: np.ndarray, quad_42: np.ndarray, source_from_window: np.ndarray, wh: tuple[int, int]) -> np.ndarray:
-    """float32 [S, S] => float32 [h, w], bilinear (never leaves 0..1), 0 outside the crop."""
+def _warp_mask(
+    mask: np.ndarray, quad_42: np.ndarray, source_from_window: np.ndarray, wh: tuple[int, int], *, beyond_is_zero: bool
+) -> np.ndarray:
+    """float32 [S, S] => float32 [h, w], bilinear (never leaves 0..1); outside the crop 0, or as its outermost pixels."""
     crop_from_window = crop_from_source(quad_42, mask.shape[0]) @ source_from_window
     return cv2.warpAffine(
         mask,
         crop_from_window[:2],
         wh,
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
+        borderMode=cv2.BORDER_CONSTANT if beyond_is_zero else cv2.BORDER_REPLICATE,
         borderValue=0.0,
     )
 
 
-def _mask(size: int, quad_42: np.ndarray, settings: MaskSettings, landmarks: np.ndarray | None) -> np.ndarray:
+def _mask(
+    size: int, frame: np.ndarray, quad_42: np.ndarray, settings: MaskSettings, landmarks: np.ndarray | None
+) -> np.ndarray:
     points = None if landmarks is None else transform_points(crop_from_source(quad_42, size), landmarks)
-    return build_mask(size, settings, points)
+    return build_mask(size, settings, points, sides_inside(frame, quad_42))
+
+
+def sides_inside(frame: np.ndarray, quad_42: np.ndarray) -> Sides:
+    """Which sides of an upright quad lie inside the frame, where a seam could be seen; a side on the frame's edge does not."""
+    (left, top), (right, bottom) = quad_42.min(0), quad_42.max(0)
+    height, width = frame.shape[:2]
+    return bool(left > 0.0), bool(top > 0.0), bool(right < width - 1.0), bool(bottom < height - 1.0)
 
 
 def _colour_match(
@@ -142,10 +168,12 @@ def _colour_match(
     landmarks: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Per channel gain and offset, float32 [3], that give `measured` the source crop's mean and spread."""
-    size = measured.shape[0]
-    weight = _mask(size, quad_42, mask, landmarks).astype(np.float64)
+    height, width = measured.shape[:2]
+    square = _mask(max(height, width), frame, quad_42, mask, landmarks)
+    shaped = square if height == width else cv2.resize(square, (width, height), interpolation=cv2.INTER_AREA)
+    weight = shaped.astype(np.float64)
     weight = (weight / max(weight.sum(), 1e-12))[:, :, None]
-    source = crop_face(frame, quad_42, size).astype(np.float64)
+    source = crop_face(frame, quad_42, (height, width)).astype(np.float64)
 
     def moments(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean = (weight * image).sum((0, 1))
@@ -167,8 +195,8 @@ def _check(
 ) -> None:
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
         raise PasteError(f"paste: expected a frame uint8 [H, W, 3] RGB, got {frame.dtype} {list(frame.shape)}.")
-    if edited.ndim != 3 or edited.shape[2] != 3 or edited.shape[0] != edited.shape[1]:
-        raise PasteError(f"paste: expected an edited crop [R, R, 3] in 0..255, got {list(edited.shape)}.")
+    if edited.ndim != 3 or edited.shape[2] != 3 or 0 in edited.shape:
+        raise PasteError(f"paste: expected an edited crop [h, w, 3] in 0..255, got {list(edited.shape)}.")
     if settings.mode == "delta" and reference is None:
         raise PasteError("paste: mode 'delta' needs the reconstruction as reference; pass it, or use mode 'replace'.")
     if reference is not None and reference.shape != edited.shape:

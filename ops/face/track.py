@@ -175,6 +175,36 @@ def track_faces(frames: Sequence[FrameFaces], time_base: Fraction, settings: Tra
     return TrackResult(tracks, shots, dropped)
 
 
+def track_whole_frames(frames: Sequence[FrameFaces], quad_42: np.ndarray, settings: TrackSettings | None = None) -> TrackResult:
+    """All rows of one source => one track per shot, over all of its frames, with the same quad everywhere.
+
+    For models whose crop needs no face. There are no landmarks (NaN) and no scores (NaN); nothing is interpolated or dropped.
+    """
+    settings = settings or TrackSettings()
+    if not frames:
+        return TrackResult([], [], [])
+    pts = np.array([frame.pts for frame in frames], np.int64)
+    starts = [0, *find_cuts([frame.cut_score for frame in frames], settings.shots)]
+    box = np.concatenate([quad_42.min(0), quad_42.max(0)]).astype(np.float32)
+    tracks, shots = [], []
+    for shot, (first, stop) in enumerate(zip(starts, [*starts[1:], len(frames)], strict=True)):
+        count = stop - first
+        shots.append(Shot(int(pts[first]), int(pts[stop - 1]), count))
+        tracks.append(
+            Track(
+                track_id=shot,
+                shot=shot,
+                pts=pts[first:stop],
+                boxes=np.tile(box, (count, 1)),
+                landmarks=np.full((count, 5, 2), np.nan),
+                quads=np.tile(np.asarray(quad_42, np.float64), (count, 1, 1)),
+                interpolated=np.zeros(count, bool),
+                scores=np.full(count, np.nan, np.float32),
+            )
+        )
+    return TrackResult(tracks, shots, [])
+
+
 class _Thread:
     """A track while it grows: rows (ordinals within the shot), faces, and what predicts the next one."""
 

@@ -1,0 +1,309 @@
+"""Foreign checkpoints => a bundle, or a generator's folder. Nothing but tensors and sizes comes over.
+
+official StyleRes file         => bundle, method styleres
+e4e's own file                 => bundle, method e4e
+NVIDIA pickle, rosinality .pt  => generator for `styleres train --prior` (ops.checkpoints.prior)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import assert_never
+
+import torch
+from torch import Tensor
+
+from ops.checkpoints.bundle import Bundle, Crop, Method, build_inverter, write_bundle
+from ops.checkpoints.contents import Content, Format, options_of, read_content
+from ops.checkpoints.errors import CheckpointError, listing
+from ops.checkpoints.nvidia import discriminator_from_pickle, generator_from_pickle
+from ops.checkpoints.official import config_from_official, rows_of_latent_avg, state_dict_from_official
+from ops.checkpoints.prior import GENERATOR, Prior, write_prior
+from ops.checkpoints.rosinality import generator_from_rosinality
+from ops.checkpoints.sizes import encoder_sizes
+from ops.inversion.e4e import E4eConfig
+from ops.inversion.residual import ResidualConfig
+from ops.inversion.styleres import StyleResConfig
+from ops.stylegan2.config import StyleGAN2Config
+from ops.stylegan2.generator import Generator
+
+NOT_STATED = "not stated by the file: the licence of whoever published it holds, and of the data it was trained on"
+RESEARCH = (
+    "as published by the authors. The official StyleRes release and NVIDIA's FFHQ generators are for non-commercial research "
+    "only"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A whole model in our names."""
+
+    method: Method
+    config: StyleResConfig
+    weights: Mapping[str, Tensor]
+
+
+def read_checkpoint(path: Path, wanted: Format | None = None, preset: StyleResConfig | None = None) -> Model | Prior:
+    """A foreign checkpoint as ours.
+
+    wanted: the format it must be; None takes what it looks like. preset: sizes to use instead of those read off the tensors,
+    where the file does not tell them. Raises CheckpointError that says what the file is, or lists missing and unknown tensors.
+    """
+    content = read_content(path)
+    if content.format is None:
+        raise CheckpointError(f"{path}: this is {content.what}, which is no model that can be converted; {content.next}")
+    if wanted not in (None, content.format):
+        raise CheckpointError(f"{path}: this is {content.what}, and --format says {wanted}; leave --format out")
+    try:
+        match content.format:
+            case "styleres":
+                return read_styleres(content, preset)
+            case "e4e":
+                return read_e4e(content, preset, asked_for=wanted == "e4e")
+            case "nvidia":
+                config, generator = generator_from_pickle(content.value)
+                return fitted_prior(Prior(config, generator, discriminator_from_pickle(content.value, config)))
+            case "rosinality":
+                return read_rosinality(content)
+            case other:
+                assert_never(other)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} ({content.what}): {error}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path} ({content.what}): nested deeper than any network") from error
+
+
+def read_styleres(content: Content, preset: StyleResConfig | None) -> Model:
+    e4e, smooth = (
+        tensors_only(content.value["e4e"], "e4e."),
+        tensors_only(content.value["generator_smooth"], "generator_smooth."),
+    )
+    config = preset or config_from_official(e4e, smooth)
+    weights = state_dict_from_official(e4e, content.value["latent_avg"], smooth, num_ws=config.generator.num_ws)
+    return fitted(Model("styleres", config, weights))
+
+
+def read_e4e(content: Content, preset: StyleResConfig | None, *, asked_for: bool) -> Model:
+    """`encoder.*` and `decoder.*` of e4e's own file. Other prefixes (a training state's) are not the model's and left out."""
+    if "encoder_type" not in options_of(content.value) and not asked_for:
+        raise CheckpointError(
+            "its options do not name the encoder, and pSp has the same tensors but another sum; say --format e4e if it is e4e"
+        )
+    tensors = tensors_only(content.value["state_dict"], "")
+    encoder, decoder = under(tensors, "encoder."), under(tensors, "decoder.")
+    latent_avg = content.value.get("latent_avg")
+    if not isinstance(latent_avg, Tensor):
+        raise CheckpointError("the file lacks latent_avg, the mean code that the encoder's output is added to")
+    generator_config, generator = generator_from_rosinality(decoder, latent_avg, "decoder.")
+    if preset is not None:
+        config = config_of(generator_config, preset.encoder, preset.residual)
+    else:
+        sizes = encoder_sizes(encoder, feature_tap=1)
+        # e4e has no residual; the store still wants the sizes of one, and these fit the encoder's second tap.
+        resolution = sizes.feature_resolution
+        if resolution not in generator_config.channels:
+            raise CheckpointError(
+                f"an encoder of {sizes.input_size} px images on a generator of {generator_config.resolution} px: its "
+                f"features at {resolution} px have no counterpart; name the sizes with --preset"
+            )
+        residual = ResidualConfig(
+            resolution=resolution,
+            encoder_channels=sizes.feature_channels,
+            generator_channels=generator_config.channels[resolution],
+        )
+        config = config_of(generator_config, sizes, residual)
+    weights = {f"encoder.{name}": value for name, value in encoder.items()}
+    weights |= {f"generator.{name}": value for name, value in generator.items()}
+    weights["latent_avg"] = rows_of_latent_avg(latent_avg, config.generator.num_ws)
+    return fitted(Model("e4e", config, weights))
+
+
+def read_rosinality(content: Content) -> Prior:
+    """g_ema, or a bare state dict. A file of a training run holds more (g, d, optimisers), which is left out."""
+    tensors = tensors_only(content.value.get("g_ema", content.value), "")
+    latent_avg = content.value.get("latent_avg")
+    if not isinstance(latent_avg, Tensor | None):
+        raise CheckpointError(f"latent_avg is a {type(latent_avg).__name__}; expected a tensor, or none")
+    tensors.pop("latent_avg", None)
+    config, generator = generator_from_rosinality(tensors, latent_avg, "")
+    return fitted_prior(Prior(config, generator, None))
+
+
+def config_of(generator: StyleGAN2Config, encoder: E4eConfig, residual: ResidualConfig) -> StyleResConfig:
+    """The parts as one model. Raises CheckpointError where they do not fit together."""
+    try:
+        return StyleResConfig(generator, encoder, residual)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def tensors_only(part: Mapping[str, object], where: str) -> dict[str, Tensor]:
+    """A state dict. Raises CheckpointError for values that are no tensors."""
+    tensors = {name: value for name, value in part.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    others = [f"{where}{name} ({type(value).__name__})" for name, value in part.items() if name not in tensors]
+    if others:
+        raise CheckpointError(f"expected tensors only, got {listing(others)}")
+    return tensors
+
+
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those below a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def fitted(model: Model) -> Model:
+    """The model, if it has just the tensors that it should have, in our order. Raises CheckpointError with the lists if not."""
+    with torch.device("meta"):
+        wanted = build_inverter(model.method, model.config).state_dict()
+    check_names(model.weights, wanted)
+    return replace(model, weights={name: model.weights[name] for name in wanted})
+
+
+def fitted_prior(prior: Prior) -> Prior:
+    """The same for a generator."""
+    with torch.device("meta"):
+        wanted = Generator(prior.config).state_dict()
+    check_names(prior.generator, wanted)
+    return prior
+
+
+def check_names(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError that lists what is missing, unknown or of another shape, by our names."""
+    missing, unknown = set(wanted) - set(got), set(got) - set(wanted)
+    shapes = [
+        f"{name} {list(got[name].shape)}, expected {list(wanted[name].shape)}"
+        for name in wanted
+        if name in got and got[name].shape != wanted[name].shape
+    ]
+    said = [
+        f"{what} ({len(names)}): {listing(names)}"
+        for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
+        if names
+    ]
+    if said:
+        raise CheckpointError("its tensors, by our names, do not make the model. " + "; ".join(said))
+
+
+# ----------------------------------------------------------------------------------------------------------- writing
+
+
+def apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every tensor in memory of its own, as safetensors wants it: foreign files may hold one under two names."""
+    seen: set[int] = set()
+    own = {}
+    for name, value in weights.items():
+        place = value.untyped_storage().data_ptr()
+        own[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return own
+
+
+def in_half(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in float16, half the space. Vectors stay as they are: variances of norms would vanish, and they weigh nothing.
+
+    Raises CheckpointError where a value is too large for float16.
+    """
+    halved = {name: v.half() if v.is_floating_point() and v.ndim > 1 else v for name, v in weights.items()}
+    infinite = [name for name, value in halved.items() if value.dtype == torch.float16 and not value.isfinite().all()]
+    if infinite:
+        raise CheckpointError(f"values beyond float16 (65504), or not finite, in {listing(infinite)}; convert without --half")
+    return halved
+
+
+def convert(
+    path: Path,
+    out: Path,
+    *,
+    wanted: Format | None = None,
+    preset: StyleResConfig | None = None,
+    name: str | None = None,
+    half: bool = False,
+    crop: Crop = "ffhq",
+    content: tuple[int, int] | None = None,
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> Bundle | Path:
+    """Read a foreign checkpoint and write a folder: the Bundle, or the path of a generator's folder.
+
+    crop, content: of a bundle, see `Bundle`. licence: text for the config; a cautious sentence if not given. The folder appears
+    whole or not at all; one that is there is refused unless `overwrite` says otherwise and it holds a model.
+    """
+    check_free(out, overwrite)
+    read = read_checkpoint(path, wanted, preset)
+    digest = sha256_of(path)
+    source = f"{path.name}, SHA-256 {digest}"
+    name = name or out.name
+    with replaced_folder(out) as folder:
+        match read:
+            case Model():
+                terms = licence or RESEARCH
+                bundle = write_bundle(
+                    folder,
+                    name=name,
+                    method=read.method,
+                    config=read.config,
+                    licence=terms,
+                    crop=crop,
+                    content=content,
+                    edits=[],
+                    weights=apart(in_half(read.weights) if half else read.weights),
+                    directions={},
+                    card=card_of(name, source, terms, f"a {read.method} bundle"),
+                )
+            case Prior():
+                terms = licence or NOT_STATED
+                kept = replace(read, generator=apart(in_half(read.generator) if half else read.generator))
+                write_prior(folder, kept, licence=terms, source=source, card=card_of(name, source, terms, "a generator"))
+    return replace(bundle, path=out) if isinstance(read, Model) else out
+
+
+def card_of(name: str, source: str, licence: str, what: str) -> str:
+    return (
+        f"# {name}\n\nConverted by `styleres convert` from {source}: {what}.\n\n"
+        f"Licence: {licence}.\n\nQuality: not measured here; conversion changes no number, but `--half` their precision.\n"
+    )
+
+
+def check_free(out: Path, overwrite: bool) -> None:
+    """Raises CheckpointError where `out` is taken by something that may not be replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite:
+        raise CheckpointError(f"{out} exists already; use --overwrite to replace a model there, or another --out")
+    if not any((out / name).is_file() for name in ("weights.safetensors", GENERATOR)):
+        raise CheckpointError(f"{out} is not a model's folder, so it is not replaced; use another --out")
+
+
+@contextmanager
+def replaced_folder(out: Path) -> Iterator[Path]:
+    """Yield a new folder beside `out`; on success it takes its place. If the body raises, `out` stays as it was."""
+    out = out.absolute()
+    mark = uuid.uuid4().hex[:12]
+    temporary, old = out.with_name(f".{out.name}.{mark}.tmp"), out.with_name(f".{out.name}.{mark}.old")
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise CheckpointError(f"{out}: cannot write there ({error.strerror}: {error.filename})") from error
+    try:
+        yield temporary
+        if out.exists():
+            os.replace(out, old)
+        os.replace(temporary, out)
+    finally:
+        if old.exists() and not out.exists():
+            os.replace(old, out)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
