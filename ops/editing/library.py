@@ -10,7 +10,7 @@ once.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ops.editing.clip_text import clip_text_feature
@@ -63,7 +63,7 @@ class Offer:
         """
         settings = {name: value for name, value in self.definition if name != "name" and not isinstance(value, Path | None)}
         if self.ganspace is not None:
-            settings["edit"] = self.ganspace.name
+            settings |= {"component": self.ganspace.component, "rows": self.ganspace.rows}
         if self.attribute is not None:
             settings["attribute"] = self.attribute
         kind = settings.pop("kind")
@@ -103,13 +103,23 @@ def _offers_of(definition: Definition) -> list[Offer]:
             inside = definitions_in(path, prefix).definitions
             return [offer for one in inside for offer in _offers_of(one)]
         case GanSpaceDefinition(name=name, table=Path() as table):
-            return [Offer(f"{name}.{edit.name}", definition, ganspace=edit) for edit in read_ganspace_table(table)]
+            edits = [replace(edit, name=f"{name}.{edit.name}") for edit in read_ganspace_table(table)]
+            return [Offer(edit.name, definition, ganspace=edit) for edit in edits]
         case GradCtrlDefinition(name=name, attribute=None):
             return [Offer(f"{name}.{attribute}", definition, attribute=attribute) for attribute in CONTROLS]
         case GradCtrlDefinition(name=name, attribute=str(attribute)):
             return [Offer(name, definition, attribute=attribute)]
         case _:
             return [Offer(definition.name, definition)]
+
+
+def incomplete(definitions: Sequence[Definition]) -> dict[str, str]:
+    """What the folders among the definitions lack: editor => the sentence."""
+    notes: dict[str, str] = {}
+    for definition in definitions:
+        if isinstance(definition, FolderDefinition):
+            notes |= definitions_in(definition.path, definition.name).notes
+    return notes
 
 
 def load_edits(

@@ -180,9 +180,11 @@ def _made(called: Any, arguments: Any) -> Any:
         case _Name(module, "scalar"), (_Dtype() as dtype, bytes() | str() as data) if module in _ARRAY_MODULES:
             return np.frombuffer(_bytes(data), dtype.numpy())[0].item()
         case _Name(module, "_frombuffer"), (data, _Dtype() as dtype, shape, str(order)) if module in _BUFFER_MODULES:
-            return _Array(np.frombuffer(data, dtype.numpy()).reshape(shape, order=order))  # type: ignore[call-overload]
-        case _Name("_codecs", "encode"), (str(text), "latin1" | "latin-1"):
+            return _Array(_array(data, dtype, shape, order))
+        case _Name("_codecs", "encode"), (str(text), "latin1" | "latin-1"):  # how Python 3 writes bytes for Python 2
             return text.encode("latin-1")
+        case _Name("__builtin__" | "builtins", "bytes"), ():
+            return b""
         case _Name(module, name), _:
             raise ValueError(f"it asks for {module}.{name}, and only plain data is read; nothing was run")
     raise ValueError(f"it calls {type(called).__name__}, and only plain data is read; nothing was run")
@@ -193,10 +195,15 @@ def _build(value: Any, state: Any) -> None:
         case _Dtype(), (_, str(order), *_):
             value.order = order
         case _Array(), (_, tuple() as shape, _Dtype() as dtype, bool(fortran) | int(fortran), bytes() | str() as data):
-            flat = np.frombuffer(_bytes(data), dtype.numpy())
-            value.value = flat.reshape(shape, order="F" if fortran else "C").astype(flat.dtype.newbyteorder("="))
+            value.value = _array(_bytes(data), dtype, shape, "F" if fortran else "C")
         case _:
             raise ValueError(f"it gives {type(value).__name__} a state that plain data does not have; nothing was run")
+
+
+def _array(data: bytes, dtype: _Dtype, shape: Any, order: Any) -> np.ndarray:
+    """A writable array in this machine's byte order."""
+    flat = np.frombuffer(data, dtype.numpy())
+    return flat.astype(flat.dtype.newbyteorder("=")).reshape(shape, order=order)
 
 
 def _bytes(data: bytes | str) -> bytes:

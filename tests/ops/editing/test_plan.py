@@ -147,7 +147,7 @@ def test_an_empty_track_passes() -> None:
 
 
 def test_mistakes_are_told_before_anything_is_computed() -> None:
-    with pytest.raises(RecipeError, match="it has: age, grin, replace, smile"):
+    with pytest.raises(RecipeError, match="there are: age, grin, replace, smile"):
         plan("smirk=1", wplus_NLD=np.full((50, L, D), np.nan, np.float32))
     with pytest.raises(EditError, match="belongs to one generator"):
         plan("smile=1", wplus_NLD=np.zeros((50, L, D + 1), np.float32))
