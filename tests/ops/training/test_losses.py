@@ -50,6 +50,8 @@ def test_simulated_edit_is_equation_2_and_undoes() -> None:
     edited = losses.simulated_edit(wplus, random_w, alpha).numpy()
     np.testing.assert_array_equal(edited[0], wplus[0])
     np.testing.assert_allclose(edited[1], wplus.numpy()[1] + 4.5 * (random_w.numpy()[1] - wplus.numpy()[1]) / 10)
+    affine = losses.affine_reversal(torch.from_numpy(edited), random_w, alpha)
+    np.testing.assert_allclose(affine.numpy(), wplus.numpy(), rtol=0, atol=1e-6)
     back = torch.from_numpy(edited) - losses.edit_offset(wplus, random_w, alpha)
     np.testing.assert_allclose(back, wplus, atol=1e-12)
 
