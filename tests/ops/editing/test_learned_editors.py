@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ops.editing.editor import EditError, Editor
+from ops.editing.editor import BLOCK, EditError, Editor, in_full_blocks
 from ops.editing.gradctrl import CONTROLS, Control, GradCtrlEditor, Heads, load_heads
 from ops.editing.styleclip_mapper import Group, MapperEditor, load_mapper
 from tests.golden import Golden, synthetic_weights
@@ -66,6 +66,20 @@ def test_batches_may_be_cut_anywhere(kind: str, wplus_NLD: torch.Tensor) -> None
     order = torch.randperm(37, generator=torch.Generator().manual_seed(0))
     assert torch.equal(editor.apply(wplus_NLD[order], strength_N[order]), whole[order])
     assert editor.apply(wplus_NLD[:0], strength_N[:0]).shape == (0, 10, D)
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 40])
+def test_blocks_are_always_full_and_cover_every_code_once(count: int) -> None:
+    """Matrix kernels are chosen by shape: one shape, the same bits. No code at all is a call too, so that sizes are checked."""
+    seen: list[int] = []
+
+    def step(codes: torch.Tensor, strength_N: torch.Tensor) -> torch.Tensor:
+        seen.append(len(codes))
+        return codes * strength_N[:, None, None]
+
+    codes, strength_N = random(count, 2, 3), random(count, seed=1)
+    assert torch.equal(in_full_blocks(step, codes, strength_N), codes * strength_N[:, None, None])
+    assert seen == [BLOCK] * -(-count // BLOCK) if count else seen == [0]
 
 
 @pytest.mark.parametrize("kind", every_editor())

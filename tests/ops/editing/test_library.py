@@ -253,6 +253,8 @@ def test_the_official_folder_offers_what_is_whole(shared: Path) -> None:
 def test_official_directions_do_not_fit_another_generator(shared: Path) -> None:
     definitions = [parse_folder(f"official={shared / 'directions' / 'official'}")]
     assert "official.ganspace.smile" in offers(definitions)
+    in_a_recipe = parse_definition(f"official=folder:{shared / 'directions' / 'official'}")
+    assert list(offers([in_a_recipe])) == list(offers(definitions))
     with pytest.raises(EditError, match=r"official.pose: made for W\+ codes \[18, 512\], got \[8, 32\]"):
         load_edits(["official.pose"], OWN, definitions, TINY)
 
