@@ -6,7 +6,7 @@ import typer
 
 from jobs import options
 from jobs.errors import explained
-from jobs.prepare import left_to_invert, open_store, output_paths, probe_inputs, recipe_from
+from jobs.prepare import definitions_from, left_to_invert, open_store, output_paths, probe_inputs, recipe_from
 from jobs.render import work_folder
 from jobs.report import Reporter
 from ops.checkpoints.bundle import open_bundle
@@ -19,6 +19,8 @@ def edit(
     out: options.Out,
     edit: options.Edits = [],  # noqa: B006 (typer copies it)
     recipe: options.RecipeFile = None,
+    editor: options.UserEditors = [],  # noqa: B006
+    editors: options.EditorFolders = [],  # noqa: B006
     store: options.KeptStore = None,
     model: options.Model = "mini64",
     overwrite: options.Overwrite = False,
@@ -58,7 +60,10 @@ def edit(
         bundle = open_bundle(model)
         inverting = options.invert_settings_from(detector, insightface_pack, insightface_root, crop)
         rendering = flow.RenderSettings(
-            plan=PlanSettings(recipe_from(edit, recipe, bundle), options.smoothing_from(smoothing, smoothing_seconds)),
+            plan=PlanSettings(
+                recipe_from(edit, recipe, bundle, definitions_from(editor, editors)),
+                options.smoothing_from(smoothing, smoothing_seconds),
+            ),
             paste=options.paste_from(paste, mask, color_match, bundle),
             encode=options.encode_from(codec, quality, preset),
             sheet_frames=0 if no_contact_sheet else 6,

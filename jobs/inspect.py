@@ -1,32 +1,61 @@
-"""styleres inspect: what is in a store."""
+"""styleres inspect: what is in a store, and which edits a model and the user's files offer."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow.compute as pc
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from jobs.errors import explained
+from jobs import options
+from jobs.errors import UsageError, explained
+from jobs.prepare import definitions_from
+from ops.checkpoints.bundle import Bundle, open_bundle
+from ops.checkpoints.errors import CheckpointError
+from ops.editing.definitions import Definition
+from ops.editing.editor import EditError, check_fits
+from ops.editing.library import incomplete, load_offer, offers
 from pipeline.store import Store
 
 
 def inspect(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the Parquet store.", show_default=False)],
+    store: Annotated[
+        Path | None, typer.Argument(metavar="[STORE]", help="Folder of the Parquet store.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="An embedded model's name, or a bundle's folder; the store's own if not given.")
+    ] = None,
+    editor: options.UserEditors = [],  # noqa: B006 (typer copies it)
+    editors: options.EditorFolders = [],  # noqa: B006
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
-    """Sources, tracks, sizes and lost items of a store."""
+    """Sources, tracks, sizes and lost items of a store; edits of its model and of editor files, with their units."""
     with explained():
-        facts = store_facts(Store.open(store))
+        if store is None and model is None and not editor and not editors:
+            raise UsageError("expected a STORE, or --model, --editor or --editors, whose edits to list")
+        opened = None if store is None else Store.open(store)
+        facts = {} if opened is None else store_facts(opened)
+        bundle = bundle_of(opened, model)
+        if bundle is not None:
+            facts["edits"], facts["incomplete_edits"] = edit_facts(bundle, definitions_from(editor, editors))
     if as_json:
         print(json.dumps(facts))
         return
     console = Console()
-    console.print(f"{store}: model {facts['model']}, schema {facts['schema_version']}, residuals {facts['codec']}")
+    if opened is not None:
+        print_store(console, opened, facts)
+    if bundle is not None:
+        print_edits(console, bundle, facts)
+
+
+def print_store(console: Console, store: Store, facts: dict[str, Any]) -> None:
+    console.print(f"{store.root}: model {facts['model']}, schema {facts['schema_version']}, residuals {facts['codec']}")
     sources = Table("source", "file", "frames", "size", "tracks", "faces", "edits", "state")
     for row in facts["sources"]:
         size = f"{row['width']}x{row['height']}"
@@ -46,6 +75,54 @@ def inspect(
             span = "" if row["pts"] is None else f"{row['pts']}..{row['last_pts']}"
             lost.add_row(row["stage"], row["reason"], row["uri"], span, row["message"])
         console.print(lost)
+
+
+def print_edits(console: Console, bundle: Bundle, facts: dict[str, Any]) -> None:
+    """Edits of one kind, from one file, share a row."""
+    shared: dict[tuple[str, str, str, str], list[str]] = {}
+    for row in facts["edits"]:
+        neutral = "none" if row["neutral"] is None else f"{row['neutral']:g}"
+        key = (Path(row["of"]).name, row["unit"] or "", neutral, row["problem"] or "")
+        shared.setdefault(key, []).append(row["name"])
+    edits = Table("edits", "of", "unit of strength", "neutral", f"why not with {bundle.name}")
+    for key, names in shared.items():
+        edits.add_row(", ".join(names), *map(escape, key))
+    console.print(edits)
+    for name, missing in facts["incomplete_edits"].items():
+        console.print(f"{name}: {missing}", soft_wrap=True, highlight=False, markup=False)
+
+
+def bundle_of(store: Store | None, model: str | None) -> Bundle | None:
+    """The model whose edits are listed; None for a store whose bundle lies elsewhere and was not named."""
+    if model is not None:
+        return open_bundle(model)
+    if store is None:
+        return open_bundle("mini64")
+    try:
+        return open_bundle(store.info.model_name)
+    except CheckpointError:
+        return None
+
+
+def edit_facts(bundle: Bundle, definitions: Sequence[Definition]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Every edit of the model and of the definitions with its unit and neutral strength, and, where it cannot be used with this
+    model, why; and what the folders lack for others."""
+    own, config = bundle.editors(), bundle.config.generator
+    rows: list[dict[str, Any]] = [
+        {"name": name, "of": bundle.name, "unit": editor.unit, "neutral": editor.neutral, "problem": None, "record": None}
+        for name, editor in own.items()
+    ]
+    for name, offer in offers(definitions).items():
+        row: dict[str, Any] = {"name": name, "of": str(offer.definition.path), "unit": None, "neutral": None, "record": None}
+        row["problem"] = "the model has an edit of that name; use another, or --editors PREFIX=FOLDER" if name in own else None
+        try:
+            editor = load_offer(offer, config)
+            row |= {"unit": editor.unit, "neutral": editor.neutral, "record": offer.record}
+            check_fits(editor, config, name)
+        except EditError as error:
+            row["problem"] = str(error).removeprefix(f"{name}: ")
+        rows.append(row)
+    return rows, incomplete(definitions)
 
 
 def store_facts(store: Store) -> dict[str, Any]:

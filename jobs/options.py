@@ -48,6 +48,14 @@ Codec = Annotated[
 Edits = Annotated[
     list[str], typer.Option("--edit", help="NAME=STRENGTH, several times; see docs/edits.md.", show_default=False)
 ]
+UserEditors = Annotated[
+    list[str],
+    typer.Option("--editor", help="NAME=KIND:PATH[@OPTION=VALUE], several times; see docs/edits.md.", show_default=False),
+]
+EditorFolders = Annotated[
+    list[str],
+    typer.Option("--editors", help="[PREFIX=]FOLDER of official edit files, several times.", show_default=False),
+]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A YAML file instead of --edit.")]
 Out = Annotated[Path, typer.Option("--out", help="A file for one input, otherwise a folder.", show_default=False)]
 Smoothing = Annotated[

@@ -11,6 +11,8 @@ import pyarrow as pa
 import schemas
 from jobs.errors import UsageError
 from ops.checkpoints.bundle import Bundle
+from ops.editing.definitions import Definition, parse_definition, parse_folder
+from ops.editing.library import load_edits, offers
 from ops.editing.recipe import EditRecipe, load_recipe, parse_edits
 from ops.video.encode import VideoCodec
 from ops.video.errors import MediaError
@@ -58,13 +60,23 @@ def probe_inputs(paths: Sequence[Path], *, allow_hdr: bool) -> tuple[list[Source
     return list(sources.values()), failures
 
 
-def recipe_from(edits: Sequence[str], recipe: Path | None, bundle: Bundle) -> EditRecipe:
-    """`--edit` texts or a `--recipe` file, with every name known to the model."""
+def definitions_from(editors: Sequence[str], folders: Sequence[str]) -> list[Definition]:
+    """`--editor` and `--editors` texts; relative paths are taken from the working folder."""
+    parsed = [parse_definition(text) for text in editors] + [parse_folder(text) for text in folders]
+    return [definition.located(Path.cwd()) for definition in parsed]
+
+
+def recipe_from(
+    edits: Sequence[str], recipe: Path | None, bundle: Bundle, definitions: Sequence[Definition] = ()
+) -> EditRecipe:
+    """`--edit` texts or a `--recipe` file, with the user's editors; every edit is there and fits the model."""
+    own = [entry.name for entry in bundle.edits]
     if bool(edits) == (recipe is not None):
-        names = ", ".join(entry.name for entry in bundle.edits)
+        names = ", ".join([*own, *offers(definitions)])
         raise UsageError(f"expected --edit NAME=STRENGTH (once or more) or --recipe FILE; {bundle.name} has: {names}")
-    parsed = parse_edits(edits) if recipe is None else load_recipe(recipe)
-    parsed.require_known([entry.name for entry in bundle.edits])
+    parsed = (parse_edits(edits) if recipe is None else load_recipe(recipe)).with_editors(definitions)
+    parsed.require_known({*own, *offers(parsed.editors)})
+    load_edits(parsed.names, bundle.editors(), parsed.editors, bundle.config.generator)
     return parsed
 
 

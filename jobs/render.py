@@ -12,7 +12,7 @@ import typer
 
 from jobs import options
 from jobs.errors import UsageError, explained
-from jobs.prepare import output_paths, recipe_from, stored_sources
+from jobs.prepare import definitions_from, output_paths, recipe_from, stored_sources
 from jobs.report import Reporter
 from ops.checkpoints.bundle import open_bundle
 from pipeline import flow
@@ -25,6 +25,8 @@ def render(
     out: options.Out,
     edit: options.Edits = [],  # noqa: B006 (typer copies it)
     recipe: options.RecipeFile = None,
+    editor: options.UserEditors = [],  # noqa: B006
+    editors: options.EditorFolders = [],  # noqa: B006
     only: options.Only = [],  # noqa: B006
     model: options.StoreModel = None,
     overwrite: options.Overwrite = False,
@@ -64,7 +66,10 @@ def render(
                 "name that bundle with --model, or invert again"
             )
         settings = flow.RenderSettings(
-            plan=PlanSettings(recipe_from(edit, recipe, bundle), options.smoothing_from(smoothing, smoothing_seconds)),
+            plan=PlanSettings(
+                recipe_from(edit, recipe, bundle, definitions_from(editor, editors)),
+                options.smoothing_from(smoothing, smoothing_seconds),
+            ),
             paste=options.paste_from(paste, mask, color_match, bundle),
             encode=options.encode_from(codec, quality, preset),
             sheet_frames=0 if no_contact_sheet else 6,

@@ -6,7 +6,7 @@ the table's memory where they can and are then read-only: copy before writing in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -149,8 +149,12 @@ def edits_table(
     names: Sequence[str],
     strength_NE: np.ndarray,
     weight_NE: np.ndarray,
+    editors: Mapping[str, str] | None = None,
 ) -> pa.Table:
-    """Rows of `edits` for one track: entry e of the recipe is `names[e]`; ordered by frame, then entry."""
+    """Rows of `edits` for one track: entry e of the recipe is `names[e]`; ordered by frame, then entry.
+
+    editors: name => what a user's editor is and from which bytes; names that it lacks are the model's own.
+    """
     pts_N = np.asarray(pts_N)
     count = len(names)
     for what, array in (("strengths", strength_NE), ("weights", weight_NE)):
@@ -169,6 +173,7 @@ def edits_table(
             "edit": pa.array(list(names) * len(pts_N), pa.string()),
             "strength": _scalars(np.reshape(strength_NE, -1), pa.float32()),
             "weight": _scalars(np.reshape(weight_NE, -1), pa.float32()),
+            "editor": pa.array([(editors or {}).get(name) for name in names] * len(pts_N), pa.string()),
         },
     )
 
@@ -179,6 +184,16 @@ def edits_table(
 def wplus_from_table(table: pa.Table) -> np.ndarray:
     """Column `wplus` as float32 [N, L, D]; no copy when the table is one piece. Read-only."""
     return array_from_column(table, "wplus")
+
+
+def rows_or_none(table: pa.Table, name: str) -> list[np.ndarray | None]:
+    """A column of lists of floats, some of them null, as one array [S] or None per row. Read-only, without a copy."""
+    rows: list[np.ndarray | None] = []
+    for chunk in table.column(name).chunks:
+        values, starts = chunk.values.to_numpy(), chunk.offsets.to_numpy()
+        known = chunk.is_valid().to_numpy(zero_copy_only=False)
+        rows += [values[a:b] if there else None for a, b, there in zip(starts[:-1], starts[1:], known, strict=True)]
+    return rows
 
 
 def residuals_from_table(table: pa.Table) -> np.ndarray:

@@ -26,6 +26,7 @@ from typing import Any
 
 from ops.checkpoints.bundle import Bundle
 from ops.device import Device
+from ops.editing.library import offers
 from ops.face.align import CropMode
 from ops.face.detect import DetectorSettings
 from ops.face.paste import PasteSettings
@@ -182,6 +183,9 @@ def render(
     root, model, folder = str(store.root), str(bundle.path.absolute()), str(work)
     recipe = settings.plan.recipe
     metadata = {"edits": recipe.to_text(), "model": bundle.name, "made_with": "styleres-video"}
+    given = offers(recipe.editors)
+    if used := [f"{name}: {given[name].record}" for name in dict.fromkeys(recipe.names) if name in given]:
+        metadata["editors"] = "; ".join(used)
     # Whole segments: what a segment is does not depend on the chunk it was in.
     gop = settings.encode.gop_frames
     frames = max(1, compute.chunk_frames // gop) * gop

@@ -19,11 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ops.checkpoints.bundle import open_bundle
+from ops.editing.library import load_edits
 from ops.editing.plan import plan_edits
 from ops.editing.recipe import EditRecipe
 from ops.editing.smoothing import SmoothingSettings
 from ops.face.shots import find_cuts
-from pipeline.columns import array_from_column, edits_table, wplus_from_table
+from pipeline.columns import array_from_column, edits_table, rows_or_none, wplus_from_table
 from pipeline.stage import Chunk, Result, Source, Step
 from pipeline.store import Store
 from pipeline.timer import Timer
@@ -49,8 +50,12 @@ class Plan(Step):
     settings: PlanSettings
 
     def open(self) -> Callable[[Chunk], Result]:
-        store = Store.open(self.store)
-        editors, settings = open_bundle(self.model).editors(), self.settings
+        store, bundle, settings = Store.open(self.store), open_bundle(self.model), self.settings
+        recipe = settings.recipe
+        loaded = load_edits(recipe.names, bundle.editors(), recipe.editors, bundle.config.generator)
+        editors = {name: edit.editor for name, edit in loaded.items()}
+        records = {name: edit.record for name, edit in loaded.items() if edit.record is not None}
+        recipe_id = recipe.id_with(records)
 
         def plan(chunk: Chunk) -> Result:
             source, timer = chunk.source, Timer()
@@ -65,7 +70,7 @@ class Plan(Step):
                     f"the recipe names track {track}; this source has tracks {tracks or 'none'}",
                     track_id=track,
                 )
-                for track in settings.recipe.missing_tracks(tracks)
+                for track in recipe.missing_tracks(tracks)
             ]
             path = plan_path(self.work, source)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +82,7 @@ class Plan(Step):
                 pts_N, wplus_NLD = rows["pts"].to_numpy(), wplus_from_table(rows)
                 seconds_N = pts_N * float(source.info.time_base)
                 with timer("edit"):
-                    planned = plan_edits(settings.recipe, editors, wplus_NLD, seconds_N, track, settings.smoothing)
+                    planned = plan_edits(recipe, editors, wplus_NLD, seconds_N, track, settings.smoothing)
                 fade_N = fades(pts_N, spans, source.info.time_base, settings.fade_seconds)
                 active = planned.active_N & (fade_N > 0)
                 if not active.any():
@@ -87,20 +92,24 @@ class Plan(Step):
                         source.source_id,
                         track,
                         pts_N[active],
-                        settings.recipe.recipe_id,
+                        recipe_id,
                         planned.edits,
                         planned.strength_NE[active],
                         planned.weight_NE[active],
+                        records,
                     )
                 )
                 tracks_N = np.full(len(pts_N), track, np.int32)
-                planned_rows = PlannedRows(pts_N, tracks_N, fade_N, planned.base_NLD, planned.edited_NLD)
+                offsets: list[np.ndarray | None] = [None] * len(pts_N)
+                for row, offset_S in zip(np.flatnonzero(planned.style_active_N), planned.style_offset_AS, strict=True):
+                    offsets[row] = offset_S
+                planned_rows = PlannedRows(pts_N, tracks_N, fade_N, planned.base_NLD, planned.edited_NLD, offsets)
                 pieces.append((planned_rows, np.flatnonzero(active)))
             edited = 0
             with timer("store"):
                 if pieces:
                     edited = write_plan(pieces, path)
-                    store.write_part("edits", source.source_id, settings.recipe.recipe_id, pa.concat_tables(applied))
+                    store.write_part("edits", source.source_id, recipe_id, pa.concat_tables(applied))
             return Result({"edits": edited}, timer.seconds, tuple(failures))
 
         return plan
@@ -126,6 +135,8 @@ class PlannedRows:
     fade_N: np.ndarray
     base_NLD: np.ndarray
     edited_NLD: np.ndarray
+    style_offset: Sequence[np.ndarray | None]
+    """What is added to S of the edited code, float32 [S]; None for the faces on which no edit in S acts."""
 
 
 def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], path: Path) -> int:
@@ -148,6 +159,8 @@ def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], path: Path) -> 
                     "fade": np.array([planned.fade_N[row] for planned, row in group], np.float32),
                     "base": nested(np.stack([planned.base_NLD[row] for planned, row in group])),
                     "edited": nested(np.stack([planned.edited_NLD[row] for planned, row in group])),
+                    # Lists rather than arrays of one size: a face without an offset then takes no space.
+                    "style_offset": pa.array([planned.style_offset[row] for planned, row in group], pa.list_(pa.float32())),
                 }
             )
             writer = writer or pq.ParquetWriter(path, table.schema, use_dictionary=False)
@@ -173,6 +186,7 @@ def read_plan(work: str, source: Source, pts_range: tuple[int, int]) -> PlannedR
         rows["fade"].to_numpy(),
         array_from_column(rows, "base"),
         array_from_column(rows, "edited"),
+        rows_or_none(rows, "style_offset"),
     )
 
 

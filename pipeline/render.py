@@ -8,7 +8,7 @@ first frame. So the edited video has the same bytes however its segments are spr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -42,6 +42,7 @@ class Face:
     fade: float
     base_LD: np.ndarray
     edited_LD: np.ndarray
+    style_offset_S: np.ndarray | None
     residual: np.ndarray | None
 
 
@@ -124,7 +125,7 @@ class Render(Step):
             kept = [face.residual for face in here if face.residual is not None]
             detail = np.stack(kept) if kept else None
             with timer("model"):
-                edited = session.generate(np.stack([face.edited_LD for face in here]), detail)
+                edited = session.generate(np.stack([face.edited_LD for face in here]), detail, style_offsets(here))
                 # What is unchanged but for the edit: the difference of the two is the edit and nothing else.
                 base = session.generate(np.stack([face.base_LD for face in here]), detail)
             generated = zip(here, framing.content(edited), framing.content(base), strict=True)
@@ -176,10 +177,20 @@ def faces_of(store: Store, work: str, chunk: Chunk) -> dict[int, list[Face]]:
             float(plan.fade_N[row]),
             plan.base_NLD[row],
             plan.edited_NLD[row],
+            plan.style_offset[row],
             residuals[residual_rows[key]] if len(kept) else None,
         )
         faces.setdefault(key[1], []).append(face)
     return faces
+
+
+def style_offsets(faces: Sequence[Face]) -> np.ndarray | None:
+    """What is added to S of each face's edited code, [N, S]; None where nothing is for any of them."""
+    size = next((len(face.style_offset_S) for face in faces if face.style_offset_S is not None), None)
+    if size is None:
+        return None
+    none_S = np.zeros(size, np.float32)
+    return np.stack([none_S if face.style_offset_S is None else face.style_offset_S for face in faces])
 
 
 def rows_by_key(track_N: np.ndarray, pts_N: np.ndarray) -> dict[tuple[int, int], int]:

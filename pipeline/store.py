@@ -631,6 +631,9 @@ def _read_rows(part: Part, columns: list[str], schema: pa.Schema) -> pa.Table:
     try:
         with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
             rows = file.read(columns=columns)
+        for name in columns:
+            if name not in rows.column_names and schema.field(name).nullable:  # written by an older minor version
+                rows = rows.append_column(schema.field(name), pa.nulls(len(rows), schema.field(name).type))
     except (OSError, pa.ArrowException) as error:
         raise _damaged(part.path, error) from error
     try:

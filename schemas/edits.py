@@ -18,6 +18,7 @@ def edits_schema() -> pa.Schema:
             pa.field("edit", pa.string(), nullable=False),
             pa.field("strength", pa.float32(), nullable=False),
             pa.field("weight", pa.float32(), nullable=False),
+            pa.field("editor", pa.string()),
         ],
     )
 

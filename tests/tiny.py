@@ -17,11 +17,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 from av.video.frame import VideoFrame
+from safetensors.torch import save_file
 from torch import Tensor
 
 from jobs.prepare import open_store, source_row
 from ops.checkpoints.bundle import Bundle, EditEntry, Method, build_inverter, write_bundle
 from ops.device import Device
+from ops.editing.definitions import Definition, parse_definition
 from ops.editing.recipe import parse_edits
 from ops.face.detect import Detector, DetectorSettings, Face
 from ops.face.framing import Crop
@@ -116,6 +118,24 @@ def tiny_bundle(
         crop=crop,
         content=content,
     )
+
+
+def user_editors(folder: Path) -> list[Definition]:
+    """A user's files for the tiny model, one of each kind that can be tiny: `grin` in W+, `brows` in S, the mapper `hair`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = torch.Generator().manual_seed(7)
+    np.save(folder / "grin.npy", 0.5 * torch.randn(8, WIDTH, generator=random).numpy())
+    channels = CONFIG.generator.style_channels
+    layers = {name: 0.5 * torch.randn(channels[name], generator=random) for name in ("b8.conv1", "b16.conv1", "b32.torgb")}
+    save_file(layers, folder / "brows.safetensors")
+    mapper = {}
+    for group in ("course", "medium"):
+        for layer in range(1, 5):
+            mapper[f"{group}_mapping.mapping.{layer}.weight"] = 100 * torch.randn(WIDTH, WIDTH, generator=random)
+            mapper[f"{group}_mapping.mapping.{layer}.bias"] = 10 * torch.randn(WIDTH, generator=random)
+    torch.save(mapper, folder / "hair.pt")
+    texts = ("grin=direction:grin.npy@rows=1:6", "brows=style-direction:brows.safetensors", "hair=mapper:hair.pt")
+    return [parse_definition(text).located(folder) for text in texts]
 
 
 # ------------------------------------------------------------------------------------------- clips with marks for faces
@@ -229,6 +249,7 @@ def rendered(
     runner: Runner | None = None,
     gpus_per_worker: float = 0.0,
     backend: Backend = "auto",
+    editors: Sequence[Definition] = (),
 ) -> tuple[list[Path], flow.Summary]:
     """The edited files, in the order of the sources."""
     suffix = ".mkv" if encode.codec == "ffv1" else ".mp4"
@@ -240,7 +261,10 @@ def rendered(
     work = folder / "work"
     work.mkdir(parents=True)
     settings = flow.RenderSettings(
-        PlanSettings(parse_edits(edits), fade_seconds=fade_seconds), paste, encode, sheet_frames=sheet_frames
+        PlanSettings(parse_edits(edits).with_editors(editors), fade_seconds=fade_seconds),
+        paste,
+        encode,
+        sheet_frames=sheet_frames,
     )
     compute = flow.Compute("cpu", "fp32", batch_size, chunk_frames, backend, gpus_per_worker=gpus_per_worker)
     summary = flow.render(sources, outputs, store, bundle, work, settings, compute, runner or InProcessRunner(), silent)

@@ -8,11 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import final
 
-import numpy as np
-import safetensors.torch
 import torch
 
 from ops.editing.editor import EditError, Editor, check_codes, check_rows
+from ops.editing.files import one_tensor
 
 
 @final
@@ -77,37 +76,9 @@ class DirectionEditor(Editor):
 
 
 def load_direction(path: str | Path) -> torch.Tensor:
-    """A direction from a user's file: `.npy`, `.safetensors` with one tensor, or `.pt` with a bare tensor.
-
-    Nothing in the file is executed: pickles are refused, `.pt` is read with weights only.
+    """A direction from a user's file: the one tensor of a `.npy`, `.npz`, `.safetensors` or `.pt` (`ops.editing.files`).
 
     Raises:
-        EditError: a missing or unreadable file, another suffix, or not exactly one tensor of floats.
+        EditError: a file that cannot be read, or not exactly one tensor of floats.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise EditError(f"{path}: no such file; give a .npy, .safetensors or .pt file with one direction")
-    suffix = path.suffix.lower()
-    if suffix not in (".npy", ".safetensors", ".pt", ".pth"):
-        raise EditError(f"{path}: a direction is a .npy, .safetensors or .pt file, got {suffix!r}")
-    try:
-        loaded = _load_without_executing(path, suffix)
-    except Exception as error:  # these readers let many kinds through when the bytes are not theirs
-        raise EditError(f"{path}: cannot be read as a direction ({type(error).__name__}: {error})") from error
-    if not isinstance(loaded, torch.Tensor) or not loaded.is_floating_point():
-        found = f"a tensor of {loaded.dtype}" if isinstance(loaded, torch.Tensor) else type(loaded).__name__
-        raise EditError(f"{path}: expected one tensor of floats, found {found}")
-    return loaded.to(torch.float32)
-
-
-def _load_without_executing(path: Path, suffix: str) -> object:
-    match suffix:
-        case ".npy":
-            return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
-        case ".safetensors":
-            tensors = safetensors.torch.load_file(path)
-            if len(tensors) != 1:
-                raise EditError(f"expected one tensor, found {sorted(tensors)}")
-            return next(iter(tensors.values()))
-        case _:
-            return torch.load(path, map_location="cpu", weights_only=True)
+    return one_tensor(path, "a direction")

@@ -1,6 +1,7 @@
 """From a recipe to codes: one track's base and edited W+, and what was applied to each frame.
 
-Legend of axes: N frames, L rows of W+, D width of W+, E entries of a recipe.
+Legend of axes: N frames, L rows of W+, D width of W+, S channels of the style space, E entries of a recipe,
+A frames on which an edit in S acts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ops.editing.editor import EditError, Editor
+from ops.editing.editor import AnyEditor, EditError, Editor, StyleEditor
 from ops.editing.recipe import EditRecipe
 from ops.editing.smoothing import SmoothingSettings, smooth_codes
 
@@ -26,6 +27,10 @@ class PlannedEdits:
     """Codes before the edits, float32: the track's codes, smoothed as set. Paste-back compares with these."""
     edited_NLD: np.ndarray
     """Codes after all edits, float32; equal to `base_NLD`, bit for bit, where not active."""
+    style_active_N: np.ndarray
+    """bool: whether any entry in S acts on the frame."""
+    style_offset_AS: np.ndarray
+    """float32: what is added to S of the edited code on the frames of `style_active_N`, in order; [0, 0] if there are none."""
     active_N: np.ndarray
     """bool: whether any entry acts on the frame. Where not, the source's own pixels pass."""
     edits: tuple[str, ...]
@@ -38,7 +43,7 @@ class PlannedEdits:
 
 def plan_edits(
     recipe: EditRecipe,
-    editors: Mapping[str, Editor],
+    editors: Mapping[str, AnyEditor],
     wplus_NLD: np.ndarray,
     pts_seconds_N: np.ndarray,
     track_id: int,
@@ -49,7 +54,8 @@ def plan_edits(
         w ← w + weight · (editor(w, strength) − w)        for each entry
 
     so a fade leads from the face as it is to the edited face for every editor, also for those whose strength
-    0 is not "no edit".
+    0 is not "no edit". Entries in S stand outside that order: weight · offset(strength) of each is added up, and to S of the
+    code that the others leave.
 
     Raises:
         RecipeError: the recipe names edits that `editors` lacks (lists those it has).
@@ -66,16 +72,30 @@ def plan_edits(
         if neutral is not None:
             acting_NE[:, entry] &= strength_NE[:, entry] != neutral
     edited_NLD = base_NLD.copy()
+    in_style = [entry for entry, name in enumerate(recipe.names) if isinstance(editors[name], StyleEditor)]
+    style_active_N = np.asarray(acting_NE[:, in_style].any(axis=1))
+    place_N = np.cumsum(style_active_N) - 1  # of a frame in style_offset_AS
+    style_offset_AS = np.zeros((0, 0), np.float32)
     for entry, name in enumerate(recipe.names):
         acting = np.flatnonzero(acting_NE[:, entry])
         for begin in range(0, len(acting), _FRAMES_AT_ONCE):
             rows = acting[begin : begin + _FRAMES_AT_ONCE]
-            edited_NLD[rows] = _edit(editors[name], edited_NLD[rows], strength_NE[rows, entry], weight_NE[rows, entry])
-        if not np.isfinite(edited_NLD[acting]).all():
-            raise EditError(f"{name}: gives codes that are not finite on track {track_id}; lower its strength")
+            strength_N, weight_N = strength_NE[rows, entry].astype(np.float32), weight_NE[rows, entry].astype(np.float32)
+            match editors[name]:
+                case Editor() as editor:
+                    result = edited_NLD[rows] = _edit(editor, edited_NLD[rows], strength_N, weight_N)
+                case StyleEditor() as editor:
+                    result = weight_N[:, None] * editor.offset(torch.from_numpy(strength_N)).numpy()
+                    if style_offset_AS.size == 0:
+                        style_offset_AS = np.zeros((int(style_active_N.sum()), result.shape[1]), np.float32)
+                    style_offset_AS[place_N[rows]] += result
+            if not np.isfinite(result).all():
+                raise EditError(f"{name}: gives codes that are not finite on track {track_id}; lower its strength")
     return PlannedEdits(
         base_NLD=base_NLD,
         edited_NLD=edited_NLD,
+        style_active_N=style_active_N,
+        style_offset_AS=style_offset_AS,
         active_N=np.asarray(acting_NE.any(axis=1)),
         edits=recipe.names,
         strength_NE=strength_NE,
@@ -86,8 +106,7 @@ def plan_edits(
 def _edit(editor: Editor, wplus_NLD: np.ndarray, strength_N: np.ndarray, weight_N: np.ndarray) -> np.ndarray:
     """One entry on frames where it acts. `wplus_NLD` is a copy of the caller's rows."""
     with torch.no_grad():
-        edited = editor.apply(torch.from_numpy(wplus_NLD), torch.from_numpy(strength_N.astype(np.float32)))
-    edited_NLD = edited.numpy()
-    weight_N11 = weight_N.astype(np.float32)[:, None, None]
+        edited_NLD = editor.apply(torch.from_numpy(wplus_NLD), torch.from_numpy(strength_N)).numpy()
+    weight_N11 = weight_N[:, None, None]
     # Whole edits keep the editor's own bits: a + 1 · (b − a) is not b in floating point.
     return np.where(weight_N11 == 1, edited_NLD, wplus_NLD + weight_N11 * (edited_NLD - wplus_NLD))

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -21,15 +21,13 @@ import numpy as np
 import pydantic
 import yaml
 
+from ops.editing.definitions import AnyDefinition, Definition, parse_definition
+from ops.editing.values import NAME_PATTERN, Frozen, RecipeError, sentences
+
 Easing = Literal["linear", "smooth", "step"]
 EASINGS: tuple[Easing, ...] = get_args(Easing)
 
-_NAME_PATTERN = r"[A-Za-z_][A-Za-z0-9_.\-]*"
 _OPTIONS = ("track", "from", "to", "fade", "fade_in", "fade_out", "ease")
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be read, contradicts itself, or asks for an edit that there is not."""
 
 
 def ease(easing: Easing, progress: np.ndarray) -> np.ndarray:
@@ -54,21 +52,17 @@ _Duration = Annotated[float, pydantic.Field(strict=True, ge=0, allow_inf_nan=Fal
 _TrackId = Annotated[int, pydantic.Field(strict=True, ge=0)]
 
 
-class _Frozen(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class Keyframe(_Frozen):
+class Keyframe(Frozen):
     """A strength at an instant."""
 
     at_seconds: _Finite = pydantic.Field(alias="at")
     strength: _Finite
 
 
-class Edit(_Frozen):
+class Edit(Frozen):
     """One entry of a recipe: an edit by name, its strength over time, whom it concerns and when."""
 
-    name: str = pydantic.Field(alias="edit", pattern=f"^{_NAME_PATTERN}$")
+    name: str = pydantic.Field(alias="edit", pattern=f"^{NAME_PATTERN}$")
     """The edit's name in the model bundle."""
     strength: _Finite | None = None
     """In the editor's own unit, the same at all times; either this or `keyframes`."""
@@ -179,7 +173,7 @@ class Edit(_Frozen):
         return text
 
 
-class EditRecipe(_Frozen):
+class EditRecipe(Frozen):
     """Edits in the order in which they are applied: each to the result of those before it.
 
     For linear edits the order does not matter (but for rounding); for those that measure the code, such as
@@ -189,6 +183,8 @@ class EditRecipe(_Frozen):
     version: Literal[1] = 1
     """Of the file format."""
     edits: tuple[Edit, ...] = pydantic.Field(min_length=1)
+    editors: tuple[AnyDefinition, ...] = ()
+    """The user's own editors, beside those of the model. In a file: a mapping from name to definition, or to KIND:PATH…"""
 
     @pydantic.field_validator("edits", mode="before")
     @classmethod
@@ -198,6 +194,21 @@ class EditRecipe(_Frozen):
             return tuple(parse_edit(entry) if isinstance(entry, str) else entry for entry in value)
         return value
 
+    @pydantic.field_validator("editors", mode="before")
+    @classmethod
+    def _names_are_keys(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        found: list[Any] = []
+        for name, given in value.items():
+            if isinstance(given, str):
+                found.append(parse_definition(f"{name}={given}"))
+            elif isinstance(given, Mapping):
+                found.append({"name": name, **given})
+            else:
+                raise ValueError(f"{name}: expected KIND:PATH, or a mapping with the keys kind and path")
+        return tuple(found)
+
     @property
     def names(self) -> tuple[str, ...]:
         """The entries' names, in order; one may come more than once."""
@@ -205,10 +216,22 @@ class EditRecipe(_Frozen):
 
     @property
     def recipe_id(self) -> str:
-        """16 hex digits that are equal for equal recipes, however they were written down."""
+        """16 hex digits that are equal for equal edits, however they were written down; editors do not enter."""
+        return self.id_with({})
+
+    def id_with(self, records: Mapping[str, str]) -> str:
+        """`recipe_id` of a recipe whose edits are not all the model's own: edit => what it is and from which bytes.
+
+        Names alone would give two renders one id where the file behind a name has changed.
+        """
         # Without defaults: an option that a later version adds leaves the ids of recipes that do not use it.
-        canonical = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+        content = self.model_dump(mode="json", exclude_defaults=True, exclude={"editors"})
+        canonical = json.dumps(content | ({"records": dict(records)} if records else {}), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def with_editors(self, editors: Sequence[Definition]) -> EditRecipe:
+        """The same with more editors, after those that it has."""
+        return self.model_copy(update={"editors": (*self.editors, *editors)})
 
     def require_known(self, available: Collection[str]) -> None:
         """Holds the names against the edits that there are.
@@ -224,7 +247,7 @@ class EditRecipe(_Frozen):
         for name in unknown:
             near = difflib.get_close_matches(name, available, n=1)
             hints.append(repr(name) + (f" (did you mean {near[0]!r}?)" if near else ""))
-        raise RecipeError(f"the model has no edit {', '.join(hints)}; it has: {listing}")
+        raise RecipeError(f"there is no edit {', '.join(hints)}; there are: {listing}")
 
     def missing_tracks(self, track_ids: Collection[int]) -> tuple[int, ...]:
         """Tracks that the recipe names and the source does not have, in order."""
@@ -245,7 +268,11 @@ class EditRecipe(_Frozen):
 
     def to_yaml(self) -> str:
         """The recipe as a YAML file; `recipe_from_yaml` of it gives the recipe again."""
-        content = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        content = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"editors"})
+        if self.editors:
+            # `kind` has no default, so it is there; a name stands as the key.
+            definitions = {one.name: one.model_dump(mode="json", exclude_defaults=True) for one in self.editors}
+            content["editors"] = {name: {k: v for k, v in one.items() if k != "name"} for name, one in definitions.items()}
         return yaml.safe_dump({"version": self.version, **content}, sort_keys=False)
 
 
@@ -259,7 +286,7 @@ def parse_edit(text: str) -> Edit:
         RecipeError: the text, the part of it that is wrong, and what was expected there.
     """
     head, *tails = text.strip().split("@")
-    match = re.fullmatch(rf"\s*({_NAME_PATTERN})\s*=\s*(\S.*?)\s*", head)
+    match = re.fullmatch(rf"\s*({NAME_PATTERN})\s*=\s*(\S.*?)\s*", head)
     if match is None:
         raise RecipeError(f"--edit {text!r}: expected NAME=STRENGTH, for instance smile=1.5, got {head!r}")
     fields: dict[str, Any] = {"edit": match[1]}
@@ -292,7 +319,7 @@ def parse_edit(text: str) -> Edit:
     try:
         return Edit.model_validate(fields)
     except pydantic.ValidationError as error:
-        raise RecipeError(f"--edit {text!r}: {_sentences(error)}") from error
+        raise RecipeError(f"--edit {text!r}: {sentences(error)}") from error
 
 
 def parse_edits(texts: Sequence[str]) -> EditRecipe:
@@ -364,11 +391,11 @@ def recipe_from_yaml(text: str, *, where: str = "recipe") -> EditRecipe:
     except RecipeError as error:
         raise RecipeError(f"{where}: {error}") from error
     except pydantic.ValidationError as error:
-        raise RecipeError(f"{where}: {_sentences(error)}") from error
+        raise RecipeError(f"{where}: {sentences(error)}") from error
 
 
 def load_recipe(path: str | Path) -> EditRecipe:
-    """A recipe from a YAML file.
+    """A recipe from a YAML file; relative paths of its editors are taken from the file's folder.
 
     Raises:
         RecipeError: the file cannot be read, or as `recipe_from_yaml`.
@@ -378,7 +405,8 @@ def load_recipe(path: str | Path) -> EditRecipe:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as a recipe ({error})") from error
-    return recipe_from_yaml(text, where=str(path))
+    recipe = recipe_from_yaml(text, where=str(path))
+    return recipe.model_copy(update={"editors": tuple(one.located(path.absolute().parent) for one in recipe.editors)})
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -393,14 +421,3 @@ class _StrictLoader(yaml.SafeLoader):
             if isinstance(key, Hashable):
                 seen.add(key)
         return super().construct_mapping(node, deep)
-
-
-def _sentences(error: pydantic.ValidationError) -> str:
-    """Pydantic's findings on one line each, by path: `edits.0.strength: …`, values shown."""
-    found = []
-    for item in error.errors(include_url=False):
-        place = ".".join(str(step) for step in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        shown = "" if item["type"] in ("value_error", "missing") else f", got {item['input']!r}"
-        found.append(f"{place}: {message}{shown}" if place else f"{message}{shown}")
-    return "; ".join(found)

@@ -60,14 +60,17 @@ class Session:
                     details.append(to_numpy(inversion.detail)[:rows])
         return np.concatenate(codes), np.concatenate(details) if details else None
 
-    def generate(self, wplus_NLD: np.ndarray, detail: np.ndarray | None) -> np.ndarray:
-        """W+ and detail of the same N images => float32 [N, R, R, 3] on the 0..255 scale, not rounded."""
+    def generate(
+        self, wplus_NLD: np.ndarray, detail: np.ndarray | None, style_offset_NS: np.ndarray | None = None
+    ) -> np.ndarray:
+        """W+, detail and what is added to S of the same N images => float32 [N, R, R, 3] on the 0..255 scale, not rounded."""
         images = []
         for rows, padded in self._batches(len(wplus_NLD)):
             with torch.inference_mode():
                 code = self._tensor(wplus_NLD[padded])
                 kept = None if detail is None else self._tensor(detail[padded])
-                images.append(levels_from_images(self.model.generate(code, kept))[:rows])
+                offset = None if style_offset_NS is None else self._tensor(style_offset_NS[padded])
+                images.append(levels_from_images(self.model.generate(code, kept, offset))[:rows])
         return np.concatenate(images)
 
     def _batches(self, count: int) -> Iterator[tuple[int, np.ndarray]]:

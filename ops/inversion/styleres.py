@@ -3,12 +3,13 @@
     invert(images)               => Inversion(W+, detail)      what does not depend on the edit, computed once
     generate(W+', detail)        => images                     what does; generate(inversion.wplus, ...) is the reconstruction
 
-Legend: N batch, L rows of W+, D width of W, C R R the shape of the residual.
+Legend: N batch, L rows of W+, D width of W, S all channels of the style space, C R R the shape of the residual.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, final
 
@@ -72,12 +73,29 @@ class Inverter(nn.Module, ABC):
         """images [N, 3, S, S] in [-1, 1], S the encoder's input size => Inversion."""
 
     @abstractmethod
-    def generate(self, wplus_NLD: Tensor, detail: Tensor | None) -> Tensor:
-        """W+ (edited or not) and the detail of the same images => images float32 [N, 3, R, R]."""
+    def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
+        """W+ (edited or not) and the detail of the same images => images float32 [N, 3, R, R].
+
+        style_offset_NS: added to S of the code, all layers one after the other (`StyleGAN2Config.style_channels`).
+        """
 
     def reduced(self, device: torch.device) -> torch.autocast:
         """Around encoders and residual networks: their convolutions run in `feature_dtype`."""
         return torch.autocast(device.type, self.feature_dtype, enabled=self.feature_dtype != torch.float32)
+
+
+def offset_styles(styles: Sequence[Tensor], style_offset_NS: Tensor | None) -> Sequence[Tensor]:
+    """S + an offset given as one row of all channels.
+
+    Raises:
+        ValueError: another number of channels than S has.
+    """
+    if style_offset_NS is None:
+        return styles
+    sizes = [style.shape[1] for style in styles]
+    if style_offset_NS.shape != (len(styles[0]), sum(sizes)):
+        raise ValueError(f"expected an offset of S as [{len(styles[0])}, {sum(sizes)}], got {list(style_offset_NS.shape)}")
+    return [style + part for style, part in zip(styles, style_offset_NS.split(sizes, dim=1), strict=True)]
 
 
 @final
@@ -98,8 +116,9 @@ class E4e(Inverter):
             offsets_NLD, _ = self.encoder(images)
         return Inversion(offsets_NLD.float() + self.latent_avg, None)
 
-    def generate(self, wplus_NLD: Tensor, detail: Tensor | None) -> Tensor:
-        return self.generator(self.generator.styles(wplus_NLD), dtype=self.feature_dtype)
+    def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
+        styles = offset_styles(self.generator.styles(wplus_NLD), style_offset_NS)
+        return self.generator(styles, dtype=self.feature_dtype)
 
 
 NO_ENCODER = "this model was loaded to generate only; load it with parts='invert' or 'all' to invert"
@@ -156,7 +175,7 @@ class StyleRes(Inverter):
         with self.reduced(wplus_NLD.device):
             return extraction(alignment(encoder_features.to(features.dtype), features))
 
-    def generate(self, wplus_NLD: Tensor, detail: Tensor | None) -> Tensor:
+    def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
         if detail is None:
             raise ValueError("StyleRes needs the aligned residual F_a beside W+, got None; was this inverted with e4e?")
         gates, residual = self.generating(), detail.to(self.feature_dtype)
@@ -166,4 +185,5 @@ class StyleRes(Inverter):
                 return fuse(features, *gates(features, residual))
 
         injection = Injection(self.config.residual.resolution, transform)
-        return self.generator(self.generator.styles(wplus_NLD), injection=injection, dtype=self.feature_dtype)
+        styles = offset_styles(self.generator.styles(wplus_NLD), style_offset_NS)
+        return self.generator(styles, injection=injection, dtype=self.feature_dtype)

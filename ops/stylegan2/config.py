@@ -44,6 +44,16 @@ class StyleGAN2Config:
         """L: rows of W+ (18 at 1024 px)."""
         return 2 * (self.resolution.bit_length() - 1) - 2
 
+    @property
+    def style_channels(self) -> dict[str, int]:
+        """Channels of each entry of S, in the order of S: a convolution is modulated at its input (9088 in all at 1024 px)."""
+        channels = {}
+        for res in self.resolutions:
+            if res > 4:
+                channels[f"b{res}.conv0"] = self.channels[res // 2]
+            channels[f"b{res}.conv1"] = channels[f"b{res}.torgb"] = self.channels[res]
+        return channels
+
     def rows_up_to(self, resolution: int) -> int:
         """How many leading rows of W+ the features after b{resolution}.conv0 depend on (8 at 64 px)."""
         return 2 * (resolution.bit_length() - 1) - 4

@@ -99,10 +99,14 @@ def edit_offset(wplus_NLD: Tensor, random_w_ND: Tensor, alpha_N: Tensor) -> Tens
     return alpha_N[:, None, None] * (random_w_ND[:, None, :] - wplus_NLD) / 10
 
 
-def undo_edit(wplus_NLD: Tensor, random_w_ND: Tensor, alpha_N: Tensor) -> Tensor:
-    """The affine inverse of Eq. 2, W = (W_a - a W_r / 10) / (1 - a / 10): the other reading of "invert the addition"."""
-    share = alpha_N[:, None, None] / 10
-    return (wplus_NLD - share * random_w_ND[:, None, :]) / (1 - share)
+def affine_reversal(edited_NLD: Tensor, random_w_ND: Tensor, alpha_N: Tensor) -> Tensor:
+    """W of W_a by the inverse of Eq. 2: (W_a - a W_r / 10) / (1 - a / 10) => W+ [N, L, D].
+
+    The exact inverse of a code that came back unchanged; of one that did not, it stretches the difference by 1 / (1 - a / 10),
+    which is why training subtracts `edit_offset` unless told otherwise, as the authors' training tree does.
+    """
+    share_N11 = alpha_N[:, None, None] / 10
+    return (edited_NLD - share_N11 * random_w_ND[:, None, :]) / (1 - share_N11)
 
 
 def sample_alpha(

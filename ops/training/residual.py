@@ -31,6 +31,7 @@ from ops.training.distributed import Worker
 from ops.training.losses import (
     Embedder,
     adversarial_loss,
+    affine_reversal,
     batch_mean,
     discriminator_loss,
     edit_fidelity_loss,
@@ -40,7 +41,6 @@ from ops.training.losses import (
     pixel_loss,
     r1_penalty,
     sample_alpha,
-    undo_edit,
 )
 from ops.training.trainer import Step, Task, TrainingError, descend
 
@@ -115,7 +115,7 @@ class SimulatedEdit:
             case "subtract":
                 return wplus_NLD - offset_NLD
             case "affine":
-                return undo_edit(wplus_NLD - self.along_ND[:, None, :], self.random_w_ND, self.alpha_N)
+                return affine_reversal(wplus_NLD - self.along_ND[:, None, :], self.random_w_ND, self.alpha_N)
 
     def part(self, rows: slice | Tensor, device: torch.device) -> SimulatedEdit:
         """The edits of some samples, on a device."""

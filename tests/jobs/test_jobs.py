@@ -171,6 +171,51 @@ def test_an_unknown_track_is_said_and_counted(tmp_path: Path, styleres: Styleres
     assert lost["uri"] == str(clip) and (tmp_path / "o.mp4").exists()
 
 
+def test_editors_of_the_users_own(tmp_path: Path, styleres: Styleres, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the command line from the working folder, in a recipe from beside it: the same bytes."""
+    tiny.user_editors(tmp_path / "files")
+    monkeypatch.chdir(tmp_path / "files")
+    words = ["--editor", "grin=direction:grin.npy@rows=1:6", "--editor", "brows=style-direction:brows.safetensors"]
+    edits = ["--edit", "brows=2@track=0", "--edit", "grin=0:0,0.4:2@track=1", "--edit", "warm=1@track=1"]
+    first = styleres("edit", clip, *words, *edits, "--out", tmp_path / "a.mkv", "--codec", "ffv1", "--store", tmp_path / "s")
+    assert first.code == 0 and first.done["edits"] == 40
+    assert all(left and (right or not i) for i, (left, right) in enumerate(changed(clip, tmp_path / "a.mkv")))
+    recipe = tmp_path / "files" / "sub" / "recipe.yaml"
+    recipe.parent.mkdir()
+    recipe.write_text(
+        "version: 1\nedits: [brows=2@track=0, 'grin=0:0,0.4:2@track=1', warm=1@track=1]\n"
+        "editors:\n  grin: {kind: direction, path: ../grin.npy, rows: [1, 6]}\n  brows: style-direction:../brows.safetensors\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    render = ("render", "--store", tmp_path / "s", "--codec", "ffv1")
+    again = styleres(*render, "--recipe", recipe, "--out", tmp_path / "b.mkv")
+    assert again.code == 0 and (tmp_path / "a.mkv").read_bytes() == (tmp_path / "b.mkv").read_bytes()
+    rows = Store.open(tmp_path / "s").read("edits")
+    assert len(set(rows["recipe_id"].to_pylist())) == 1 and len(set(rows["editor"].to_pylist())) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--edit", "grin=1"], "there is no edit 'grin'"),
+        (["--edit", "grin=1", "--editor", "grin=direction:absent.npy"], "no such file"),
+        (["--edit", "grin=1", "--editor", "grin=direction:wide.npy"], "belongs to one generator"),
+        (["--edit", "grin=1", "--editor", "grin=smiler:wide.npy"], "styleclip-global"),
+        (["--edit", "warm=1", "--editor", "warm=direction:wide.npy"], "the model's own"),
+        (["--edit", "grin=1", "--editors", "absent"], "expected a folder"),
+    ],
+)
+def test_editors_that_cannot_be_end_before_any_work(
+    tmp_path: Path, styleres: Styleres, clip: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    np.save(tmp_path / "wide.npy", np.ones(33, np.float32))
+    monkeypatch.chdir(tmp_path)
+    before = tree(tmp_path)
+    ran = styleres("edit", clip, *arguments, "--out", tmp_path / "o", "--store", tmp_path / "s")
+    assert ran.code == 2 and said in ran.error and "Traceback" not in ran.error
+    assert tree(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -343,8 +388,33 @@ def test_inspect_tells_what_is_in_a_store(tmp_path: Path, styleres: Styleres, cl
     assert [row["uri"] for row in facts["failures"]] == [str(tmp_path / "no.mp4")]
     table = CliRunner().invoke(app, ["inspect", str(store)])
     assert table.exit_code == 0 and "complete" in table.stdout
+    assert "edits" not in facts, "the store's bundle is no embedded one, and was not named"
+    named = CliRunner().invoke(app, ["inspect", str(store), "--json", "--model", str(bundle.path)])
+    assert [row["name"] for row in json.loads(named.stdout)["edits"]] == [entry.name for entry in bundle.edits]
     absent = CliRunner().invoke(app, ["inspect", str(tmp_path / "none")])
     assert absent.exit_code == 2 and "expected a store" in absent.stderr
+
+
+def test_inspect_lists_edits_and_what_others_lack(
+    tmp_path: Path, styleres: Styleres, clip: Path, bundle: Bundle, shared: Path
+) -> None:
+    tiny.user_editors(tmp_path / "files")
+    official = shared / "directions" / "official"
+    words = ["--model", str(bundle.path), "--editor", f"brows=style-direction:{tmp_path / 'files' / 'brows.safetensors'}"]
+    result = CliRunner().invoke(app, ["inspect", *words, "--editors", f"official={official}", "--json"])
+    facts = json.loads(result.stdout)
+    rows = {row["name"]: row for row in facts["edits"]}
+    assert result.exit_code == 0 and len(rows) == 3 + 1 + 49
+    assert rows["warm"]["neutral"] == 0 and rows["warm"]["of"] == "tiny" and rows["warm"]["problem"] is None
+    assert rows["ganspace_0"]["neutral"] is None
+    assert rows["brows"]["problem"] is None and "sha256:" in rows["brows"]["record"] and "S" in rows["brows"]["unit"]
+    assert "target" in rows["official.ganspace.smile"]["unit"] and "[8, 32]" in rows["official.ganspace.smile"]["problem"]
+    assert facts["incomplete_edits"]["official.styleclip-global"] == "lacks fs3.npy"
+    people = CliRunner().invoke(app, ["inspect", *words, "--editors", str(official)], env={"COLUMNS": "200"})
+    assert people.exit_code == 0 and "gradctrl.gender" in people.stdout and "[8, 32]" in people.stdout
+    assert "mapper: lacks afro.pt" in people.stdout
+    nothing = CliRunner().invoke(app, ["inspect"])
+    assert nothing.exit_code == 2 and "expected a STORE" in nothing.stderr
 
 
 # ------------------------------------------------------------------------------------------------------- for people

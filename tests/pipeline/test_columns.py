@@ -118,6 +118,23 @@ def test_edits_are_long_and_in_order_of_frame_then_entry() -> None:
         columns.edits_table("s", 4, PTS, "r", ["smile", "age"], strength_NE[:, :1], strength_NE)
 
 
+def test_edits_say_which_editor_of_the_user_it_was() -> None:
+    strength_NE = np.ones((3, 2))
+    table = columns.edits_table("s", 4, PTS, "r", ["smile", "grin"], strength_NE, strength_NE, {"grin": "direction …"})
+    assert table["editor"].to_pylist() == [None, "direction …"] * 3
+
+
+def test_rows_of_which_some_are_null_come_back_in_their_places() -> None:
+    rows = [None, np.array([1.0, 2.0], np.float32), None, np.array([3.0, 4.0], np.float32)]
+    column = pa.array(rows, pa.list_(pa.float32()))
+    for table in (pa.table({"a": column}), pa.table({"a": pa.chunked_array([column[:2], column[2:]])})):
+        again = columns.rows_or_none(table, "a")
+        for ours, theirs in zip(again, rows, strict=True):
+            assert ours is theirs or np.array_equal(ours, theirs)
+    again = columns.rows_or_none(pa.table({"a": column}).slice(1, 2), "a")
+    assert again[0].tolist() == [1.0, 2.0] and again[1] is None
+
+
 def test_wrong_shapes_lengths_and_times_are_refused() -> None:
     with pytest.raises(columns.ColumnError, match=r"\[N, L, D\]"):
         columns.latents_table("s", 0, PTS, np.zeros((3, 24)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow.compute as pc
 import pytest
@@ -16,6 +18,8 @@ import torch
 
 import ops.inversion.styleres as styleres
 from ops.checkpoints.bundle import Bundle, open_bundle, write_bundle
+from ops.editing.definitions import Definition
+from ops.editing.library import load_edits
 from ops.editing.plan import plan_edits
 from ops.editing.recipe import parse_edits
 from ops.editing.smoothing import SmoothingSettings
@@ -27,7 +31,7 @@ from ops.video.encode import EncodeOptions
 from ops.video.probe import probe
 from pipeline import scan
 from pipeline.columns import array_from_column, residuals_from_table, wplus_from_table
-from pipeline.plan import fades, shot_spans
+from pipeline.plan import Plan, PlanSettings, fades, read_plan, shot_spans
 from pipeline.stage import Chunk, Result, Source
 from pipeline.store import Store
 from tests import tiny
@@ -147,7 +151,9 @@ def test_pixels_do_not_depend_on_the_size_of_batches(
 # -------------------------------------------------------------------------------- the direct edit, without any pipeline
 
 
-def directly_edited(source: Source, store: Store, bundle: Bundle, edit: str) -> list[np.ndarray]:
+def directly_edited(
+    source: Source, store: Store, bundle: Bundle, *edits: str, editors: Sequence[Definition] = ()
+) -> list[np.ndarray]:
     """crop, invert, edit, generate, paste: in memory, with ops only. Quads are the store's: smoothing is tested elsewhere."""
     session = Session(bundle.load("all"), device="cpu", precision="fp32", batch_size=4)
     frames = source_frames(source)
@@ -163,10 +169,18 @@ def directly_edited(source: Source, store: Store, bundle: Bundle, edit: str) -> 
         crops = np.stack([crop_face(seen[ordinal_at[p]], quads[i], 32) for i, p in enumerate(pts_N.tolist())])
         wplus_NLD, detail = session.invert(crops)
         seconds_N = pts_N * float(source.info.time_base)
-        planned = plan_edits(parse_edits([edit]), bundle.editors(), wplus_NLD, seconds_N, track, SmoothingSettings(kind="none"))
+        recipe = parse_edits(edits)
+        loaded = load_edits(recipe.names, bundle.editors(), editors, bundle.config.generator)
+        chosen = {name: edit.editor for name, edit in loaded.items()}
+        planned = plan_edits(recipe, chosen, wplus_NLD, seconds_N, track, SmoothingSettings(kind="none"))
+        offset_NS = np.zeros((len(pts_N), sum(bundle.config.generator.style_channels.values())), np.float32)
+        if planned.style_active_N.any():
+            offset_NS[planned.style_active_N] = planned.style_offset_AS
         fade_N = fades(pts_N, spans, source.info.time_base, 0.2).astype(np.float32)
-        edited, base = session.generate(planned.edited_NLD, detail), session.generate(planned.base_NLD, detail)
+        edited, base = session.generate(planned.edited_NLD, detail, offset_NS), session.generate(planned.base_NLD, detail)
         for i, pts in enumerate(pts_N.tolist()):
+            if not planned.active_N[i]:
+                continue
             at = ordinal_at[pts]
             result[at] = paste(
                 result[at], edited[i], base[i], quads[i], PasteSettings(), landmarks=landmarks[i], strength=float(fade_N[i])
@@ -177,6 +191,85 @@ def directly_edited(source: Source, store: Store, bundle: Bundle, edit: str) -> 
 def test_a_render_from_the_store_equals_the_direct_edit(tmp_path: Path, kept: Store, source: Source, bundle: Bundle) -> None:
     (video,), _ = tiny.rendered(tmp_path / "o", kept, [source], bundle, "warm=1")
     assert worst_difference(pictures(video), directly_edited(source, kept, bundle, "warm=1")) == 0
+
+
+USER_EDITS = (
+    "grin=0:0,0.8:2@track=1@ease=linear",
+    "brows=0:3,0.8:0@track=1",
+    "hair=0.15@track=1@from=0.4@to=1.4@fade=0.3",
+    "brows=-1@track=0",
+    "warm=1@track=2",
+)
+"""Every kind of user's editor with keyframes and fades on one track, S alone on another, the model's own on the third."""
+
+
+def test_users_edits_from_the_store_equal_the_direct_ones(tmp_path: Path, kept: Store, source: Source, bundle: Bundle) -> None:
+    editors = tiny.user_editors(tmp_path / "files")
+    (video,), summary = tiny.rendered(tmp_path / "o", kept, [source], bundle, *USER_EDITS, editors=editors)
+    assert not summary.lost and summary.counts["edits"] == 69
+    direct = directly_edited(source, kept, bundle, *USER_EDITS, editors=editors)
+    assert worst_difference(pictures(video), direct) == 0
+    others = [edit for edit in USER_EDITS if not edit.startswith("brows")]
+    (without,), _ = tiny.rendered(tmp_path / "w", kept, [source], bundle, *others, editors=editors)
+    assert worst_difference(pictures(without), direct) > 5, "the premise: the edit in S is to be seen"
+
+
+@pytest.mark.parametrize("chunk_frames", [8, 64])
+def test_users_edits_have_the_same_bytes_for_any_chunk(
+    tmp_path: Path, kept: Store, source: Source, bundle: Bundle, chunk_frames: int
+) -> None:
+    editors = tiny.user_editors(tmp_path / "files")
+    (one,), _ = tiny.rendered(tmp_path / "a", kept, [source], bundle, *USER_EDITS, editors=editors, chunk_frames=24)
+    (two,), _ = tiny.rendered(tmp_path / "b", kept, [source], bundle, *USER_EDITS, editors=editors, chunk_frames=chunk_frames)
+    assert two.read_bytes() == one.read_bytes()
+
+
+def test_only_faces_with_an_edit_in_style_space_have_an_offset_in_the_plan(
+    tmp_path: Path, kept: Store, source: Source, bundle: Bundle
+) -> None:
+    recipe = parse_edits(["warm=1", "brows=1@track=1@from=0.4@to=0.8"]).with_editors(tiny.user_editors(tmp_path / "files"))
+    step = Plan(str(kept.root), str(bundle.path), str(tmp_path / "work"), PlanSettings(recipe))
+    step.open()(source.whole())
+    span = int(source.info.pts[0]), int(source.info.pts[-1])
+    planned = read_plan(str(tmp_path / "work"), source, span)
+    assert planned is not None and len(planned.pts_N) == 69
+    has = np.array([offset is not None for offset in planned.style_offset])
+    inside = (planned.track_N == 1) & np.isin(planned.pts_N, source.info.pts[10:20])
+    np.testing.assert_array_equal(has, inside)
+    offset = next(one for one in planned.style_offset if one is not None)
+    loaded = load_edits(["brows"], {}, recipe.editors, bundle.config.generator)["brows"].editor
+    np.testing.assert_array_equal(offset, loaded.offset(torch.ones(1))[0].numpy())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("edit", ["brows=0", "brows=1@track=7", "brows=3@from=100"])
+def test_an_edit_in_style_space_of_nothing_gives_the_decoded_source(
+    tmp_path: Path, kept: Store, source: Source, bundle: Bundle, edit: str
+) -> None:
+    editors = tiny.user_editors(tmp_path / "files")
+    (video,), _ = tiny.rendered(tmp_path / "o", kept, [source], bundle, edit, editors=editors)
+    assert worst_difference(pictures(video), source_frames(source)) == 0
+
+
+def test_what_was_applied_is_told_with_the_files_it_came_from(
+    tmp_path: Path, kept: Store, source: Source, bundle: Bundle
+) -> None:
+    """In the store, row by row, and in the edited file itself. Another file under the same name is another recipe."""
+    editors = tiny.user_editors(tmp_path / "files")
+    edits = ("grin=1.25@track=1", "warm=0.5@track=1")
+    (video,), _ = tiny.rendered(tmp_path / "a", kept, [source], bundle, *edits, editors=editors)
+    digest = hashlib.sha256((tmp_path / "files" / "grin.npy").read_bytes()).hexdigest()
+    record = f"direction path=grin.npy sha256:{digest} rows=(1, 6)"
+    rows = kept.read("edits", source.source_id)
+    mine = rows.filter(pc.equal(rows["recipe_id"], parse_edits(edits).id_with({"grin": record})))
+    told = set(zip(*(mine[name].to_pylist() for name in ("edit", "strength", "editor")), strict=True))
+    assert told == {("grin", 1.25, record), ("warm", 0.5, None)} and len(mine) == 84
+    with av.open(str(video)) as file:
+        assert any(f"grin: {record}" in value for value in file.metadata.values()), file.metadata
+    np.save(tmp_path / "files" / "grin.npy", np.load(tmp_path / "files" / "grin.npy")[::-1].copy())
+    recipe = parse_edits(edits).with_editors(editors)
+    Plan(str(kept.root), str(bundle.path), str(tmp_path / "work"), PlanSettings(recipe)).open()(source.whole())
+    after = kept.read("edits", source.source_id)
+    assert len(after) == len(rows) + 84, "the rows of the first render stay"
 
 
 def test_a_float16_store_renders_almost_the_same(tmp_path: Path, kept: Store, source: Source, bundle: Bundle) -> None:

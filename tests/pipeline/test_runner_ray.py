@@ -67,14 +67,24 @@ def test_actors_give_the_same_rows_and_files_as_this_process(
     from pipeline.runner_ray import RayRunner
 
     here, inverting = tiny.inverted(tmp_path / "here", [source], bundle)
-    (ours,), rendering = tiny.rendered(tmp_path / "a", here, [source], bundle, "warm=1")
+    editors = tiny.user_editors(tmp_path / "files")
+    edits = ("warm=1", "grin=0:0,1:1@track=1", "brows=2@track=1@from=0.4", "hair=0.1@track=0")
+    (ours,), rendering = tiny.rendered(tmp_path / "a", here, [source], bundle, *edits, editors=editors)
     monkeypatch.setattr(flow, "Scan", tiny.MarkScan)
     runner = RayRunner(workers=workers)
     there, far_inverting = tiny.inverted(
         tmp_path / "there", [source], bundle, runner=runner, gpus_per_worker=gpus_per_worker, chunk_frames=7
     )
     (theirs,), far_rendering = tiny.rendered(
-        tmp_path / "b", there, [source], bundle, "warm=1", runner=runner, gpus_per_worker=gpus_per_worker, chunk_frames=8
+        tmp_path / "b",
+        there,
+        [source],
+        bundle,
+        *edits,
+        runner=runner,
+        gpus_per_worker=gpus_per_worker,
+        chunk_frames=8,
+        editors=editors,
     )
     assert not far_inverting.lost and not far_rendering.lost
     assert far_inverting.counts == inverting.counts and far_rendering.counts == rendering.counts

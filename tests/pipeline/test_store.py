@@ -549,6 +549,24 @@ def test_duckdb_reads_the_shapes_and_joins(store: Store) -> None:
     np.testing.assert_array_equal([row[3] for row in joined], codes(pts, 1)[:, 1, 2])
 
 
+def test_a_part_of_an_older_minor_version_reads_with_nulls(tmp_path: Path) -> None:
+    """`edits` gained the column `editor` with schema 1.1; stores that 1.0 wrote stay readable."""
+    store = Store.create(tmp_path / "store", INFO)
+    pts = np.arange(3)
+    for name in ("old", "new"):
+        rows = columns.edits_table(SOURCE, 0, pts, name, ["a"], np.ones((3, 1)), np.ones((3, 1)), {"a": "direction …"})
+        store.write_part("edits", SOURCE, name, rows)
+    old = store.root / "edits" / SOURCE / "old.parquet"
+    table = pq.read_table(old).drop_columns(["editor"])
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {schemas.SCHEMA_VERSION_KEY: b"1.0"}), old)
+    rows = store.read("edits", SOURCE).to_pylist()
+    assert {(row["recipe_id"], row["editor"]) for row in rows} == {("old", None), ("new", "direction …")}
+    damaged = pq.read_table(old).drop_columns(["weight"])
+    pq.write_table(damaged, old)
+    with pytest.raises(StoreError, match="missing weight"):
+        store.read("edits", SOURCE)
+
+
 @pytest.mark.parametrize("codec", schemas.RESIDUAL_CODECS)
 def test_hugging_face_datasets_reads_every_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: schemas.ResidualCodec

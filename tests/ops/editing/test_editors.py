@@ -158,12 +158,14 @@ def test_ganspace_refuses_components_and_bases_that_do_not_fit() -> None:
         ganspace_editors(basis(), [GanSpaceEdit("x", 0, (0, 3)), GanSpaceEdit("x", 1, (0, 3))])
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".pt"])
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".pt"])
 def test_users_files_load(tmp_path: Path, suffix: str) -> None:
     direction, path = torch.arange(1.0, 7.0), tmp_path / f"smile{suffix}"
     match suffix:
         case ".npy":
             np.save(path, direction.numpy().astype(np.float64))
+        case ".npz":
+            np.savez(path, anything=direction.numpy())
         case ".safetensors":
             safetensors.torch.save_file({"anything": direction}, path)
         case _:
@@ -189,7 +191,10 @@ def test_files_that_are_no_direction_are_refused_and_never_executed(tmp_path: Pa
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     np.save(tmp_path / "bomb.npy", np.array([_Bomb()], dtype=object), allow_pickle=True)
-    torch.save({"a": torch.ones(3)}, tmp_path / "dict.pt")
+    torch.save({"a": torch.ones(3), "b": torch.ones(3)}, tmp_path / "dict.pt")
+    torch.save({"a": 3}, tmp_path / "number.pt")
+    np.savez(tmp_path / "two.npz", a=np.ones(3), b=np.ones(3))
+    np.savez(tmp_path / "bomb.npz", a=np.array([_Bomb()], dtype=object))
     torch.save(torch.ones(3, dtype=torch.int64), tmp_path / "whole.pt")
     safetensors.torch.save_file({"a": torch.ones(3), "b": torch.ones(3)}, tmp_path / "two.safetensors")
     for path in [*tmp_path.iterdir(), tmp_path / "missing.pt", tmp_path]:

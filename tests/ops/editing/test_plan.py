@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from ops.editing.direction import DirectionEditor
-from ops.editing.editor import EditError, Editor
+from ops.editing.editor import AnyEditor, EditError, Editor
 from ops.editing.ganspace import GanSpaceBasis, GanSpaceEdit, GanSpaceEditor
 from ops.editing.plan import PlannedEdits, plan_edits
 from ops.editing.recipe import RecipeError, parse_edits
 from ops.editing.smoothing import SmoothingSettings, smooth_codes
+from ops.editing.style_direction import StyleDirectionEditor
+from ops.editing.styleclip_global import StyleclipGlobalEditor
 
 L, D = 4, 8
 NONE = SmoothingSettings()
@@ -147,10 +149,84 @@ def test_an_empty_track_passes() -> None:
 
 
 def test_mistakes_are_told_before_anything_is_computed() -> None:
-    with pytest.raises(RecipeError, match="it has: age, grin, replace, smile"):
+    with pytest.raises(RecipeError, match="there are: age, grin, replace, smile"):
         plan("smirk=1", wplus_NLD=np.full((50, L, D), np.nan, np.float32))
     with pytest.raises(EditError, match="belongs to one generator"):
         plan("smile=1", wplus_NLD=np.zeros((50, L, D + 1), np.float32))
     too_far = "smile: gives codes that are not finite on track 3"
     with pytest.raises(EditError, match=too_far), np.errstate(all="ignore"):
         plan("smile=3e38", track_id=3, wplus_NLD=track() * 10)
+
+
+# ------------------------------------------------------------------------------------------------ edits in S
+
+
+S = 12
+
+
+def with_style() -> dict[str, AnyEditor]:
+    random = torch.Generator().manual_seed(2)
+    one, two = torch.randn(S, generator=random), torch.randn(S, generator=random)
+    return {**editors(), "brows": StyleDirectionEditor(one), "hat": StyleclipGlobalEditor(two)}
+
+
+def style_plan(*texts: str, wplus_NLD: np.ndarray | None = None) -> PlannedEdits:
+    codes = track() if wplus_NLD is None else wplus_NLD
+    return plan_edits(parse_edits(texts), with_style(), codes, TIMES, 0, NONE)
+
+
+def offsets_of(planned: PlannedEdits) -> np.ndarray:
+    """Of every frame, [N, S]; 0 where no edit in S acts."""
+    every = np.zeros((len(TIMES), S), np.float32)
+    if planned.style_active_N.any():
+        every[planned.style_active_N] = planned.style_offset_AS
+    return every
+
+
+def test_an_edit_in_style_space_leaves_codes_alone_and_gives_offsets_where_it_acts() -> None:
+    planned = style_plan("brows=2@from=1@to=2", "hat=0:0,1:0,2:3@ease=linear")
+    np.testing.assert_array_equal(planned.edited_NLD, planned.base_NLD)
+    expected = ((TIMES >= 1) & (TIMES < 2)) | (TIMES > 1)
+    np.testing.assert_array_equal(planned.style_active_N, expected)
+    np.testing.assert_array_equal(planned.active_N, expected)
+    assert planned.style_offset_AS.shape == (expected.sum(), S) and planned.style_offset_AS.dtype == np.float32
+    at = int(np.flatnonzero(TIMES == 1.5)[0])
+    both = with_style()
+    wanted = both["brows"].offset(torch.tensor([2.0])) + both["hat"].offset(torch.tensor([1.5]))  # type: ignore[attr-defined]
+    np.testing.assert_allclose(offsets_of(planned)[at], wanted[0].numpy(), atol=1e-6)
+
+
+def test_without_an_edit_in_style_space_there_is_no_offset() -> None:
+    for texts in (("smile=1",), ("brows=0",), ("brows=2@track=3",)):
+        planned = style_plan(*texts)
+        assert not planned.style_active_N.any() and planned.style_offset_AS.size == 0
+    assert style_plan("smile=1", "brows=1@track=3").active_N.all()
+
+
+def test_fades_scale_an_offset() -> None:
+    whole, half = style_plan("brows=3"), style_plan("brows=3@from=0@fade_in=2@ease=linear")
+    ten = int(np.flatnonzero(TIMES == 1)[0])
+    np.testing.assert_allclose(offsets_of(half)[ten], 0.5 * offsets_of(whole)[ten], rtol=1e-6)
+    assert not half.style_active_N[0] and not half.active_N[0], "at weight 0 the source passes"
+
+
+def test_edits_in_style_space_add_up_in_any_order_among_the_others() -> None:
+    one = style_plan("brows=1", "smile=2", "hat=-2", "brows=0.5@from=2")
+    two = style_plan("brows=0.5@from=2", "hat=-2", "brows=1", "smile=2")
+    np.testing.assert_allclose(offsets_of(one), offsets_of(two), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(one.edited_NLD, two.edited_NLD)
+    alone = [offsets_of(style_plan(text)) for text in ("brows=1", "hat=-2", "brows=0.5@from=2")]
+    np.testing.assert_allclose(offsets_of(one), sum(alone), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(one.edited_NLD, style_plan("smile=2").edited_NLD)
+
+
+def test_blocks_do_not_show_in_offsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ("brows=0:0,5:3", "hat=2@from=1@to=4@fade=0.5", "smile=1")
+    whole = style_plan(*texts)
+    monkeypatch.setattr("ops.editing.plan._FRAMES_AT_ONCE", 3)
+    np.testing.assert_array_equal(style_plan(*texts).style_offset_AS, whole.style_offset_AS)
+
+
+def test_an_offset_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(EditError, match="brows: gives codes that are not finite on track 0"):
+        style_plan("brows=3e38")

@@ -282,9 +282,9 @@ def test_unknown_edits_are_refused_with_the_list_and_the_nearest() -> None:
     recipe = parse_edits(["smlie=1", "age=1", "zzz=1"])
     with pytest.raises(RecipeError) as caught:
         recipe.require_known({"smile", "age", "yaw"})
-    assert str(caught.value) == ("the model has no edit 'smlie' (did you mean 'smile'?), 'zzz'; it has: age, smile, yaw")
+    assert str(caught.value) == ("there is no edit 'smlie' (did you mean 'smile'?), 'zzz'; there are: age, smile, yaw")
     recipe.require_known({"smlie", "age", "zzz", "more"})
-    with pytest.raises(RecipeError, match="it has: none"):
+    with pytest.raises(RecipeError, match="there are: none"):
         recipe.require_known(())
 
 

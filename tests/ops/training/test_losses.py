@@ -97,10 +97,12 @@ def test_simulated_edit_is_equation_2_and_undoes() -> None:
 def test_the_affine_inverse_solves_equation_2() -> None:
     wplus, random_w, alpha = randn(3, 4, 5), randn(3, 5, seed=1), torch.tensor([0.0, 4.2, 5.0], dtype=torch.float64)
     edited = losses.simulated_edit(wplus, random_w, alpha)
-    np.testing.assert_allclose(losses.undo_edit(edited, random_w, alpha), wplus, atol=1e-12)
+    np.testing.assert_allclose(losses.affine_reversal(edited, random_w, alpha), wplus, atol=1e-12)
     # Where the edited code is not what was re-encoded, the two readings of the paper differ.
     other = edited + 0.1
-    assert not torch.allclose(losses.undo_edit(other, random_w, alpha), other - losses.edit_offset(wplus, random_w, alpha))
+    assert not torch.allclose(
+        losses.affine_reversal(other, random_w, alpha), other - losses.edit_offset(wplus, random_w, alpha)
+    )
 
 
 def test_alpha_is_zero_or_between_four_and_five() -> None:
