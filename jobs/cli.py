@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from jobs.edit import edit
-from jobs.evaluate import evaluate_command
+from jobs.evaluate import app as evaluate
 from jobs.inspect import inspect
 from jobs.invert import invert
 from jobs.render import render
@@ -20,5 +20,5 @@ app.command()(invert)
 app.command()(render)
 app.command()(edit)
 app.command()(inspect)
-app.command("evaluate")(evaluate_command)
+app.add_typer(evaluate, name="evaluate")
 app.add_typer(train, name="train")

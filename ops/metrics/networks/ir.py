@@ -35,7 +35,7 @@ class IRBackbone(nn.Module):
             for i in range(count):
                 unit = IRSEUnit(WIDTHS[group if i == 0 else group + 1], WIDTHS[group + 1], 2 if i == 0 else 1)
                 if not squeeze:
-                    unit.res_layer = unit.res_layer[:-1]
+                    unit.res_layer = nn.Sequential(*list(unit.res_layer)[:-1])
                 body.append(unit)
         self.body = nn.Sequential(*body)
         side = FACE_SIZE // 16

@@ -1,7 +1,7 @@
 """VGG16 (Simonyan & Zisserman 2015) up to block4_conv3 and its ReLU: features of the training's perceptual loss.
 
-The weights are Keras's, as published for genforce's training code: pictures are BGR in 0..255 less ImageNet's mean. torchvision's
-VGG16 has other weights for another input and is refused by its names.
+The weights are Keras's, as published for genforce's training code: pictures are BGR in 0..255 less ImageNet's mean.
+torchvision's VGG16 has other weights for another input and is refused by its names.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from ops.checkpoints.errors import CheckpointError, listing
 from ops.device import channels_last
 
+UNREADABLE = (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError)
+"""What readers raise for truncated, foreign and hostile files."""
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 COUNTER = ".num_batches_tracked"
 """Batch normalisation's counter of training steps: older files lack it, and evaluation never reads it."""
@@ -34,7 +36,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             content: object = safetensors.torch.load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{path}: cannot be read as a file of tensors ({first_line}); expected the published .pt or .pth, or .safetensors "
