@@ -16,7 +16,7 @@ from ops.metrics.metric import MetricError
 
 FLOW_EXPLAINS: Final = 12.0  # levels: a pixel whose motion the flow found to this error counts as explained
 INSIDE: Final = 0.95  # mask from which on a pixel is inside and no longer at the border
-BORDER: Final = 0.75  # ... up to which it belongs to the border's zone
+BORDER: Final = 0.5  # ... up to which it belongs to the border's zone
 BEYOND: Final = 0.03  # of the mask's side: how far outside the mask a seam is looked for
 FEWEST: Final = 32  # pixels of a contour; shorter ones say nothing
 
@@ -170,7 +170,7 @@ def seam_energy(layer: np.ndarray, mask: np.ndarray) -> SeamEnergy:
     """Of one frame: layer float [H, W, 3], mask [H, W] of the paste.
 
     border = max over contours c of mean over pixels of c of <grad d, n>^2, where n is the mask border's normal and a contour is
-    the pixels at one whole distance from the edge of {m > 0}: from a little outside it to where m reaches 0.75. A paste that
+    the pixels at one whole distance from the edge of {m > 0}: from a little outside it to where m reaches 0.5. A paste that
     jumps anywhere in that zone (no feather, a shifted picture, a mask cut off) has a contour that shows it. The frame's own
     edge is no border. inside = mean of |grad d|^2 over m >= 0.95. Both are means over the colours.
     """
