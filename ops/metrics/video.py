@@ -32,6 +32,7 @@ from ops.metrics.temporal import (
 FLICKER: Final = Metric("flicker of the edit", "lower", "levels")
 RESIDUE: Final = Metric("flicker after motion", "lower", "levels")
 SEAM: Final = Metric("seam energy", "lower", "border / inside")
+SEAM_SLOPE: Final = Metric("slope across the seam", "lower", "levels per pixel")
 PSNR_OUTSIDE: Final = Metric("PSNR outside the mask", "higher", "dB")
 JITTER_PIXELS: Final = Metric("quad jitter, shift", "lower", "source pixels")
 JITTER_SHARE: Final = Metric("quad jitter, shift of face", "lower", "share of the quad's side")
@@ -149,8 +150,9 @@ def _of_track(
         measured.append(mean_of(RESIDUE, subject, score.residue))
     if score.border:
         seam = SeamEnergy(float(np.mean(score.border)), float(np.mean(score.inside)))
-        note = f"{subject}: slopes of {seam.border**0.5:.3g} levels per pixel across the border, {seam.inside**0.5:.3g} inside"
-        measured.append(Measurement(SEAM, subject, seam.ratio, len(score.border), None, note))
+        note = f"{subject}: {seam.inside**0.5:.3g} levels per pixel inside the mask"
+        measured.append(Measurement(SEAM, subject, seam.ratio, len(score.border)))
+        measured.append(Measurement(SEAM_SLOPE, subject, seam.border**0.5, len(score.border), None, note))
     if score.embedded and identity is not None:
         edited, source = (np.concatenate(side) for side in zip(*score.embedded, strict=True))
         measured.append(mean_of(identity_metric(identity), subject, (edited * source).sum(axis=1).tolist()))
