@@ -44,8 +44,8 @@ def frechet_distance(a_ND: np.ndarray, b_ND: np.ndarray) -> float:
     """|mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) of two sets of features, in float64; 0 for equal ones.
 
     C is the covariance with N - 1. With centred features A (divided by sqrt(N - 1)), C_a = A^T A, and the trace of the root is
-    the sum of the singular values of A B^T: exact for any N. The official program takes the root of C_a C_b, which for N <= D
-    has no inverse, so that the result depends on the solver (docs/metrics.md); where it has one, the two agree.
+    the sum of the singular values of A B^T. The official program takes the matrix root of C_a C_b, which is singular for
+    N <= D: the same number to 1e-7, from a solver that promises nothing there and takes 100 times as long (docs/metrics.md).
 
     Raises MetricError for fewer than two rows, values that are not finite, or sets of different width.
     """
