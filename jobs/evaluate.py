@@ -10,9 +10,10 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
+import pyarrow as pa
 import typer
 from rich.console import Console
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from jobs import evaluate_options, options
 from jobs.errors import UsageError, explained
@@ -25,9 +26,10 @@ from ops.metrics.attributes import AttributeClassifier, train_classifier
 from ops.metrics.evaluation import EditEffect, Evaluation, evaluate
 from ops.metrics.networks.inception_v3 import load_inception
 from ops.metrics.networks.lpips_alex import load_lpips
+from ops.metrics.networks.weights import load_strict, read_tensors
 from ops.metrics.pictures import PictureJudge, PictureMetric, PictureNetworks
 from ops.metrics.report import json_of
-from ops.training.data import load_faces
+from ops.training.data import Faces, load_faces
 
 JUDGED = ("smiling", "male", "young", "eyeglasses", "bangs", "blond_hair", "black_hair", "mouth_slightly_open")
 EDITS = (
@@ -47,7 +49,7 @@ WEIGHTS_OF = {
     "identity": "a recogniser such as --curricularface-weights",
 }
 
-app = typer.Typer(help=__doc__, invoke_without_command=True)
+app = typer.Typer(help=__doc__, invoke_without_command=True, pretty_exceptions_enable=False)
 app.command("video")(video_command)
 
 
@@ -94,7 +96,7 @@ def evaluate_command(
         if not isinstance(loaded, StyleRes):
             raise UsageError(f"{model} is a {bundle.method} bundle; this evaluation compares StyleRes with its own W+")
         size = bundle.config.encoder.input_size
-        held_out = load_faces(data, size, "held_out", limit=faces)
+        held_out = labelled_faces(data, size, faces)
         classifier = load_or_train_judge(data, size, judge)
         pictures = PictureJudge(held_out.images, networks, chosen)
         result = evaluate(loaded, held_out.images, held_out.attributes, bundle.editors(), EDITS, classifier, pictures)
@@ -129,12 +131,25 @@ def as_json(result: Evaluation) -> dict[str, Any]:
     return {**fields, "measurements": json_of(result.measurements())}
 
 
+def labelled_faces(data: Path, size: int, count: int) -> Faces:
+    """The held-out faces, with every attribute that is judged. Raises UsageError for a file that does not hold them."""
+    expected = f"--data {data}: expected a Parquet file with the columns image, identity and booleans {', '.join(JUDGED)}"
+    try:
+        held_out = load_faces(data, size, "held_out", limit=count)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise UsageError(f"{expected}; it cannot be read so ({error})") from error
+    missing = [name for name in JUDGED if name not in held_out.attributes]
+    if missing:
+        raise UsageError(f"{expected}; it lacks {', '.join(missing)}")
+    if len(held_out.images) < 2:
+        raise UsageError(f"--data {data}: expected at least two faces of held-out identities, got {len(held_out.images)}")
+    return held_out
+
+
 def load_or_train_judge(data: Path, size: int, path: Path | None) -> AttributeClassifier:
     """A classifier of faces of identities that neither the model nor the evaluation uses."""
     if path is not None and path.is_file():
-        judge = AttributeClassifier(JUDGED)
-        judge.load_state_dict(load_file(path))
-        return judge.eval()
+        return load_strict(lambda: AttributeClassifier(JUDGED), read_tensors(path), str(path))
     judge = train_classifier(load_faces(data, size, "classifier"), JUDGED)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

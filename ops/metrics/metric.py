@@ -37,8 +37,8 @@ class Measurement:
     metric: Metric
     subject: str
     """What was measured: a method, an edit, a track."""
-    value: float
-    """May be infinite (PSNR of equal pictures), never NaN."""
+    value: float | None
+    """May be infinite (PSNR of equal pictures), never NaN. None: it could not be measured, and the note says why."""
     count: int
     """Of pictures, pairs or frames that it is the mean of."""
     spread: float | None = None
@@ -47,12 +47,14 @@ class Measurement:
     """What a reader must know before comparing the number."""
 
     def __post_init__(self) -> None:
-        if math.isnan(self.value):
+        if self.value is not None and math.isnan(self.value):
             raise MetricError(f"{self.metric.name} of {self.subject}: the value is not a number")
+        if self.value is None and not self.note:
+            raise ValueError(f"{self.metric.name} of {self.subject}: no value, and no note that says why")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; an infinite value, which JSON lacks, becomes null and its note says so."""
-        finite = math.isfinite(self.value)
+        infinite = self.value is not None and math.isinf(self.value)
         return {
             "metric": self.metric.name,
             "better": self.metric.better,
@@ -60,10 +62,10 @@ class Measurement:
             "network": self.metric.network,
             "stands_for": self.metric.stands_for,
             "subject": self.subject,
-            "value": self.value if finite else None,
+            "value": None if infinite else self.value,
             "count": self.count,
             "spread": self.spread,
-            "note": self.note if finite else "; ".join(part for part in ("infinite", self.note) if part),
+            "note": "; ".join(part for part in ("infinite" if infinite else "", self.note) if part),
         }
 
 

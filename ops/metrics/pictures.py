@@ -88,7 +88,7 @@ class PictureJudge:
                 if len(known) < len(values):
                     left_out = f"{len(values) - len(known)} of {len(values)} pairs have negative contrast and are left out"
                     note = f"{note}; {left_out}" if note else left_out
-                return mean_of(MS_SSIM, subject, known.tolist(), note)
+                return _mean_if_any(MS_SSIM, subject, known, note)
             case "lpips":
                 return mean_of(LPIPS, subject, self._in_pairs(name, results), self._size_note())
             case "fid" | "efficientnet-fid":
@@ -104,7 +104,7 @@ class PictureJudge:
                 cosines = identity_similarities(network, self._faces_of(results), self._faces)
                 unseen = len(results) - len(cosines)
                 note = f"{unseen} of {len(results)} pairs left out: no face found in one of the two" if unseen else ""
-                return mean_of(identity_metric(network), subject, cosines.tolist(), note)
+                return _mean_if_any(identity_metric(network), subject, cosines, note)
 
     @torch.no_grad()
     def _in_pairs(self, name: PictureMetric, results: np.ndarray) -> list[float]:
@@ -141,6 +141,13 @@ class PictureJudge:
     def _size_note(self) -> str:
         side = self._references.shape[1]
         return "" if side == PROTOCOL_SIZE else f"pictures of {side} px, brought to {PROTOCOL_SIZE} px as the protocol asks"
+
+
+def _mean_if_any(metric: Metric, subject: str, values: np.ndarray, note: str) -> Measurement:
+    """Where every pair was left out, the number is missing and its note says why; the other metrics are worth having."""
+    if len(values) == 0:
+        return Measurement(metric, subject, None, 0, None, note)
+    return mean_of(metric, subject, values.tolist(), note)
 
 
 def identity_metric(network: IdentityNetwork) -> Metric:

@@ -61,6 +61,8 @@ def source(metric: Metric) -> str:
 
 def number(measurement: Measurement) -> str:
     """Four significant digits, with the spread where there is one."""
+    if measurement.value is None:
+        return "–"
     if math.isinf(measurement.value):
         return "∞" if measurement.value > 0 else "-∞"
     spread = "" if measurement.spread is None or measurement.count < 2 else f" ± {measurement.spread:.2g}"

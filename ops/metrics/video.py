@@ -183,7 +183,9 @@ def _over_all(measured: Sequence[Measurement]) -> list[Measurement]:
     for metric in dict.fromkeys(one.metric for one in measured):
         same = [one for one in measured if one.metric == metric]
         count = sum(one.count for one in same)
-        combined.append(Measurement(metric, WHOLE, sum(one.value * one.count for one in same) / count, count))
+        combined.append(
+            Measurement(metric, WHOLE, sum(one.value * one.count for one in same if one.value is not None) / count, count)
+        )
     return combined
 
 

@@ -271,6 +271,17 @@ def test_refusals_before_any_work(evaluate: Evaluate, arguments: tuple[str, ...]
     assert ran.code == 2 and message in ran.error and ran.output == ""
 
 
+def test_hostile_data_is_explained(evaluate: Evaluate, face_file: Path, tmp_path: Path) -> None:
+    text, other = tmp_path / "text.parquet", tmp_path / "other.parquet"
+    text.write_text("no table")
+    pq.write_table(pq.read_table(face_file).drop_columns(["bangs"]), other)
+    for path, message in ((text, "cannot be read so"), (tmp_path / "absent", "cannot be read so"), (other, "lacks bangs")):
+        ran = evaluate("--data", path)
+        assert ran.code == 2 and message in ran.error and "booleans smiling" in ran.error
+    ran = evaluate("--data", face_file, "--judge", text)
+    assert ran.code == 2 and "cannot be read as a file of tensors" in ran.error
+
+
 def test_metrics_can_be_chosen(evaluate: Evaluate, face_file: Path, judge_file: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     arguments = ("--data", face_file, "--faces", 16, "--judge", judge_file, "--metrics", "ms-ssim", "--json", report)

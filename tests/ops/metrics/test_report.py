@@ -46,6 +46,13 @@ def test_markdown_and_json() -> None:
     assert lines[0] == "| metric | a\\|b | network |"
     assert lines[2] == "| L2 (levels) ↓ | ∞ [1] | none |"
     assert lines[-1] == "[1] equal"
+    assert (
+        markdown_of([Measurement(KEPT, "a", None, 0, note="no face")])
+        .splitlines()[2]
+        .startswith("| identity kept (cosine) ↑ | – [1]")
+    )
+    with pytest.raises(ValueError, match="says why"):
+        Measurement(KEPT, "a", None, 0)
     infinite, finite = json.loads(json.dumps(json_of(measured), allow_nan=False))
     assert infinite["value"] is None and infinite["note"] == "infinite; equal"
     assert finite["network"] == "MobileFaceNet" and finite["stands_for"] == "CurricularFace IR-101"
