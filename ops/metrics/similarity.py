@@ -1,4 +1,4 @@
-"""Pixels against pixels: mean squared error, PSNR, SSIM and MS-SSIM as the official evaluation computes them.
+"""Pixels against pixels: mean squared error, SSIM and MS-SSIM as the official evaluation computes them.
 
 SSIM is Wang et al. 2004, MS-SSIM Wang et al. 2003, both in jorge-pessoa's form (which e4e's and StyleRes's scripts call): a
 Gaussian window of 11 taps and sigma 1.5 without padding, five scales by 2x2 means, no clamping of negative contrast.
@@ -68,19 +68,6 @@ def guessed_range(results: Tensor) -> Tensor:
     return (high - low).double()
 
 
-def psnr(results: np.ndarray, references: np.ndarray, weight: np.ndarray | None = None) -> float:
-    """10 log10(255^2 / weighted mean squared error) in dB, of uint8 pictures [..., H, W, 3]; infinite for equal ones.
-
-    weight: [..., H, W], which pixels count; all alike if not given. Raises MetricError where none does.
-    """
-    error = squared_error(results, references)
-    weights = np.ones(error.shape) if weight is None else weight
-    total = float(weights.sum())
-    if total <= 0:
-        raise MetricError("PSNR: no pixel counts; give a weight that is not 0 everywhere")
-    return decibels(float((error * weights).sum()) / total)
-
-
 def squared_error(results: np.ndarray, references: np.ndarray) -> np.ndarray:
     """uint8 [..., H, W, 3] twice => float64 [..., H, W], mean over the colours, in levels squared."""
     if results.shape != references.shape:
@@ -90,7 +77,7 @@ def squared_error(results: np.ndarray, references: np.ndarray) -> np.ndarray:
 
 
 def decibels(mean_squared_levels: float) -> float:
-    """PSNR of a mean squared error in 8-bit levels."""
+    """PSNR, 10 log10(255^2 / error), of a mean squared error in 8-bit levels squared; infinite for 0."""
     return float("inf") if mean_squared_levels == 0 else float(10 * np.log10(255.0**2 / mean_squared_levels))
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ops.metrics.networks.weights import load_strict, read_tensors
 
 INPUT_SIZE = 299
-FEATURES = 2048
 UNUSED = ("AuxLogits.", "fc.")
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ops.metrics.metric import MetricError
-from ops.metrics.similarity import guessed_range, mean_squared_error, ms_ssim, psnr, ssim
+from ops.metrics.similarity import decibels, guessed_range, mean_squared_error, ms_ssim, squared_error, ssim
 from tests.golden import RTOL, SALT, draw, input_image
 
 
@@ -88,15 +88,13 @@ def test_small_and_unequal_pictures_are_refused() -> None:
 
 
 def test_psnr() -> None:
+    """An error of 255 everywhere is 0 dB, one of 25.5 is 20 dB, none is infinite."""
     black = np.zeros((4, 6, 3), np.uint8)
-    assert psnr(black, black) == math.inf
-    # An error of 255 everywhere is 0 dB; one of 25.5 is 20 dB.
-    assert psnr(black, black + 255) == pytest.approx(0)
+    assert decibels(float(squared_error(black, black).mean())) == math.inf
+    assert decibels(float(squared_error(black, black + 255).mean())) == pytest.approx(0)
+    assert decibels(25.5**2) == pytest.approx(20)
     changed = black.copy()
-    changed[0, 0] = 255
-    weight = np.ones((4, 6))
-    assert psnr(black, changed) == pytest.approx(10 * math.log10(24))
-    weight[0, 0] = 0
-    assert psnr(black, changed, weight) == math.inf
-    with pytest.raises(MetricError, match="no pixel counts"):
-        psnr(black, changed, np.zeros((4, 6)))
+    changed[0, 0] = (3, 0, 3)
+    assert squared_error(changed, black)[0, 0] == squared_error(black, changed)[0, 0] == pytest.approx(6)
+    with pytest.raises(MetricError, match="one shape"):
+        squared_error(black, black[:2])

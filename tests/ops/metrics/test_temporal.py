@@ -68,6 +68,17 @@ def test_a_layer_that_moves_with_the_picture_leaves_no_residue() -> None:
     assert residue(layer, layer, still, mask) == pytest.approx(0, abs=1e-3)
 
 
+def test_what_the_flow_cannot_explain_does_not_count() -> None:
+    """Something appears in front of the source; the layer changes there and nowhere else."""
+    source = textured(1)
+    covered = source.copy()
+    covered[100:140, 100:140] = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    before, now = np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.float32)
+    now[100:140, 100:140] = 30
+    mask = np.ones(SHAPE[:2])
+    assert residue(now, before, motion_between(covered, source), mask) < 0.1 * flicker(now, before, mask)
+
+
 def test_layers_need_frames_of_one_size() -> None:
     with pytest.raises(MetricError, match="one size"):
         layer_of(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5, 3), np.uint8))
@@ -229,6 +240,24 @@ def test_the_step_of_a_flat_layer_on_paper() -> None:
     energy = seam_energy(layer, mask)
     assert energy.border == pytest.approx(36, rel=1e-3)
     assert energy.inside == pytest.approx(36 / 200, rel=1e-3)  # its first column is part of the jump
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_only_what_crosses_the_border_counts(axis: int) -> None:
+    """A layer that changes along the border and not across it, for a border in either direction."""
+    mask = np.zeros((200, 200), np.float32)
+    mask[:, 100:] = 1
+    layer = np.repeat(30 * np.sin(np.arange(200, dtype=np.float32) / 4)[:, None, None], 200, axis=1).repeat(3, axis=2)
+    if axis:
+        mask, layer = mask.T.copy(), layer.transpose(1, 0, 2).copy()
+    energy = seam_energy(layer, mask)
+    assert energy.border == pytest.approx(0, abs=1e-9) and energy.inside > 10
+
+
+def test_rounding_is_no_seam() -> None:
+    """Half a level of noise everywhere, and no edit: without the 1 in the ratio this would read 0.5."""
+    noise = np.random.default_rng(0).integers(-1, 2, SHAPE).astype(np.float32)
+    assert seam_energy(noise, frame_mask(SHAPE, QUAD, LANDMARKS, MaskSettings())).ratio < 0.3
 
 
 def test_a_mask_over_the_whole_frame_has_no_border() -> None:
