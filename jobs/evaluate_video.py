@@ -22,13 +22,16 @@ from ops.face.shots import shot_scores
 from ops.face.track import FrameFaces, track_faces
 from ops.metrics.metric import MetricError
 from ops.metrics.report import json_of
-from ops.metrics.video import TrackRows, measure_video
+from ops.metrics.video import WHOLE, TrackRows, measure_video
 from ops.video.decode import FrameReader
 from ops.video.errors import MediaError
 from ops.video.probe import SourceInfo
 from pipeline.columns import array_from_column
 from pipeline.store import Store
 from schemas import source_id_from_sha256
+
+MOST_COLUMNS = 6
+"""Tracks that a table shows one by one; of more it shows only the whole."""
 
 
 def video_command(
@@ -67,7 +70,10 @@ def video_command(
     title = f"{edited.name} against {source.name}: {before.n_frames} frames, {len(tracks)} tracks ({origin}), mask {mask}"
     console = Console()
     console.print(title)
-    console.print(rich_table(measurements))
+    shown = measurements if len(tracks) <= MOST_COLUMNS else [one for one in measurements if one.subject == WHOLE]
+    console.print(rich_table(shown))
+    if len(shown) < len(measurements):
+        console.print(f"over all {len(tracks)} tracks; --json has each of them")
     content: dict[str, Any] = {
         "source": str(source),
         "edited": str(edited),
@@ -77,7 +83,7 @@ def video_command(
         "mask": mask,
         "measurements": json_of(measurements),
     }
-    write_reports(json_file, content, markdown_file, title, measurements)
+    write_reports(json_file, content, markdown_file, title, shown)
 
 
 def probed(path: Path, allow_hdr: bool) -> SourceInfo:

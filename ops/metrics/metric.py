@@ -17,7 +17,8 @@ class Metric:
     """One kind of number. Two numbers compare only if their metrics are equal, the network included."""
 
     name: str
-    better: Literal["lower", "higher"]
+    better: Literal["lower", "higher", "neither"]
+    """neither: a number that others are read against, such as how large an edit is at all."""
     unit: str
     """In words; empty for a plain ratio or a distance without one."""
     network: str | None = None

@@ -48,9 +48,10 @@ def table_of(measurements: Sequence[Measurement]) -> Table:
 
 
 def label(metric: Metric) -> str:
-    """Name, unit and an arrow to the better side."""
+    """Name, unit and an arrow to the better side, if there is one."""
     unit = f" ({metric.unit})" if metric.unit else ""
-    return f"{metric.name}{unit} {'↓' if metric.better == 'lower' else '↑'}"
+    arrow = {"lower": " ↓", "higher": " ↑", "neither": ""}[metric.better]
+    return f"{metric.name}{unit}{arrow}"
 
 
 def source(metric: Metric) -> str:

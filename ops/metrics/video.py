@@ -31,9 +31,11 @@ from ops.metrics.temporal import (
 
 FLICKER: Final = Metric("flicker of the edit", "lower", "levels")
 RESIDUE: Final = Metric("flicker after motion", "lower", "levels")
+EDIT_SIZE: Final = Metric("size of the edit", "neither", "levels")
 SEAM: Final = Metric("seam energy", "lower", "border / inside")
 SEAM_SLOPE: Final = Metric("slope across the seam", "lower", "levels per pixel")
 PSNR_OUTSIDE: Final = Metric("PSNR outside the mask", "higher", "dB")
+SLOPE_INSIDE: Final = Metric("slope inside the mask", "neither", "levels per pixel")
 JITTER_PIXELS: Final = Metric("quad jitter, shift", "lower", "source pixels")
 JITTER_SHARE: Final = Metric("quad jitter, shift of face", "lower", "share of the quad's side")
 JITTER_SCALE: Final = Metric("quad jitter, size", "lower", "logarithm")
@@ -145,14 +147,14 @@ def _of_track(
 ) -> list[Measurement]:
     measured = []
     if score.flicker:
-        note = f"{subject}: the edit changes {np.mean(score.layer):.3g} levels on average"
-        measured.append(mean_of(FLICKER, subject, score.flicker, note))
+        measured.append(mean_of(FLICKER, subject, score.flicker))
         measured.append(mean_of(RESIDUE, subject, score.residue))
     if score.border:
+        measured.append(mean_of(EDIT_SIZE, subject, score.layer))
         seam = SeamEnergy(float(np.mean(score.border)), float(np.mean(score.inside)))
-        note = f"{subject}: {seam.inside**0.5:.3g} levels per pixel inside the mask"
         measured.append(Measurement(SEAM, subject, seam.ratio, len(score.border)))
-        measured.append(Measurement(SEAM_SLOPE, subject, seam.border**0.5, len(score.border), None, note))
+        measured.append(Measurement(SEAM_SLOPE, subject, seam.border**0.5, len(score.border)))
+        measured.append(Measurement(SLOPE_INSIDE, subject, seam.inside**0.5, len(score.border)))
     if score.embedded and identity is not None:
         edited, source = (np.concatenate(side) for side in zip(*score.embedded, strict=True))
         measured.append(mean_of(identity_metric(identity), subject, (edited * source).sum(axis=1).tolist()))
@@ -163,8 +165,9 @@ def _of_track(
                 ("identity drift from the first frame", drift.from_first, own.from_first),
             ):
                 metric = Metric(name, "lower", "1 - cosine", identity.name)
-                note = f"{subject}: the source's own {name} is {floor:.3g}"
-                measured.append(Measurement(metric, subject, value, len(edited), None, note))
+                of_source = Metric(f"{name}, of the source itself", "neither", "1 - cosine", identity.name)
+                measured.append(Measurement(metric, subject, value, len(edited)))
+                measured.append(Measurement(of_source, subject, floor, len(edited)))
     if len(track.pts) > 2:
         jitter = quad_jitter(track.quads, (track.pts - track.pts[0]) * float(time_base))
         for metric, value in (

@@ -69,7 +69,7 @@ def test_faults_are_found_in_their_track() -> None:
     assert found["video", "flicker of the edit"].value == pytest.approx(blink / 2)
     assert found["track 0", "identity drift from the first frame"].value > 0
     assert found["video", "PSNR outside the mask"].value == math.inf
-    assert "levels on average" in found["track 0", "flicker of the edit"].note
+    assert found["track 0", "size of the edit"].value == pytest.approx(blink / 2, rel=0.05), "three frames of six are brighter"
 
 
 def test_what_changed_outside_the_mask_is_seen() -> None:
@@ -96,7 +96,8 @@ def test_numbers_do_not_depend_on_how_many_faces_are_embedded_at_once(monkeypatc
 def test_short_and_absent_tracks() -> None:
     one = [track(0, (50, 60), range(1))]
     names = {one.metric.name for one in measure_video(pairs(one, {0: 10}, 1), one, TIME_BASE, MASK, Colours())}
-    assert names == {"seam energy", "slope across the seam", "identity kept", "PSNR outside the mask"}
+    assert "size of the edit" in names and "seam energy" in names and "identity kept" in names
+    assert not [name for name in names if "flicker" in name or "drift" in name or "jitter" in name]
     measured = measure_video(pairs([], {}, 3), [], TIME_BASE, MASK)
     assert [(one.metric.name, one.value) for one in measured] == [("PSNR outside the mask", math.inf)]
     outside = [track(0, (-400, 60), range(6))]
