@@ -44,11 +44,13 @@ from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.editing.plan import plan_edits
 from ops.editing.recipe import EditRecipe, parse_edits
 from ops.editing.smoothing import SMOOTHING_KINDS, SmoothingSettings, smooth_codes
-from ops.face.align import crop_face, crop_from_source, transform_points
-from ops.face.mask import MaskSettings, build_mask
+from ops.face.align import crop_face
+from ops.face.mask import MaskSettings
 from ops.face.paste import PasteSettings, paste
 from ops.inversion.session import Session
 from ops.inversion.styleres import StyleRes
+from ops.metrics.regions import frame_mask
+from ops.metrics.temporal import Motion, flicker, motion_between, residue
 from ops.spaces import images_from_crops
 from ops.video.decode import FrameReader
 from ops.video.probe import probe
@@ -63,7 +65,6 @@ Residual = Literal["own", "smoothed", "recomputed"]
 PasteMode = Literal["delta", "replace"]
 
 MOUTH = ((0.62, 0.90), (0.28, 0.72))  # rows, columns of an FFHQ crop
-FLOW_EXPLAINS = 12.0  # levels
 LATE_ROW = 7  # rows of W+ from here on carry texture and colour in mini64: 32 pixels and finer
 BATCH = 8
 
@@ -84,10 +85,8 @@ class Faces:
     """uint8 [N, S, S, 3]: what the encoder sees."""
     wplus_NLD: np.ndarray
     residual: np.ndarray
-    flow_maps: np.ndarray
-    """float32 [N - 1, H, W, 2]: where each pixel of frame t was in frame t - 1."""
-    explained: np.ndarray
-    """bool [N - 1, H, W]: where moving frame t - 1 so gives frame t."""
+    motions: list[Motion]
+    """N - 1: how the source moved from each frame to the next."""
 
 
 @dataclass(frozen=True)
@@ -131,41 +130,18 @@ def load_faces(clip: Path, bundle: Bundle, start: int, count: int, work: Path) -
         decoded = dict(reader.read(first, first + len(pts)))
     frames = np.stack([decoded[int(at)] for at in pts])  # a track has no holes: its gaps are interpolated
     size = bundle.config.encoder.input_size
-    maps = np.stack([backward_map(a, b) for a, b in zip(frames[1:], frames, strict=False)])
-    moved = [move(before, at) for before, at in zip(frames, maps, strict=False)]
-    error = np.abs(np.stack(moved).astype(np.float32) - frames[1:]).max(axis=-1)
     return Faces(
         clip.stem,
         frames,
         pts * float(info.time_base),
         quads,
         landmarks,
-        np.stack([frame_mask(frames.shape[1:3], *pair) for pair in zip(quads, landmarks, strict=True)]),
+        np.stack([frame_mask(frames.shape[1:], *pair, MaskSettings("face")) for pair in zip(quads, landmarks, strict=True)]),
         np.stack([crop_face(frame, quad, size) for frame, quad in zip(frames, quads, strict=True)]),
         of_track(array_from_column(codes, "wplus"), track_N),
         of_track(residuals_from_table(kept), kept["track_id"].to_numpy()),
-        maps,
-        error <= FLOW_EXPLAINS,
+        [motion_between(now, before) for now, before in zip(frames[1:], frames, strict=False)],
     )
-
-
-def frame_mask(shape: tuple[int, int], quad: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    size = 256
-    to_crop = crop_from_source(quad, size)
-    oval = build_mask(size, MaskSettings(kind="face"), transform_points(to_crop, landmarks))
-    return cv2.warpAffine(oval, to_crop[:2], shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-
-
-def backward_map(frame: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """float32 [H, W, 2]: x, y in `before` of what is at each pixel of `frame` (DIS optical flow, Kroeger et al. 2016)."""
-    estimate = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (frame, before)]
-    y, x = np.mgrid[: frame.shape[0], : frame.shape[1]].astype(np.float32)
-    return np.stack([x, y], axis=-1) + estimate.calc(grey[0], grey[1], np.zeros((*grey[0].shape, 2), np.float32))
-
-
-def move(picture: np.ndarray, at: np.ndarray) -> np.ndarray:
-    return cv2.remap(picture, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def variants() -> Iterator[tuple[SmoothingSettings, Residual]]:
@@ -226,7 +202,7 @@ def measure(faces: Faces, recipe: EditRecipe, bundle: Bundle, session: Session, 
                 ]
             )
             layer = pasted.astype(np.float32) - faces.frames
-            residue, flicker = changes(layer, faces)
+            moved_residue, plain_flicker = changes(layer, faces)
             drawn = edited - (base if mode == "delta" else at_model_size)
             drawn_changes = np.abs(np.diff(drawn, axis=0)).mean(-1)
             kept, follows, lag = mouth_motion(pasted, at_model_size, faces.quads, size)
@@ -236,8 +212,8 @@ def measure(faces: Faces, recipe: EditRecipe, bundle: Bundle, session: Session, 
                 label(settings),
                 settings.shared_from_row,
                 treatment,
-                flicker,
-                residue,
+                plain_flicker,
+                moved_residue,
                 float(np.average(drawn_changes, weights=ovals[1:])),
                 float(np.average(np.abs(layer).mean(-1), weights=faces.masks)),
                 kept,
@@ -255,13 +231,9 @@ def label(settings: SmoothingSettings) -> str:
 
 def changes(layer: np.ndarray, faces: Faces) -> tuple[float, float]:
     """(residue, flicker) of a layer float32 [N, H, W, 3]."""
-    residue, flicker = [], []
-    for t in range(1, len(layer)):
-        weight = faces.masks[t]
-        flicker.append(np.average(np.abs(layer[t] - layer[t - 1]).mean(-1), weights=weight))
-        moved = np.abs(layer[t] - move(layer[t - 1], faces.flow_maps[t - 1])).mean(-1)
-        residue.append(np.average(moved, weights=weight * faces.explained[t - 1] + 1e-9))
-    return float(np.mean(residue)), float(np.mean(flicker))
+    steps = list(zip(layer[1:], layer, faces.motions, faces.masks[1:], strict=False))
+    residues = [residue(now, before, motion, mask) for now, before, motion, mask in steps]
+    return float(np.mean(residues)), float(np.mean([flicker(now, before, mask) for now, before, _, mask in steps]))
 
 
 def mouth_motion(pasted: np.ndarray, source_crops: np.ndarray, quads: np.ndarray, size: int) -> tuple[float, float, float]:

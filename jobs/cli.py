@@ -7,7 +7,7 @@ import typer
 from jobs.convert import convert_command
 from jobs.doctor import doctor
 from jobs.edit import edit
-from jobs.evaluate import evaluate_command
+from jobs.evaluate import app as evaluate
 from jobs.fetch import fetch
 from jobs.inspect import inspect
 from jobs.invert import invert
@@ -23,8 +23,8 @@ app.command()(invert)
 app.command()(render)
 app.command()(edit)
 app.command()(inspect)
-app.command("evaluate")(evaluate_command)
 app.command("convert")(convert_command)
 app.command()(fetch)
 app.command()(doctor)
+app.add_typer(evaluate, name="evaluate")
 app.add_typer(train, name="train")

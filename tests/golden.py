@@ -24,9 +24,9 @@ def draw(name: str, shape: tuple[int, ...]) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def synthetic_weights(golden: Path, section: str) -> dict[str, Tensor]:
-    """The official state dict's names => synthetic tensors of one section."""
-    table = json.loads((golden / "styleres_keys.json").read_text())["sections"][section]["tensors"]
+def synthetic_weights(golden: Path, section: str, keys: str = "styleres_keys.json") -> dict[str, Tensor]:
+    """The official state dict's names => synthetic tensors of one section of a list of keys."""
+    table = json.loads((golden / keys).read_text())["sections"][section]["tensors"]
     weights = {}
     for name, spec in table.items():
         shape = tuple(spec["shape"])

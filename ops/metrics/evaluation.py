@@ -15,8 +15,14 @@ from torch import Tensor
 from ops.editing.editor import Editor
 from ops.inversion.styleres import StyleRes
 from ops.metrics.attributes import AttributeClassifier, probabilities
-from ops.spaces import images_from_crops
+from ops.metrics.metric import Measurement, Metric
+from ops.metrics.pictures import PictureJudge
+from ops.spaces import crops_from_images, images_from_crops
 from ops.training.perceptual import Perceptual
+
+WPLUS_ONLY, WITH_RESIDUAL = "W+ alone", "with E1 and E2"
+L2 = Metric("L2", "lower", "mean squared, [-1, 1]")
+FEATURE_DISTANCE = Metric("feature distance", "lower", "", "EfficientNet-Lite0", "LPIPS")
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,16 @@ class Evaluation:
     """The same edits without the residual: what the code alone does."""
     classifier_accuracy: Mapping[str, float]
     """Of the judges, on the real held-out faces."""
+    pictures: tuple[Measurement, ...] = ()
+    """What a `PictureJudge` measured of both reconstructions."""
+
+    def measurements(self) -> list[Measurement]:
+        """The reconstruction of both methods side by side, for a table."""
+        found = []
+        for subject, one in ((WPLUS_ONLY, self.wplus_only), (WITH_RESIDUAL, self.styleres)):
+            found.append(Measurement(L2, subject, one.l2, self.faces))
+            found.append(Measurement(FEATURE_DISTANCE, subject, one.perceptual, self.faces))
+        return [*found, *self.pictures]
 
 
 @torch.no_grad()
@@ -60,10 +76,14 @@ def evaluate(
     editors: Mapping[str, Editor],
     edits: Sequence[tuple[str, float]],
     judge: AttributeClassifier,
+    pictures: PictureJudge | None = None,
     *,
     batch: int = 32,
 ) -> Evaluation:
-    """crops uint8 [N, R, R, 3] of held-out faces, R the model's input and output size."""
+    """crops uint8 [N, R, R, 3] of held-out faces, R the model's input and output size.
+
+    pictures: a judge whose references are `crops`; it sees results as the 8-bit pictures that a user gets.
+    """
     images = images_from_crops(crops)
     perceptual = Perceptual()
     parts = [model.invert(part) for part in images.split(batch)]
@@ -113,6 +133,11 @@ def evaluate(
         effects=tuple(effects),
         wplus_effects=tuple(wplus_effects),
         classifier_accuracy=accuracy,
+        pictures=tuple(
+            one
+            for subject, outputs in ((WPLUS_ONLY, plain), (WITH_RESIDUAL, full))
+            for one in ([] if pictures is None else pictures.measure(subject, crops_from_images(outputs)))
+        ),
     )
 
 

@@ -1,6 +1,7 @@
-"""Perceptual features without a download: EfficientNet-Lite0 (Liu 2020, ImageNet weights in a pip package).
+"""Perceptual distances: on EfficientNet-Lite0, which needs no download, and on VGG16, which the paper trains with.
 
-It is frozen and has its batch normalisation folded into the convolutions, which about halves their time on a CPU.
+EfficientNet-Lite0 (Liu 2020) has its ImageNet weights in a pip package. It is frozen and has its batch normalisation folded
+into the convolutions, which about halves their time on a CPU.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ops.metrics.networks.vgg16 import Vgg16Block4
 
 
 class SameConv(nn.Module):
@@ -102,3 +105,19 @@ class Perceptual(nn.Module):
         with torch.no_grad():
             reference = self.features(targets)
         return feature_distance(self.features(images), reference)
+
+
+class VggPerceptual(nn.Module):
+    """(images, targets) [N, 3, R, R] in [-1, 1] => [N]: mean squared difference of VGG16's block4_conv3 features.
+
+    The perceptual loss of the authors' training tree (weight 1e-3 there, at 256 px); `ops.metrics.networks.vgg16` loads it.
+    """
+
+    def __init__(self, network: Vgg16Block4):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        with torch.no_grad():
+            reference = self.network(targets)
+        return (self.network(images) - reference).square().mean(dim=(1, 2, 3))

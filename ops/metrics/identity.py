@@ -1,0 +1,167 @@
+"""Who a face is: aligned crops => embeddings of unit length, whose cosine says how alike two faces are (-1 to 1).
+
+The official metric is CurricularFace's IR-101 on faces that MTCNN found. We align with the five landmarks of our own detector,
+so with the official weights the number is the official one but for the alignment. Without them a smaller recogniser stands in;
+numbers of two recognisers do not compare, and every report names the one it used.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, assert_never, final
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ops.face.detect import ARCFACE_TEMPLATE_52, Detector, DetectorError, similarity_between
+from ops.metrics.metric import MetricError
+from ops.metrics.networks.ir import FACE_SIZE, load_arcface, load_curricularface
+from ops.metrics.networks.mobilefacenet import load_mobilefacenet
+from ops.metrics.protocol import PROTOCOL_SIZE, at_protocol_size
+from ops.spaces import images_from_crops
+
+ARCFACE_ROWS, ARCFACE_COLUMNS = slice(35, 223), slice(32, 220)
+"""What the training's identity loss cuts out of an aligned face of 256 pixels."""
+
+
+@dataclass(frozen=True)
+class IdentitySettings:
+    """Which recogniser, and where its files are."""
+
+    kind: Literal["curricularface", "arcface", "mobilefacenet", "insightface"]
+    path: Path
+    """The weight file; of kind insightface the pack's folder, which holds its .onnx files."""
+
+
+class IdentityNetwork(ABC):
+    """Faces => embeddings."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """For reports: whose network it is, exactly enough that equal names mean equal numbers."""
+
+    @abstractmethod
+    def embed(self, faces: np.ndarray) -> np.ndarray:
+        """faces uint8 [N, 112, 112, 3] RGB, aligned by `identity_crop` => float64 [N, D] of unit length."""
+
+
+@final
+class TorchIdentity(IdentityNetwork):
+    """A network of `ops.metrics.networks` that takes faces in [-1, 1]."""
+
+    def __init__(self, name: str, network: nn.Module, batch: int = 16) -> None:
+        self._name = name
+        self._network = network
+        self._batch = batch
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @torch.no_grad()
+    def embed(self, faces: np.ndarray) -> np.ndarray:
+        found = [self._network(part) for part in images_from_crops(faces).split(self._batch)]
+        return torch.cat(found).double().numpy()
+
+
+@final
+class PackIdentity(IdentityNetwork):
+    """The recogniser of an insightface pack on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder.is_dir() and any(folder.glob("*.onnx"))):
+            raise DetectorError(f"insightface pack {folder}: expected a folder with .onnx files; unpack the pack there")
+        from insightface.app import FaceAnalysis  # heavy, and only this class needs it
+
+        # The folder, not the name: FaceAnalysis downloads a pack whose name it does not find.
+        analysis = FaceAnalysis(
+            name=str(folder.resolve()), allowed_modules=["detection", "recognition"], providers=["CPUExecutionProvider"]
+        )
+        self._recogniser: Any = analysis.models.get("recognition")
+        if self._recogniser is None or tuple(self._recogniser.input_size) != (FACE_SIZE, FACE_SIZE):
+            raise DetectorError(
+                f"insightface pack {folder}: expected a recognition model for faces of {FACE_SIZE} pixels, found "
+                f"{sorted(analysis.models)}; name a pack that has one"
+            )
+        self._name = f"recogniser of insightface pack {folder.name}"
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def embed(self, faces: np.ndarray) -> np.ndarray:
+        # One at a time: published recognisers often have a fixed batch of 1.
+        rows = [np.asarray(self._recogniser.get_feat(np.ascontiguousarray(face[:, :, ::-1]))).ravel() for face in faces]
+        vectors = np.stack(rows).astype(np.float64)
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def open_identity(settings: IdentitySettings) -> IdentityNetwork:
+    """Raises CheckpointError or DetectorError where the file is not what its kind asks for."""
+    match settings.kind:
+        case "curricularface":
+            return TorchIdentity("CurricularFace IR-101", load_curricularface(settings.path))
+        case "arcface":
+            return TorchIdentity("ArcFace IR-SE50", load_arcface(settings.path))
+        case "mobilefacenet":
+            return TorchIdentity("MobileFaceNet", load_mobilefacenet(settings.path))
+        case "insightface":
+            return PackIdentity(settings.path)
+        case other:
+            assert_never(other)
+
+
+def identity_crop(frame: np.ndarray, landmarks_52: np.ndarray) -> np.ndarray:
+    """frame uint8 [H, W, 3] and five landmarks => uint8 [112, 112, 3], where recognisers expect eyes, nose and mouth.
+
+    Least-squares similarity to ArcFace's template, bilinear, black beyond the frame, as the official evaluation warps.
+    """
+    crop_from_frame = similarity_between(np.asarray(landmarks_52), ARCFACE_TEMPLATE_52)
+    return cv2.warpAffine(frame, crop_from_frame, (FACE_SIZE, FACE_SIZE), flags=cv2.INTER_LINEAR)
+
+
+def detected_faces(detector: Detector, crops: np.ndarray) -> list[np.ndarray | None]:
+    """crops uint8 [N, R, R, 3] of one face each => its identity crop, or None where the detector sees no face.
+
+    Detection runs at 256 pixels, whatever R, as the official evaluation does. Of several faces the largest counts: the picture
+    was cut around it.
+    """
+    found: list[np.ndarray | None] = []
+    for picture in at_protocol_size(crops):
+        faces = detector.detect(picture)
+        if not faces:
+            found.append(None)
+            continue
+        largest = max(faces, key=lambda face: float(np.prod(face.box_xyxy[2:] - face.box_xyxy[:2])))
+        found.append(identity_crop(picture, largest.landmarks_52))
+    return found
+
+
+def identity_similarities(
+    network: IdentityNetwork, a: Sequence[np.ndarray | None], b: Sequence[np.ndarray | None]
+) -> np.ndarray:
+    """Cosines of the pairs that have a face on both sides => float64 [K], K at most the number of pairs."""
+    pairs = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+    if not pairs:
+        return np.zeros(0)
+    first, second = (network.embed(np.stack(side)) for side in zip(*pairs, strict=True))
+    return (first * second).sum(axis=1)
+
+
+def arcface_input(images: Tensor) -> Tensor:
+    """images [N, 3, 256, 256] aligned by FFHQ's rule => faces [N, 3, 112, 112], as the training's identity loss cuts them."""
+    if images.shape[1:] != (3, PROTOCOL_SIZE, PROTOCOL_SIZE):
+        raise MetricError(f"expected images as [N, 3, {PROTOCOL_SIZE}, {PROTOCOL_SIZE}], got {list(images.shape)}; resize them")
+    return F.adaptive_avg_pool2d(images[:, :, ARCFACE_ROWS, ARCFACE_COLUMNS], (FACE_SIZE, FACE_SIZE))
+
+
+def arcface_similarity(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """Cosine per pair => [N], differentiable; the training's identity loss is 1 less this (spec: ArcFace IR-SE50)."""
+    return (network(arcface_input(images)) * network(arcface_input(targets))).sum(dim=1)

@@ -1,0 +1,289 @@
+"""styleres evaluate, for bundles and for videos: what it measures, what it says it used, what it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from jobs import evaluate as evaluate_job
+from jobs import evaluate_video
+from jobs.cli import app
+from ops.checkpoints.bundle import open_bundle
+from ops.metrics.attributes import AttributeClassifier
+from ops.metrics.networks.lpips_alex import LpipsAlex
+from ops.training.data import split_of
+from tests import tiny
+from tests.jobs.conftest import Styleres
+from tests.ops.video.media import make_video
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    code: int
+    output: str
+    error: str
+
+
+Evaluate = Callable[..., Evaluated]
+
+
+@pytest.fixture
+def evaluate(monkeypatch: pytest.MonkeyPatch) -> Evaluate:
+    """Runs `styleres evaluate …` on a wide terminal, with the stub detector."""
+    monkeypatch.setattr(evaluate_video, "build_detector", lambda settings: tiny.MarkDetector())
+    monkeypatch.setattr(evaluate_job, "EDITS", (("smile", 2.0),))  # one is as good as eight
+
+    def run(*arguments: object) -> Evaluated:
+        result = CliRunner().invoke(app, ["evaluate", *map(str, arguments)], env={"COLUMNS": "200"})
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Evaluated(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+def measured(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    content = json.loads(path.read_text())
+    return {(one["subject"], one["metric"]): one for one in content["measurements"]}
+
+
+# ------------------------------------------------------------------------------------------------------------- videos
+
+
+@pytest.fixture
+def edited(styleres: Styleres, clip: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A lossless edit of the marked clip, and its store."""
+    out, store = tmp_path / "edited.mkv", tmp_path / "store"
+    arguments = ("--edit", "warm=2", "--out", out, "--store", store, "--codec", "ffv1", "--no-contact-sheet")
+    assert styleres("edit", clip, *arguments).code == 0
+    return out, store
+
+
+def test_a_video_is_measured_with_the_tracks_of_its_store(
+    evaluate: Evaluate, clip: Path, edited: tuple[Path, Path], tmp_path: Path
+) -> None:
+    video, store = edited
+    report, table = tmp_path / "report.json", tmp_path / "report.md"
+    ran = evaluate("video", "--source", clip, "--edited", video, "--store", store, "--json", report, "--markdown", table)
+    assert ran.code == 0, ran.error
+    found = measured(report)
+    for subject in ("track 0", "track 1", "video"):
+        for name in ("flicker of the edit", "flicker after motion", "seam energy", "quad jitter, shift"):
+            assert found[subject, name]["value"] > 0
+            assert found[subject, name]["network"] is None
+    outside = found["video", "PSNR outside the mask"]
+    assert outside["value"] is None and outside["note"] == "infinite", "a lossless edit changes nothing outside its masks"
+    assert not [name for _, name in found if "identity" in name]
+    assert "20 frames, 2 tracks" in table.read_text() and "| flicker of the edit (levels) ↓ |" in table.read_text()
+    assert "seam energy" in ran.output
+
+
+def test_the_store_s_tracks_are_those_found_now(
+    evaluate: Evaluate, clip: Path, edited: tuple[Path, Path], tmp_path: Path
+) -> None:
+    video, store = edited
+    reports = []
+    for name, more in (("stored", ("--store", store)), ("found", ())):
+        report = tmp_path / f"{name}.json"
+        assert evaluate("video", "--source", clip, "--edited", video, "--json", report, *more).code == 0
+        reports.append(json.loads(report.read_text()))
+    assert reports[0]["measurements"] == reports[1]["measurements"]
+    assert "found by CenterFace for this report" in reports[1]["tracks_from"]
+
+
+def test_a_video_against_itself_is_perfect(evaluate: Evaluate, clip: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    assert evaluate("video", "--source", clip, "--edited", clip, "--json", report).code == 0
+    found = measured(report)
+    assert found["video", "PSNR outside the mask"]["note"] == "infinite"
+    assert found["video", "flicker of the edit"]["value"] == found["video", "seam energy"]["value"] == 0
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda frames: frames[:-1], "expected 20 frames, got 19"),
+        (lambda frames: [frame[:80] for frame in frames], "expected 160x96 pixels, got 160x80"),
+    ],
+)
+def test_videos_that_do_not_belong_together(
+    evaluate: Evaluate, clip: Path, tmp_path: Path, other: Callable[[list[np.ndarray]], list[np.ndarray]], message: str
+) -> None:
+    video = make_video(tmp_path / "other.mp4", other(tiny.marked_frames(20)))
+    ran = evaluate("video", "--source", clip, "--edited", video)
+    assert ran.code == 1 and ran.output == ""
+    assert message in ran.error and ran.error.count("\n") == 1
+
+
+def test_another_timing_is_refused(evaluate: Evaluate, clip: Path, tmp_path: Path) -> None:
+    video = make_video(tmp_path / "slow.mp4", tiny.marked_frames(20), pts=[640 * i for i in range(20)])
+    ran = evaluate("video", "--source", clip, "--edited", video)
+    assert ran.code == 1 and "frame 1 is shown at 0.0500 s" in ran.error
+
+
+def test_another_store_is_refused(
+    evaluate: Evaluate, clip: Path, other: Path, edited: tuple[Path, Path], tmp_path: Path
+) -> None:
+    ran = evaluate("video", "--source", other, "--edited", other, "--store", edited[1])
+    assert ran.code == 2 and "no finished inversion" in ran.error and "marked.mp4" in ran.error
+    ran = evaluate("video", "--source", clip, "--edited", clip, "--store", tmp_path / "nowhere")
+    assert ran.code == 2 and "expected a store" in ran.error
+
+
+@pytest.mark.parametrize("name", ["empty.mp4", "text.mp4", "folder.mp4", "absent.mp4"])
+def test_hostile_files_are_explained(evaluate: Evaluate, clip: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    match name:
+        case "empty.mp4":
+            path.touch()
+        case "text.mp4":
+            path.write_text("no video\n" * 50)
+        case "folder.mp4":
+            path.mkdir()
+    for arguments in (("--source", path, "--edited", clip), ("--source", clip, "--edited", path)):
+        ran = evaluate("video", *arguments)
+        assert ran.code == 1 and ran.output == "" and str(path) in ran.error and "Traceback" not in ran.error
+
+
+def test_hostile_clips_are_explained(evaluate: Evaluate, clip: Path, shared_videos: Path) -> None:
+    for path in sorted((shared_videos / "hostile").iterdir()):
+        ran = evaluate("video", "--source", clip, "--edited", path)
+        assert ran.code == 1 and ran.error.startswith("styleres: error: "), path.name
+
+
+def test_a_wrong_recogniser_is_refused(evaluate: Evaluate, clip: Path, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(LpipsAlex().state_dict(), path)
+    ran = evaluate("video", "--source", clip, "--edited", clip, "--curricularface-weights", path)
+    assert ran.code == 2 and "is not a file for IRBackbone" in ran.error
+    ran = evaluate("video", "--source", clip, "--edited", clip, "--curricularface-weights", path, "--arcface-weights", path)
+    assert ran.code == 2 and "expected one recogniser, got curricularface and arcface" in ran.error
+
+
+@pytest.mark.slow
+def test_a_real_clip_with_a_real_recogniser(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, shared: Path, tmp_path: Path
+) -> None:
+    """The embedded model on a real face; the report names the recogniser, and what it stands in for."""
+    monkeypatch.undo()  # the real detector
+    clip = tiny.cut_of(shared / "videos" / "lp_d18_man_480.mp4", tmp_path / "man.mp4", 8)
+    video, report = tmp_path / "edited.mp4", tmp_path / "report.json"
+    store = tmp_path / "store"
+    arguments = ["edit", clip, "--edit", "smile=3", "--out", video, "--store", store, "--no-contact-sheet"]
+    assert CliRunner().invoke(app, list(map(str, arguments))).exit_code == 0
+    weights = shared / "models" / "identity" / "mobilefacenet.pt"
+    arguments = ["video", "--source", clip, "--edited", video, "--store", store]
+    ran = evaluate(*arguments, "--mobilefacenet-weights", weights, "--json", report)
+    assert ran.code == 0, ran.error
+    found = measured(report)
+    kept = found["video", "identity kept"]
+    assert 0.7 < kept["value"] < 1 and kept["network"] == "MobileFaceNet" and "CurricularFace" in kept["stands_for"]
+    assert 0 < found["video", "identity drift from the mean"]["value"] < 0.2
+    assert found["video", "seam energy"]["value"] < 0.6
+    assert 40 < found["video", "PSNR outside the mask"]["value"] < 60, "x264's own loss"
+
+
+# ------------------------------------------------------------------------------------------------------------ bundles
+
+
+@pytest.fixture(scope="module")
+def face_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 made-up faces of held-out identities with every attribute that is judged."""
+    rng = np.random.default_rng(0)
+    identities = [i for i in range(2000) if split_of(i) == "held_out"][:40]
+    images = []
+    for _ in identities:
+        buffer = io.BytesIO()
+        pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+        Image.fromarray(pixels).save(buffer, "PNG")
+        images.append(buffer.getvalue())
+    columns = {name: rng.random(len(identities)) < 0.5 for name in evaluate_job.JUDGED}
+    path = tmp_path_factory.mktemp("faces") / "faces.parquet"
+    pq.write_table(pa.table({"image": images, "identity": identities, **columns}), path)
+    return path
+
+
+@pytest.fixture
+def judge_file(tmp_path: Path) -> Path:
+    """A classifier that was not trained: its numbers mean nothing, and cost nothing."""
+    torch.manual_seed(0)
+    path = tmp_path / "judge.safetensors"
+    save_file(AttributeClassifier(evaluate_job.JUDGED).state_dict(), path)
+    return path
+
+
+def test_a_bundle_is_measured_and_its_card_written(
+    evaluate: Evaluate, face_file: Path, judge_file: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "mini64"
+    shutil.copytree(open_bundle("mini64").path, bundle)
+    weights, report, table = tmp_path / "lpips.pth", tmp_path / "report.json", tmp_path / "report.md"
+    torch.manual_seed(0)
+    torch.save(LpipsAlex().state_dict(), weights)
+    ran = evaluate(
+        *("--data", face_file, "--model", bundle, "--faces", 16, "--judge", judge_file, "--card"),
+        *("--lpips-weights", weights, "--json", report, "--markdown", table),
+    )
+    assert ran.code == 0, ran.error
+    content, found = json.loads(report.read_text()), measured(report)
+    assert content["faces"] == 16 and len(content["effects"]) == len(evaluate_job.EDITS)
+    for method in ("W+ alone", "with E1 and E2"):
+        assert found[method, "LPIPS"]["network"] == "AlexNet v0.1" and found[method, "LPIPS"]["stands_for"] is None
+        assert found[method, "feature distance"]["stands_for"] == "LPIPS"
+        assert found[method, "Frechet distance"]["stands_for"] == "FID (Inception v3)"
+        assert 0 < found[method, "SSIM"]["value"] < 1
+        assert (method, "FID") not in found and (method, "identity kept") not in found
+    assert found["W+ alone", "L2"]["value"] == content["wplus_only"]["l2"]
+    card = (bundle / "README.md").read_text()
+    assert f"| W+ alone | {content['wplus_only']['l2']:.4f} | {content['wplus_only']['perceptual']:.3f} |" in card
+    assert card.count(evaluate_job.BEGIN) == 1
+    assert open_bundle(bundle).digest == open_bundle("mini64").digest
+    assert "| SSIM ↑ |" in table.read_text() and "smile=+2" in table.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "expected --data FACES.parquet"),
+        (("--data", "x", "--metrics", "fid"), "--metrics fid needs --inception-weights"),
+        (("--data", "x", "--metrics", "beauty"), "expected auto, or some of ssim"),
+        (("--data", "x", "--metrics", ","), "expected auto, or some of ssim"),
+        (("--data", "x", "--lpips-heads", "heads.pth"), "give AlexNet's file"),
+        (("--data", "x", "--inception-weights", "absent.pth"), "absent.pth: expected a weight file"),
+    ],
+)
+def test_refusals_before_any_work(evaluate: Evaluate, arguments: tuple[str, ...], message: str) -> None:
+    ran = evaluate(*arguments)
+    assert ran.code == 2 and message in ran.error and ran.output == ""
+
+
+def test_hostile_data_is_explained(evaluate: Evaluate, face_file: Path, tmp_path: Path) -> None:
+    text, other = tmp_path / "text.parquet", tmp_path / "other.parquet"
+    text.write_text("no table")
+    pq.write_table(pq.read_table(face_file).drop_columns(["bangs"]), other)
+    for path, message in ((text, "cannot be read so"), (tmp_path / "absent", "cannot be read so"), (other, "lacks bangs")):
+        ran = evaluate("--data", path)
+        assert ran.code == 2 and message in ran.error and "booleans smiling" in ran.error
+    ran = evaluate("--data", face_file, "--judge", text)
+    assert ran.code == 2 and "cannot be read as a file of tensors" in ran.error
+
+
+def test_metrics_can_be_chosen(evaluate: Evaluate, face_file: Path, judge_file: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    arguments = ("--data", face_file, "--faces", 16, "--judge", judge_file, "--metrics", "ms-ssim", "--json", report)
+    assert evaluate(*arguments).code == 0
+    assert {name for _, name in measured(report)} == {"L2", "feature distance", "MS-SSIM"}

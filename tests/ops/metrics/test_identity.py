@@ -1,0 +1,100 @@
+"""Recognisers behind one interface: aligned crops, cosines, faces that are not found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from ops.checkpoints.errors import CheckpointError
+from ops.face.detect import ARCFACE_TEMPLATE_52, DetectorError, DetectorSettings, build_detector
+from ops.metrics.identity import (
+    IdentityNetwork,
+    IdentitySettings,
+    arcface_input,
+    detected_faces,
+    identity_crop,
+    identity_similarities,
+    open_identity,
+)
+from ops.metrics.metric import MetricError
+from ops.training.data import load_faces
+
+
+class Colours(IdentityNetwork):
+    """An identity is a face's mean colour."""
+
+    name = "mean colour"  # type: ignore[assignment]
+
+    def embed(self, faces: np.ndarray) -> np.ndarray:
+        vectors = faces.astype(np.float64).mean(axis=(1, 2))
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_the_crop_puts_landmarks_on_the_template() -> None:
+    """Turned by 30 degrees, 2.5 times as large, elsewhere: white dots on the landmarks come out on the template."""
+    angle = np.radians(30)
+    turn = 2.5 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    landmarks = ARCFACE_TEMPLATE_52 @ turn.T + (150, 20)
+    frame = np.zeros((480, 480, 3), np.uint8)
+    for x, y in landmarks:
+        cv2.circle(frame, (round(x), round(y)), 6, (255, 255, 255), -1)
+    crop = identity_crop(frame, landmarks)
+    assert crop.shape == (112, 112, 3)
+    for x, y in ARCFACE_TEMPLATE_52:
+        assert crop[round(y), round(x)].min() == 255
+    assert crop[60, 10].max() == 0
+
+
+def test_pairs_without_a_face_are_left_out() -> None:
+    red, blue = (np.zeros((112, 112, 3), np.uint8) for _ in range(2))
+    red[..., 0], blue[..., 2] = 200, 90
+    cosines = identity_similarities(Colours(), [red, None, red, red], [red, red, blue, None])
+    assert cosines.tolist() == pytest.approx([1, 0])
+    assert len(identity_similarities(Colours(), [None], [red])) == 0
+
+
+def test_arcface_wants_its_size() -> None:
+    assert arcface_input(torch.zeros(2, 3, 256, 256)).shape == (2, 3, 112, 112)
+    with pytest.raises(MetricError, match="256"):
+        arcface_input(torch.zeros(2, 3, 128, 128))
+
+
+@pytest.fixture(params=["mobilefacenet", "insightface"])
+def recogniser(request: pytest.FixtureRequest, shared: Path) -> IdentityNetwork:
+    paths = {"mobilefacenet": "identity/mobilefacenet.pt", "insightface": "insightface_root/models/face_default"}
+    return open_identity(IdentitySettings(request.param, shared / "models" / paths[request.param]))
+
+
+def test_recognisers_tell_people_apart(recogniser: IdentityNetwork, shared: Path) -> None:
+    """Two pictures of one person are more alike than those of two, on average over real people."""
+    faces = load_faces(shared / "data" / "faces128.parquet", 128, "held_out", limit=150)
+    people = [np.flatnonzero(faces.identity == one)[:2] for one in np.unique(faces.identity)]
+    chosen = [pair for pair in people if len(pair) == 2][:8]
+    found = detected_faces(build_detector(DetectorSettings()), faces.images[np.concatenate(chosen)])
+    first, second = found[0::2], found[1::2]
+    assert sum(face is None for face in found) <= 2
+    same = identity_similarities(recogniser, first, second)
+    other = identity_similarities(recogniser, first, second[1:] + second[:1])
+    assert same.mean() > other.mean() + 0.2
+    itself = identity_similarities(recogniser, first, first)
+    assert itself == pytest.approx(np.ones(len(itself)))
+
+
+def test_names_say_which_network_it_is(recogniser: IdentityNetwork) -> None:
+    assert recogniser.name in ("MobileFaceNet", "recogniser of insightface pack face_default")
+
+
+def test_a_face_is_not_made_up() -> None:
+    empty = np.full((1, 128, 128, 3), 128, np.uint8)
+    assert detected_faces(build_detector(DetectorSettings()), empty) == [None]
+
+
+def test_wrong_files_are_refused(shared: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="IRBackbone"):
+        open_identity(IdentitySettings("curricularface", shared / "models" / "identity" / "mobilefacenet.pt"))
+    with pytest.raises(DetectorError, match="expected a folder"):
+        open_identity(IdentitySettings("insightface", tmp_path))
