@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from jobs.convert import convert_command
+from jobs.directions import directions
 from jobs.doctor import doctor
 from jobs.edit import edit
 from jobs.evaluate import app as evaluate
@@ -26,5 +27,6 @@ app.command()(inspect)
 app.command("convert")(convert_command)
 app.command()(fetch)
 app.command()(doctor)
+app.command()(directions)
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(train, name="train")

@@ -130,14 +130,17 @@ def directions_command(
     threads: Threads = None,
 ) -> None:
     """Find edit directions in the codes of the encoder that `e0` left in --out."""
+    from ops.training.directions import CELEBA_EDITS, GANSPACE_COMPONENTS, find_edits
+
     with explained():
         _use_threads(threads)
         model = model_on_prior(prior, preset)
         load_result(model.inverting()[0], out / "e0.pt")
-        model.eval()
-        entries, tensors = find_edits(model, load_faces(data, model.config.encoder.input_size, "train", limit=faces))
-        save_file(tensors, out / DIRECTIONS)
-        (out / EDITS).write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n", "utf-8")
+        known = load_faces(data, model.config.encoder.input_size, "train", limit=faces)
+        found = find_edits(model.eval(), known, CELEBA_EDITS, pose=True, components=GANSPACE_COMPONENTS)
+        print("\n".join(found.lines))
+        save_file(found.tensors, out / DIRECTIONS)
+        (out / EDITS).write_text(json.dumps([asdict(entry) for entry in found.entries], indent=1) + "\n", "utf-8")
 
 
 @app.command("bundle")
@@ -172,67 +175,6 @@ def bundle_command(
         )
         size = sum(file.stat().st_size for file in bundle.iterdir()) / 1e6
         print(f"{bundle}: {size:.1f} MB, digest {written.digest[:16]}")
-
-
-# name, positive attribute, negative attribute (None: its absence), projected out, what a positive strength does
-ATTRIBUTE_EDITS = (
-    ("smile", "smiling", None, ("gender", "age", "eyeglasses"), "more smile"),
-    ("age", None, "young", ("eyeglasses", "smile"), "older"),
-    ("gender", "male", None, ("smile",), "more masculine"),
-    ("eyeglasses", "eyeglasses", None, ("gender", "age", "smile"), "eyeglasses appear"),
-    ("hair_colour", "blond_hair", "black_hair", ("gender", "smile"), "from black towards blond hair"),
-    ("bangs", "bangs", None, ("gender", "smile"), "bangs appear"),
-)
-UNIT = "; 1 leads from the average face without it to the average face with it"
-GANSPACE_COMPONENTS = 10
-
-
-def find_edits(model: StyleRes, faces: Faces) -> tuple[list[EditEntry], dict[str, torch.Tensor]]:
-    """Entries and tensors for a bundle, printed with the accuracy of each boundary on faces it was not fitted on."""
-    from ops.training.directions import find_boundary, ganspace_basis, labels_from, orthogonalised, scaled, yaw_proxy
-
-    codes = codes_of(model, faces.images)
-    labels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for name, positive, negative, _, _ in ATTRIBUTE_EDITS:
-        if positive is None:
-            assert negative is not None
-            labels[name] = (np.arange(len(codes)), ~faces.attributes[negative])
-        else:
-            labels[name] = labels_from(faces.attributes, positive, negative)
-    yaw = yaw_proxy(faces.images[:6000])
-    low, high = np.nanquantile(yaw, [0.25, 0.75])
-    turned = np.flatnonzero((yaw < low) | (yaw > high))
-    labels["pose"] = (turned, yaw[turned] > high)
-
-    boundaries = {name: find_boundary(codes[rows], marked) for name, (rows, marked) in labels.items()}
-    entries, tensors = [], {}
-    abouts = {name: about for name, *_, about in ATTRIBUTE_EDITS} | {"pose": "the head turns to the right of the picture"}
-    others = {name: projected for name, _, _, projected, _ in ATTRIBUTE_EDITS} | {"pose": ("smile", "gender")}
-    for name, boundary in boundaries.items():
-        rows, marked = labels[name]
-        plain = orthogonalised(boundary.direction_D, [boundaries[other].direction_D for other in others[name]])
-        direction = scaled(torch.nn.functional.normalize(plain, dim=0), codes[rows], torch.from_numpy(marked))
-        print(f"{name}: balanced accuracy {boundary.accuracy:.3f}, {len(marked)} faces, length {direction.norm():.3f}")
-        entries.append(EditEntry(name, "direction", abouts[name] + UNIT))
-        tensors[f"direction.{name}"] = direction
-    basis = ganspace_basis(model.generator, GANSPACE_COMPONENTS)
-    tensors |= {
-        "ganspace.mean": basis.mean_D,
-        "ganspace.components": basis.components_KD,
-        "ganspace.std": basis.std_K,
-    }
-    for component in range(GANSPACE_COMPONENTS):
-        about = f"principal component {component} of W is set to this many standard deviations; 0 is not 'no edit'"
-        entries.append(EditEntry(f"ganspace_{component}", "ganspace", about, component=component))
-    return entries, tensors
-
-
-@torch.no_grad()
-def codes_of(model: StyleRes, crops: np.ndarray) -> torch.Tensor:
-    """uint8 [N, R, R, 3] => W [N, D]: the mean row of each face's W+."""
-    encoder = model.inverting()[0]
-    parts = [encoder(images_from_crops(part))[0] for part in np.array_split(crops, max(1, len(crops) // 64))]
-    return (torch.cat(parts) + model.latent_avg).mean(dim=1)
 
 
 def _train(

@@ -105,20 +105,25 @@ class Bundle:
     def editors(self) -> dict[str, Editor]:
         """The model's own edits by name."""
         tensors = load_tensors(self.path / "directions.safetensors")
-        basis = None
-        if any(entry.editor == "ganspace" for entry in self.edits):
-            basis = GanSpaceBasis(tensors["ganspace.mean"], tensors["ganspace.components"], tensors["ganspace.std"])
-        editors: dict[str, Editor] = {}
-        for entry in self.edits:
-            match entry.editor:
-                case "direction":
-                    direction = tensors[f"direction.{entry.name}"]
-                    editors[entry.name] = DirectionEditor(direction, rows=entry.rows, name=entry.name)
-                case "ganspace":
-                    assert basis is not None and entry.component is not None
-                    rows = entry.rows or (0, self.config.generator.num_ws)
-                    editors[entry.name] = GanSpaceEditor(basis, GanSpaceEdit(entry.name, entry.component, rows))
-        return editors
+        return editors_of(self.edits, tensors, self.config.generator.num_ws)
+
+
+def editors_of(entries: Sequence[EditEntry], tensors: Mapping[str, Tensor], num_ws: int) -> dict[str, Editor]:
+    """Entries of a bundle and the tensors that they name => editors by name."""
+    basis = None
+    if any(entry.editor == "ganspace" for entry in entries):
+        basis = GanSpaceBasis(tensors["ganspace.mean"], tensors["ganspace.components"], tensors["ganspace.std"])
+    editors: dict[str, Editor] = {}
+    for entry in entries:
+        match entry.editor:
+            case "direction":
+                direction = tensors[f"direction.{entry.name}"]
+                editors[entry.name] = DirectionEditor(direction, rows=entry.rows, name=entry.name)
+            case "ganspace":
+                assert basis is not None and entry.component is not None
+                rows = entry.rows or (0, num_ws)
+                editors[entry.name] = GanSpaceEditor(basis, GanSpaceEdit(entry.name, entry.component, rows))
+    return editors
 
 
 def build_inverter(method: Method, config: StyleResConfig, parts: Parts = "all") -> Inverter:

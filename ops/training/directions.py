@@ -13,11 +13,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ops.checkpoints.bundle import EditEntry
 from ops.editing.ganspace import GanSpaceBasis
 from ops.face.detect import DetectorSettings, build_detector
+from ops.inversion.styleres import StyleRes
+from ops.spaces import images_from_crops
 from ops.stylegan2.generator import Generator
+from ops.training.data import DataError, Faces
 
 RIDGE = 0.1
+GANSPACE_COMPONENTS = 10
+UNIT = "; 1 leads from the average face without it to the average face with it"
+POSE = "pose"
+POSE_FACES = 6000  # a detector looks at each
+
+
+@dataclass(frozen=True)
+class AttributeEdit:
+    """An edit to be found from labels."""
+
+    name: str
+    positive: str | None
+    """The attribute that a positive strength brings; None: the absence of `negative`."""
+    negative: str | None
+    """Its opposite; None: the absence of `positive`."""
+    without: tuple[str, ...]
+    """Other edits by name, whose directions are projected out."""
+    about: str
+
+
+CELEBA_EDITS = (
+    AttributeEdit("smile", "smiling", None, ("gender", "age", "eyeglasses"), "more smile"),
+    AttributeEdit("age", None, "young", ("eyeglasses", "smile"), "older"),
+    AttributeEdit("gender", "male", None, ("smile",), "more masculine"),
+    AttributeEdit("eyeglasses", "eyeglasses", None, ("gender", "age", "smile"), "eyeglasses appear"),
+    AttributeEdit("hair_colour", "blond_hair", "black_hair", ("gender", "smile"), "from black towards blond hair"),
+    AttributeEdit("bangs", "bangs", None, ("gender", "smile"), "bangs appear"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class FoundEdits:
+    """What a bundle takes up, and what there is to say about it."""
+
+    entries: tuple[EditEntry, ...]
+    tensors: dict[str, Tensor]
+    """As a bundle's directions.safetensors names them."""
+    lines: tuple[str, ...]
+    """One per boundary: its accuracy on faces that it was not fitted on."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +133,69 @@ def yaw_proxy(images: np.ndarray) -> np.ndarray:
             left, right, nose = faces[0].landmarks_52[:3]
             values[i] = (nose[0] - (left[0] + right[0]) / 2) / max(float(np.hypot(*(right - left))), 1.0)
     return values
+
+
+def find_edits(model: StyleRes, faces: Faces, edits: Sequence[AttributeEdit], *, pose: bool, components: int) -> FoundEdits:
+    """Boundaries for `edits` (and for yaw, with `pose`) among the faces' codes, and GANSpace `components` of W.
+
+    Raises DataError where the faces lack an attribute, or an edit is to be free of one that is not sought.
+    """
+    labels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for edit in edits:
+        labels[edit.name] = labels_of(faces, edit)
+    if pose:
+        yaw = yaw_proxy(faces.images[:POSE_FACES])
+        low, high = np.nanquantile(yaw, [0.25, 0.75])
+        turned = np.flatnonzero((yaw < low) | (yaw > high))
+        labels[POSE] = (turned, yaw[turned] > high)
+    without = {edit.name: edit.without for edit in edits} | {POSE: tuple({"smile", "gender"} & labels.keys())}
+    about = {edit.name: edit.about for edit in edits} | {POSE: "the head turns to the right of the picture"}
+    unknown = sorted({other for name in labels for other in without[name]} - labels.keys())
+    if unknown:
+        raise DataError(f"edits are to be found without {', '.join(unknown)}, which must be sought beside them: add it")
+
+    codes = codes_of(model, faces.images) if labels else torch.empty(0)
+    boundaries = {name: find_boundary(codes[rows], marked) for name, (rows, marked) in labels.items()}
+    entries, tensors, lines = [], {}, []
+    for name, boundary in boundaries.items():
+        rows, marked = labels[name]
+        plain = orthogonalised(boundary.direction_D, [boundaries[other].direction_D for other in without[name]])
+        direction = scaled(F.normalize(plain, dim=0), codes[rows], torch.from_numpy(marked))
+        lines.append(f"{name}: balanced accuracy {boundary.accuracy:.3f}, {len(marked)} faces, length {direction.norm():.3f}")
+        entries.append(EditEntry(name, "direction", about[name] + UNIT))
+        tensors[f"direction.{name}"] = direction
+    if components > 0:
+        basis = ganspace_basis(model.generator, components)
+        tensors |= {"ganspace.mean": basis.mean_D, "ganspace.components": basis.components_KD, "ganspace.std": basis.std_K}
+    for component in range(components):
+        text = f"principal component {component} of W is set to this many standard deviations; 0 is not 'no edit'"
+        entries.append(EditEntry(f"ganspace_{component}", "ganspace", text, component=component))
+    return FoundEdits(tuple(entries), tensors, tuple(lines))
+
+
+def labels_of(faces: Faces, edit: AttributeEdit) -> tuple[np.ndarray, np.ndarray]:
+    """(rows that take part, their labels). Raises DataError where an attribute is missing or has no two classes."""
+    missing = [name for name in (edit.positive, edit.negative) if name is not None and name not in faces.attributes]
+    if missing or (edit.positive is None and edit.negative is None):
+        have = ", ".join(sorted(faces.attributes)) or "none"
+        raise DataError(f"edit {edit.name}: the data has no attribute {', '.join(missing) or '(none named)'}; it has: {have}")
+    if edit.positive is None:
+        assert edit.negative is not None
+        rows, marked = np.arange(len(faces.images)), ~faces.attributes[edit.negative]
+    else:
+        rows, marked = labels_from(faces.attributes, edit.positive, edit.negative)
+    few = min(int(marked.sum()), int((~marked).sum()))
+    if few < 20:
+        raise DataError(f"edit {edit.name}: {few} faces on one side of the boundary; it needs at least 20, better thousands")
+    return rows, marked
+
+
+@torch.no_grad()
+def codes_of(model: StyleRes, crops: np.ndarray) -> Tensor:
+    """uint8 [N, R, R, 3] => W [N, D]: the mean row of each face's W+."""
+    encoder = model.inverting()[0]
+    parts = [encoder(images_from_crops(part))[0] for part in np.array_split(crops, max(1, len(crops) // 64))]
+    return (torch.cat(parts) + model.latent_avg).mean(dim=1)
 
 
 @torch.no_grad()

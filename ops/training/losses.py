@@ -6,7 +6,7 @@ restricts them to the samples that they concern.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +87,22 @@ def edit_fidelity_loss(image_change: Tensor, code_change: Tensor, pool: int = 2)
     wanted = F.avg_pool2d(code_change, pool)
     distance = (F.avg_pool2d(image_change, pool) - wanted).square().mean(dim=(1, 2, 3))
     return distance / (wanted.square().mean(dim=(1, 2, 3)) + 1e-4)
+
+
+def edit_feature_loss(
+    after: Sequence[Tensor], before: Sequence[Tensor], code_after: Sequence[Tensor], code_before: Sequence[Tensor]
+) -> Tensor:
+    """`edit_fidelity_loss` in a network's features, per tap and averaged => [N]; ours too. Each argument: feature maps
+    [N, C, H, W] of one picture per tap, scaled here to unit length over channels.
+
+    In pixels an edit is mostly light and colour; what an expression changes is small there and large here.
+    """
+    ratios = []
+    for maps in zip(after, before, code_after, code_before, strict=True):
+        x, x0, g, g0 = (F.normalize(one.float(), dim=1) for one in maps)
+        distance = ((x - x0) - (g - g0)).square().mean(dim=(1, 2, 3))
+        ratios.append(distance / ((g - g0).square().mean(dim=(1, 2, 3)) + 1e-5))
+    return torch.stack(ratios).mean(dim=0)
 
 
 def simulated_edit(wplus_NLD: Tensor, random_w_ND: Tensor, alpha_N: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from ops.training.losses import (
     affine_reversal,
     batch_mean,
     discriminator_loss,
+    edit_feature_loss,
     edit_fidelity_loss,
     edit_offset,
     feature_regulariser,
@@ -46,6 +47,8 @@ from ops.training.trainer import Step, Task, TrainingError, descend
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """(images, targets) in [-1, 1] => [N]: the perceptual loss."""
+Features = Callable[[Tensor], list[Tensor]]
+"""images in [-1, 1] => feature maps [N, C, H, W], fine to coarse."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class ResidualSettings:
     alpha: tuple[float, float] = (4.0, 5.0)
     edit_weight: float = 2.0
     """On `edit_fidelity_loss`, which the paper does not have; 0 is the paper's loss. See docs/decisions/0005."""
+    edit_feature_weight: float = 2.0
+    """On `edit_feature_loss`: the same, in the features of the perceptual network; needs one that gives its features."""
     direction_share: float = 0.75
     """Share of simulated edits that go along one of the given directions instead of towards a random code."""
     direction_strength: tuple[float, float] = (0.7, 4.0)
@@ -161,14 +166,18 @@ class ResidualStep(nn.Module):
         discriminate: Callable[[Tensor], Tensor],
         perceptual: Distance,
         embed: Embedder | None,
+        features: Features | None,
         settings: ResidualSettings,
         dtype: torch.dtype,
     ):
         super().__init__()
+        if features is None and settings.edit_feature_weight > 0:
+            raise TrainingError("edit_feature_weight needs a perceptual network that gives its features; set it to 0")
         if embed is None and max(settings.identity_weight, settings.cycle_identity_weight) > 0:
             raise TrainingError("an identity loss needs an identity network; give one (--identity-network) or weight 0")
         self.model = model
-        self.discriminate, self.perceptual, self.embed = discriminate, [perceptual], [embed]  # lists: not sub-modules
+        self.discriminate = discriminate
+        self.perceptual, self.embed, self.features = [perceptual], [embed], [features]  # lists: not sub-modules
         self.settings, self.dtype = settings, dtype
 
     def forward(self, images: Tensor, edit: SimulatedEdit) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -201,19 +210,27 @@ class ResidualStep(nn.Module):
             if embed is not None and settings.cycle_identity_weight > 0:
                 losses["cycle_identity"] = share * identity_loss(embed, returned, images[rows]).mean()
         rows = edited_N.nonzero()[:, 0]
-        if settings.edit_weight > 0 and len(rows):
-            losses["edit"] = len(rows) / len(images) * self.edit_fidelity(encoded, offset_NLD, outputs, rows).mean()
+        if max(settings.edit_weight, settings.edit_feature_weight) > 0 and len(rows):
+            for name, value in self.edit_losses(encoded, offset_NLD[rows], outputs[rows], rows).items():
+                losses[name] = len(rows) / len(images) * value.mean()
         return weighted_sum(losses, settings), losses, outputs.detach()
 
-    def edit_fidelity(self, encoded: Encoded, offset_NLD: Tensor, outputs: Tensor, rows: Tensor) -> Tensor:
-        """`edit_fidelity_loss` of some edited samples: their change against that of the code alone, both without gradients."""
-        code, residual = encoded.wplus_NLD[rows], encoded.residual[rows]
+    def edit_losses(self, encoded: Encoded, offset_NLD: Tensor, edited: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        """The change of some edited samples against that of their code alone: [N] each. Only `edited` has gradients."""
+        code, residual, features = encoded.wplus_NLD[rows], encoded.residual[rows], self.features[0]
         with torch.no_grad():
             generator = self.model.generator
             unedited, _, _ = self.generate(code, residual)
-            both = generator(generator.styles(torch.cat([code, code + offset_NLD[rows]])), dtype=self.dtype)
+            both = generator(generator.styles(torch.cat([code, code + offset_NLD])), dtype=self.dtype)
             before, after = shown(both, self.model).chunk(2)
-        return edit_fidelity_loss(outputs[rows] - unedited, after - before)
+        found = {}
+        if self.settings.edit_weight > 0:
+            found["edit"] = edit_fidelity_loss(edited - unedited, after - before)
+        if features is not None and self.settings.edit_feature_weight > 0:
+            with torch.no_grad():
+                maps = [features(picture) for picture in (unedited, after, before)]
+            found["edit_feature"] = edit_feature_loss(features(edited), *maps)
+        return found
 
     def encode(self, images: Tensor, *, stop: bool) -> Encoded:
         """images => W+ and F_a (gradients reach E1, and with `stop` nothing else)."""
@@ -284,6 +301,7 @@ def weighted_sum(losses: dict[str, Tensor], settings: ResidualSettings) -> Tenso
         "adversarial": settings.adversarial_weight,
         "regulariser": settings.regulariser_weight,
         "edit": settings.edit_weight,
+        "edit_feature": settings.edit_feature_weight,
         "cycle_pixel": settings.cycle_pixel_weight,
         "cycle_perceptual": settings.cycle_perceptual_weight,
         "cycle_identity": settings.cycle_identity_weight,
@@ -305,6 +323,7 @@ class ResidualTask(Task):
         settings: ResidualSettings,
         *,
         embed: Embedder | None = None,
+        features: Features | None = None,
         directions_KD: Tensor | None = None,
         dtype: torch.dtype = torch.bfloat16,
         clip_norm: float = 1.0,
@@ -321,7 +340,7 @@ class ResidualTask(Task):
         def discriminate(images: Tensor) -> Tensor:
             return discriminator(images, dtype=dtype)
 
-        self.learn = worker.wrap(ResidualStep(model, discriminate, perceptual, embed, settings, dtype))
+        self.learn = worker.wrap(ResidualStep(model, discriminate, perceptual, embed, features, settings, dtype))
         self.judge = worker.wrap(DiscriminatorStep(discriminator, settings, dtype))
         self.optimizer = torch.optim.Adam(self.parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
         self.d_optimizer = torch.optim.Adam(

@@ -82,7 +82,9 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
                 load_result(residual_parts(model), Path(plan.start_from))
             discriminator = discriminator_on_prior(prior, model).to(worker.device)
             directions = boundary_directions(out)
-            task = ResidualTask(model, discriminator, perceptual, plan.task, directions_KD=directions, **common)
+            task = ResidualTask(
+                model, discriminator, perceptual, plan.task, features=perceptual.features, directions_KD=directions, **common
+            )
     about = {"task": dataclasses.asdict(plan.task), "data": {"source": plan.data, "faces": len(faces.images)}}
     about["prior"] = {"generator": _digest(prior / "generator.safetensors")}
     return train(task, faces.images, plan.loop, out, worker=worker, watch=watch, about=about)

@@ -119,3 +119,19 @@ def test_edit_fidelity_is_zero_for_a_whole_edit_and_one_for_none() -> None:
     np.testing.assert_allclose(none, 1, rtol=2e-3)  # the 1e-4 in the denominator
     half = losses.edit_fidelity_loss(change / 2, change)
     np.testing.assert_allclose(half, 0.25, rtol=2e-3)
+
+
+def test_edit_feature_loss_compares_changes_of_unit_features() -> None:
+    def unit(x: np.ndarray) -> np.ndarray:
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    maps = [[randn(2, 4, 6, 6, seed=10 * i + tap) for tap in range(2)] for i in range(4)]
+    expected = []
+    for tap in range(2):
+        x, x0, g, g0 = (unit(picture[tap].numpy()) for picture in maps)
+        distance = (((x - x0) - (g - g0)) ** 2).mean(axis=(1, 2, 3))
+        expected.append(distance / (((g - g0) ** 2).mean(axis=(1, 2, 3)) + 1e-5))
+    np.testing.assert_allclose(losses.edit_feature_loss(*maps), np.mean(expected, axis=0), rtol=1e-5)
+    after, before = maps[:2]
+    np.testing.assert_allclose(losses.edit_feature_loss(after, before, after, before), 0, atol=1e-9)
+    np.testing.assert_allclose(losses.edit_feature_loss(before, before, after, before), 1, rtol=1e-3)

@@ -42,6 +42,10 @@ def l1(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).abs().mean(dim=(1, 2, 3))
 
 
+def features(images: Tensor) -> list[Tensor]:
+    return [images, torch.nn.functional.avg_pool2d(images, 4)]
+
+
 def edits(alpha: list[float], along: float = 0.0) -> SimulatedEdit:
     count = len(alpha)
     draws = torch.Generator().manual_seed(1)
@@ -52,7 +56,7 @@ def step_of(model: StyleRes, settings: ResidualSettings | None = None, **changes
     torch.manual_seed(2)
     discriminator = Discriminator(model.config.generator).requires_grad_(False)
     settings = replace(settings or ResidualSettings(), **changes)  # type: ignore[arg-type]
-    return ResidualStep(model, discriminator, l1, None, settings, torch.float32)
+    return ResidualStep(model, discriminator, l1, None, features, settings, torch.float32)
 
 
 def images_of(count: int) -> Tensor:
@@ -66,7 +70,16 @@ def learnt(model: StyleRes) -> set[str]:
 def test_only_e1_and_e2_learn(model: StyleRes) -> None:
     model.zero_grad()
     total, found, outputs = step_of(model)(images_of(4), edits([PLAIN, PLAIN, EDITED, EDITED]))
-    assert set(found) == {"adversarial", "regulariser", "pixel", "perceptual", "cycle_pixel", "cycle_perceptual", "edit"}
+    assert set(found) == {
+        "adversarial",
+        "regulariser",
+        "pixel",
+        "perceptual",
+        "cycle_pixel",
+        "cycle_perceptual",
+        "edit",
+        "edit_feature",
+    }
     total.backward()
     assert learnt(model) == {"alignment", "extraction", "gates"}
     assert not outputs.requires_grad
@@ -88,8 +101,8 @@ def test_every_term_is_what_the_equations_say(model: StyleRes) -> None:
             out = model.generate(code + offset, detail)
             torch.testing.assert_close(out, outputs[n : n + 1], rtol=1e-4, atol=1e-5)
             styles = model.generator.styles(code + offset)
-            features = model.generator.features(styles, model.config.residual.resolution)
-            delta, _ = model.generating()(features, detail)
+            generated = model.generator.features(styles, model.config.residual.resolution)
+            delta, _ = model.generating()(generated, detail)
             expected["regulariser"] += float(delta.abs().mean()) / 4
             if edit.alpha_N[n] == 0:
                 expected["pixel"] += float((out - x).square().mean()) / 4
@@ -103,12 +116,14 @@ def test_every_term_is_what_the_equations_say(model: StyleRes) -> None:
             moved = model.generator(model.generator.styles(code + offset))
             change = out - model.generate(code, detail)
             expected["edit"] += float(losses.edit_fidelity_loss(change, moved - plain)) / 4
+            pictures = (features(image) for image in (out, model.generate(code, detail), moved, plain))
+            expected["edit_feature"] += float(losses.edit_feature_loss(*pictures)) / 4
         logits = step.discriminate(outputs).numpy()
         expected["adversarial"] = float(np.log1p(np.exp(-logits)).mean())
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(value, rel=1e-4), name
     weights = {"adversarial": 0.03, "regulariser": 0.1, "pixel": 6, "perceptual": 2}
-    weights |= {"cycle_pixel": 3, "cycle_perceptual": 1, "edit": 2}
+    weights |= {"cycle_pixel": 3, "cycle_perceptual": 1, "edit": 2, "edit_feature": 2}
     assert float(total) == pytest.approx(sum(weights[name] * value for name, value in expected.items()), rel=1e-4)
 
 
@@ -130,7 +145,12 @@ def test_two_slices_learn_what_the_whole_batch_does(model: StyleRes) -> None:
 def test_gradient_stops_can_be_lifted(model: StyleRes) -> None:
     """With only the cycle's loss: with stops E1/E2 learn from the second pass alone, without them from both."""
     only_cycle = ResidualSettings(
-        pixel_weight=0, perceptual_weight=0, adversarial_weight=0, regulariser_weight=0, edit_weight=0
+        pixel_weight=0,
+        perceptual_weight=0,
+        adversarial_weight=0,
+        regulariser_weight=0,
+        edit_weight=0,
+        edit_feature_weight=0,
     )
 
     def gradient(stop: bool) -> Tensor:
@@ -144,7 +164,8 @@ def test_gradient_stops_can_be_lifted(model: StyleRes) -> None:
 
 def test_settings_switch_terms(model: StyleRes) -> None:
     images, edit = images_of(2), edits([PLAIN, EDITED])
-    assert "edit" not in step_of(model, edit_weight=0.0)(images, edit)[1]
+    assert {"edit", "edit_feature"} & step_of(model, edit_weight=0.0)(images, edit)[1].keys() == {"edit_feature"}
+    assert {"edit", "edit_feature"} & step_of(model, edit_feature_weight=0.0)(images, edit)[1].keys() == {"edit"}
     no_cycle = step_of(model, cycle_pixel_weight=0.0, cycle_perceptual_weight=0.0)(images, edit)[1]
     assert not any(name.startswith("cycle") for name in no_cycle)
     one, all_ = (step_of(model, cycle_on=on)(images, edit)[1]["cycle_pixel"] for on in ("edited", "all"))
