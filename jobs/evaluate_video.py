@@ -69,7 +69,7 @@ def video_command(
         raise SystemExit(FAILED) from error
     title = f"{edited.name} against {source.name}: {before.n_frames} frames, {len(tracks)} tracks ({origin}), mask {mask}"
     console = Console()
-    console.print(title)
+    console.print(title, markup=False)  # a file name may hold brackets
     shown = measurements if len(tracks) <= MOST_COLUMNS else [one for one in measurements if one.subject == WHOLE]
     console.print(rich_table(shown))
     if len(shown) < len(measurements):
