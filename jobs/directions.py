@@ -19,8 +19,8 @@ from jobs import options
 from jobs.errors import UsageError, explained
 from ops.checkpoints.bundle import EditEntry, editors_of, load_tensors, open_bundle, write_bundle
 from ops.editing.editor import Editor
-from ops.metrics.attributes import load_judge, probabilities
 from ops.inversion.styleres import StyleRes
+from ops.metrics.attributes import load_judge, probabilities
 from ops.spaces import crops_from_images, images_from_crops
 from ops.training.data import load_faces
 from ops.training.directions import AttributeEdit, FoundEdits, find_edits

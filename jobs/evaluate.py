@@ -10,7 +10,6 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-import pyarrow as pa
 import typer
 from rich.console import Console
 from safetensors.torch import save_file
@@ -22,16 +21,14 @@ from jobs.evaluate_video import video_command
 from ops.checkpoints.bundle import open_bundle
 from ops.face.detect import DetectorSettings, build_detector
 from ops.inversion.styleres import StyleRes
-from ops.metrics.attributes import AttributeClassifier, train_classifier
+from ops.metrics.attributes import JUDGED, AttributeClassifier, load_judge, train_classifier
 from ops.metrics.evaluation import EditEffect, Evaluation, evaluate
 from ops.metrics.networks.inception_v3 import load_inception
 from ops.metrics.networks.lpips_alex import load_lpips
-from ops.metrics.networks.weights import load_strict, read_tensors
 from ops.metrics.pictures import PictureJudge, PictureMetric, PictureNetworks
 from ops.metrics.report import json_of
 from ops.training.data import Faces, load_faces
 
-JUDGED = ("smiling", "male", "young", "eyeglasses", "bangs", "blond_hair", "black_hair", "mouth_slightly_open")
 EDITS = (
     ("smile", 2.0),
     ("smile", -2.0),
@@ -132,15 +129,11 @@ def as_json(result: Evaluation) -> dict[str, Any]:
 
 
 def labelled_faces(data: Path, size: int, count: int) -> Faces:
-    """The held-out faces, with every attribute that is judged. Raises UsageError for a file that does not hold them."""
-    expected = f"--data {data}: expected a Parquet file with the columns image, identity and booleans {', '.join(JUDGED)}"
-    try:
-        held_out = load_faces(data, size, "held_out", limit=count)
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise UsageError(f"{expected}; it cannot be read so ({error})") from error
+    """The held-out faces, with every attribute that is judged. Raises DataError or UsageError where the data have none."""
+    held_out = load_faces(data, size, "held_out", limit=count)
     missing = [name for name in JUDGED if name not in held_out.attributes]
     if missing:
-        raise UsageError(f"{expected}; it lacks {', '.join(missing)}")
+        raise UsageError(f"--data {data}: expected the booleans {', '.join(JUDGED)}; it lacks {', '.join(missing)}")
     if len(held_out.images) < 2:
         raise UsageError(f"--data {data}: expected at least two faces of held-out identities, got {len(held_out.images)}")
     return held_out
@@ -149,7 +142,7 @@ def labelled_faces(data: Path, size: int, count: int) -> Faces:
 def load_or_train_judge(data: Path, size: int, path: Path | None) -> AttributeClassifier:
     """A classifier of faces of identities that neither the model nor the evaluation uses."""
     if path is not None and path.is_file():
-        return load_strict(lambda: AttributeClassifier(JUDGED), read_tensors(path), str(path))
+        return load_judge(path)
     judge = train_classifier(load_faces(data, size, "classifier"), JUDGED)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import typer
 from safetensors.torch import load_file, save_file
@@ -25,9 +24,7 @@ from safetensors.torch import load_file, save_file
 from jobs.errors import explained
 from ops.checkpoints.bundle import EditEntry, write_bundle
 from ops.device import resolve_device
-from ops.inversion.styleres import StyleRes
-from ops.spaces import images_from_crops
-from ops.training.data import Faces, load_faces
+from ops.training.data import load_faces
 from ops.training.distributed import Worker
 from ops.training.e0 import E0Settings
 from ops.training.presets import Preset, e0_preset, residual_preset

@@ -6,6 +6,7 @@ Legend: N batch, A attributes; images [N, 3, 64, 64] in [-1, 1].
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.device import channels_last
+from ops.metrics.networks.weights import load_strict, read_tensors
 from ops.training.data import Faces, shuffled_indices
+
+JUDGED = ("smiling", "male", "young", "eyeglasses", "bangs", "blond_hair", "black_hair", "mouth_slightly_open")
+"""What the classifier of `styleres evaluate` sees, in the order of its outputs."""
 
 
 class AttributeClassifier(nn.Module):
@@ -33,6 +38,11 @@ class AttributeClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.body(images).flatten(1))
+
+
+def load_judge(path: Path) -> AttributeClassifier:
+    """The classifier that `styleres evaluate --judge` left. Raises CheckpointError for another file."""
+    return load_strict(lambda: AttributeClassifier(JUDGED), read_tensors(path), str(path))
 
 
 def train_classifier(faces: Faces, attributes: Sequence[str], *, epochs: int = 10, seed: int = 0) -> AttributeClassifier:
