@@ -43,9 +43,11 @@ def random_model(config: StyleResConfig) -> StyleRes:
     """Random weights that keep activations near unit size (no denormal numbers) and images within about [-1, 1]."""
     torch.manual_seed(0)
     model = StyleRes(config)
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+            # E1 and E2 add up many blocks: at unit gain their residual would be ten times the features.
+            gain = 1.0 if name.startswith("encoder") else 0.8
+            nn.init.normal_(module.weight, std=gain * module.weight[0].numel() ** -0.5)
         if isinstance(module, ToRGB):
             module.weight.data *= 0.25
     return model.requires_grad_(False).eval()
