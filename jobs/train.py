@@ -47,6 +47,10 @@ PrecisionName = Annotated[
 ]
 Set = Annotated[list[str], typer.Option("--set", help="NAME=VALUE of the step's settings, several times.")]
 StartFrom = Annotated[Path | None, typer.Option("--start-from", help="Weights to begin with: an earlier result.")]
+IdentityNetwork = Annotated[
+    Path | None, typer.Option("--identity-network", help="Weights of MobileFaceNet or ArcFace IR-SE50, for identity losses.")
+]
+VggWeights = Annotated[Path | None, typer.Option("--vgg-weights", help="VGG16, for the tree's perceptual loss.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Of torch; all cores if not given.")]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes; more than one run on Ray Train.")]
 GpusPerWorker = Annotated[float, typer.Option("--gpus-per-worker", min=0, help="num_gpus of each.")]
@@ -72,6 +76,8 @@ def e0_command(
     precision: PrecisionName = None,
     settings: Set = [],  # noqa: B006 - typer copies it
     start_from: StartFrom = None,
+    identity_network: IdentityNetwork = None,
+    vgg_weights: VggWeights = None,
     threads: Threads = None,
     workers: Workers = 1,
     gpus_per_worker: GpusPerWorker = 0,
@@ -83,7 +89,7 @@ def e0_command(
     with explained():
         task, loop = e0_preset(preset)
         loop = _loop(loop, images, batch, seed, precision, max_minutes)
-        plan = _plan(data, prior, out, preset, changed(task, settings), loop, start_from)
+        plan = _plan(data, prior, out, preset, changed(task, settings), loop, start_from, identity_network, vgg_weights)
         _train(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
 
 
@@ -101,6 +107,8 @@ def residual_command(
     settings: Set = [],  # noqa: B006 - typer copies it
     without_e2: Annotated[bool, typer.Option("--without-e2", help="Ablation: the residual is added as it is.")] = False,
     start_from: StartFrom = None,
+    identity_network: IdentityNetwork = None,
+    vgg_weights: VggWeights = None,
     threads: Threads = None,
     workers: Workers = 1,
     gpus_per_worker: GpusPerWorker = 0,
@@ -112,7 +120,9 @@ def residual_command(
     with explained():
         task, loop = residual_preset(preset)
         loop = _loop(loop, images, batch, seed, precision, max_minutes)
-        plan = _plan(data, prior, out, preset, changed(task, settings), loop, start_from, without_e2)
+        plan = _plan(
+            data, prior, out, preset, changed(task, settings), loop, start_from, identity_network, vgg_weights, without_e2
+        )
         _train(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
 
 
@@ -261,15 +271,27 @@ def _plan(
     task: E0Settings | ResidualSettings,
     loop: LoopSettings,
     start_from: Path | None,
+    identity_network: Path | None,
+    vgg_weights: Path | None,
     without_e2: bool = False,
 ) -> TrainingPlan:
-    begin = None if start_from is None else str(start_from.absolute())
-    return TrainingPlan(_absolute(data), str(prior.absolute()), str(out.absolute()), preset, task, loop, begin, without_e2)
+    """With absolute paths: workers on other machines have other working directories. A hf: name stays as it is."""
 
+    def absolute(path: Path | None) -> str | None:
+        return None if path is None else str(path.absolute())
 
-def _absolute(data: str) -> str:
-    """Workers on other machines have other working directories. A hf: name stays as it is."""
-    return data if data.startswith("hf:") else str(Path(data).absolute())
+    return TrainingPlan(
+        data=data if data.startswith("hf:") else str(Path(data).absolute()),
+        prior=str(prior.absolute()),
+        out=str(out.absolute()),
+        preset=preset,
+        task=task,
+        loop=loop,
+        start_from=absolute(start_from),
+        identity_network=absolute(identity_network),
+        perceptual_weights=absolute(vgg_weights),
+        ablation=without_e2,
+    )
 
 
 def _use_threads(threads: int | None) -> None:

