@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from ops.checkpoints.prior import read_prior_config
 from ops.device import channels_last, keep_freed_memory
 from ops.inversion.styleres import StyleRes
 from ops.metrics.networks.ir import load_arcface
@@ -22,7 +22,6 @@ from ops.metrics.networks.mobilefacenet import load_mobilefacenet
 from ops.metrics.networks.vgg16 import load_vgg16
 from ops.metrics.networks.weights import read_tensors
 from ops.spaces import crops_from_images, images_from_crops
-from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.discriminator import Discriminator
 from ops.training.data import load_faces
 from ops.training.distributed import Worker
@@ -115,35 +114,13 @@ def identity_network(path: Path) -> torch.nn.Module:
 
 def model_on_prior(prior: Path, preset: Preset, *, without_e2: bool = False) -> StyleRes:
     """An untrained model on the prior's generator, starting from its mean code."""
-    config = model_config(preset, generator_config(prior))
+    config = model_config(preset, read_prior_config(prior))
     if without_e2:
         config = dataclasses.replace(config, residual=dataclasses.replace(config.residual, transform="add"))
     model = channels_last(StyleRes(config))
     model.generator.load_state_dict(prior_weights(prior / "generator.safetensors"))
     model.latent_avg.copy_(model.generator.mapping.w_avg.expand_as(model.latent_avg))
     return model
-
-
-def generator_config(prior: Path) -> StyleGAN2Config:
-    """The prior's config.json. Raises TrainingError where it is missing or says something else."""
-    path = prior / "config.json"
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        return StyleGAN2Config(
-            resolution=content["resolution"],
-            w_dim=content["w_dim"],
-            z_dim=content["z_dim"],
-            mapping_layers=content["mapping_layers"],
-            channels={int(res): count for res, count in content["channels"].items()},
-            conv_clamp=content["conv_clamp"],
-            resample_filter=tuple(content["resample_filter"]),
-        )
-    except OSError as error:
-        raise TrainingError(
-            f"{path}: no such file; --prior is a folder with config.json, generator.safetensors and discriminator.safetensors"
-        ) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise TrainingError(f"{path}: not a generator's sizes ({error!r})") from error
 
 
 def discriminator_on_prior(prior: Path, model: StyleRes) -> Discriminator:

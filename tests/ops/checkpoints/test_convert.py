@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from jobs.train import model_on_prior
 from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.checkpoints.convert import Model, convert, read_checkpoint
 from ops.checkpoints.errors import CheckpointError
@@ -21,6 +20,7 @@ from ops.inversion.styleres import E4e, StyleRes
 from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.discriminator import Discriminator
 from ops.stylegan2.generator import Generator
+from ops.training.run import model_on_prior
 from tests.ops.checkpoints import foreign
 
 TOLERANCE = 1e-4
@@ -132,7 +132,9 @@ def test_the_shared_prior_under_rosinalitys_names_is_the_shared_prior_again(tmp_
     again = load_file(tmp_path / "prior" / "generator.safetensors")
     assert set(again) == {name for name in state if not name.endswith("resample_filter")}
     assert all(torch.equal(again[name], state[name]) for name in again)
-    assert torch.equal(model_on_prior(tmp_path / "prior").latent_avg[0], state["mapping.w_avg"]), "train --prior takes it"
+    assert torch.equal(model_on_prior(tmp_path / "prior", "mini").latent_avg[0], state["mapping.w_avg"]), (
+        "train --prior takes it"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- e4e, StyleRes
