@@ -290,7 +290,8 @@ class MarkScan(Step):
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     backend: Backend = "auto"
     device: Device = "auto"
+    crop: Crop = "ffhq"
 
     def open(self) -> Callable[[Chunk], Result]:
         setattr(scan, "build_detector", lambda settings, device: MarkDetector())  # noqa: B010 (this process is a worker's)
-        return scan.Scan(self.store, self.detector, self.backend, self.device).open()
+        return scan.Scan(self.store, self.detector, self.backend, self.device, self.crop).open()

@@ -69,8 +69,9 @@ class ResidualSettings:
     alpha: tuple[float, float] = (4.0, 5.0)
     edit_weight: float = 2.0
     """On `edit_fidelity_loss`, which the paper does not have; 0 is the paper's loss. See docs/decisions/0005."""
-    edit_feature_weight: float = 2.0
-    """On `edit_feature_loss`: the same, in the features of the perceptual network; needs one that gives its features."""
+    edit_feature_weight: float = 0.0
+    """On `edit_feature_loss`: the same, in the features of the perceptual network; needs one that gives its features. Gained
+    nothing at 64 px (docs/decisions/0005)."""
     direction_share: float = 0.75
     """Share of simulated edits that go along one of the given directions instead of towards a random code."""
     direction_strength: tuple[float, float] = (0.7, 4.0)

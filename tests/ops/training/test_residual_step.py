@@ -55,7 +55,7 @@ def edits(alpha: list[float], along: float = 0.0) -> SimulatedEdit:
 def step_of(model: StyleRes, settings: ResidualSettings | None = None, **changes: object) -> ResidualStep:
     torch.manual_seed(2)
     discriminator = Discriminator(model.config.generator).requires_grad_(False)
-    settings = replace(settings or ResidualSettings(), **changes)  # type: ignore[arg-type]
+    settings = replace(settings or ResidualSettings(edit_feature_weight=2.0), **changes)  # type: ignore[arg-type]
     return ResidualStep(model, discriminator, l1, None, features, settings, torch.float32)
 
 
@@ -150,7 +150,6 @@ def test_gradient_stops_can_be_lifted(model: StyleRes) -> None:
         adversarial_weight=0,
         regulariser_weight=0,
         edit_weight=0,
-        edit_feature_weight=0,
     )
 
     def gradient(stop: bool) -> Tensor:

@@ -106,9 +106,7 @@ def test_the_real_tasks_resume_exactly(tmp_path: Path, kind: str) -> None:
             settings = E0Settings(latent_weight=0.1, free_first_at_images=8, free_every_images=4)
             return E0Task(model, distance, settings, dtype=loop.dtype)
         discriminator = Discriminator(model.config.generator)
-        return ResidualTask(
-            model, discriminator, distance, ResidualSettings(r1_every=2, edit_feature_weight=0), dtype=loop.dtype
-        )
+        return ResidualTask(model, discriminator, distance, ResidualSettings(r1_every=2), dtype=loop.dtype)
 
     whole, first, second = build(), build(), build()
     train(whole, faces, loop, tmp_path / "a")
