@@ -38,7 +38,7 @@ def train_on_ray(
     resources = {"CPU": cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"plan": plan},
+        train_loop_config={"plan": plan, "threads": max(1, int(cpus_per_worker))},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus_per_worker > 0, resources_per_worker=resources),
         torch_config=TorchConfig(backend="nccl" if gpus_per_worker and torch.cuda.is_available() else "gloo"),
         run_config=RunConfig(storage_path=plan.out, name="ray"),
@@ -51,5 +51,7 @@ def _worker(config: dict[str, Any]) -> None:
     from ray import train
     from ray.train.torch import get_device
 
+    # An inherited OMP_NUM_THREADS is meant for one process: workers that share cores would spin against each other.
+    torch.set_num_threads(config["threads"])
     context = train.get_context()
     run(config["plan"], Worker(context.get_world_rank(), context.get_world_size(), get_device()))
