@@ -48,13 +48,13 @@ def directions(
 ) -> None:
     """Find edit directions: InterFaceGAN boundaries from labels, GANSpace components; with a strip of pictures each."""
     with explained():
+        if not attribute and not pose and not ganspace:
+            raise UsageError("nothing to find: give --attribute, --pose or --ganspace")
+        edits = [edit_from(text) for text in attribute]
         opened = open_bundle(model)
         loaded = opened.load()
         if not isinstance(loaded, StyleRes):
             raise UsageError(f"{model} is a {opened.method} bundle; directions are found with a StyleRes bundle")
-        if not attribute and not pose and not ganspace:
-            raise UsageError("nothing to find: give --attribute, --pose or --ganspace")
-        edits = [edit_from(text) for text in attribute]
         size = opened.config.encoder.input_size
         known = load_faces(data, size, "train", limit=faces)
         known = dataclasses.replace(known, attributes=known.attributes | _labelled(known.images, judge))

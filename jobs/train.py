@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from jobs.errors import explained
 from ops.checkpoints.bundle import EditEntry, write_bundle
 from ops.device import resolve_device
+from ops.inversion.session import Precision
 from ops.training.data import load_faces
 from ops.training.distributed import Worker
 from ops.training.e0 import E0Settings
@@ -42,9 +43,7 @@ Images = Annotated[int | None, typer.Option("--images", min=1, help="Length of t
 MaxMinutes = Annotated[float | None, typer.Option("--max-minutes", min=0.01, help="Stop then; the same command goes on.")]
 Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Images of a step, over all workers.")]
 Seed = Annotated[int, typer.Option("--seed")]
-PrecisionName = Annotated[
-    Literal["fp32", "bf16", "fp16"] | None, typer.Option("--precision", help="Of feature maps; the preset's if not given.")
-]
+PrecisionName = Annotated[Precision | None, typer.Option("--precision", help="Of feature maps; the preset's if not given.")]
 Set = Annotated[list[str], typer.Option("--set", help="NAME=VALUE of the step's settings, several times.")]
 StartFrom = Annotated[Path | None, typer.Option("--start-from", help="Weights to begin with: an earlier result.")]
 IdentityNetwork = Annotated[
@@ -57,7 +56,6 @@ GpusPerWorker = Annotated[float, typer.Option("--gpus-per-worker", min=0, help="
 CpusPerWorker = Annotated[float, typer.Option("--cpus-per-worker", min=0.1, help="num_cpus of each.")]
 RayAddress = Annotated[str | None, typer.Option("--ray-address", help="Join a cluster ('auto' inside ray job submit).")]
 ProgressMode = Annotated[Literal["auto", "bars", "json"], typer.Option("--progress", help="auto: a bar on a terminal.")]
-FullPrecision = Literal["fp32", "bf16", "fp16"]
 
 EDITS = "edits.json"
 LICENCE = "non-commercial research only (trained on CelebA)"
@@ -249,7 +247,7 @@ def _loop(
     images: int | None,
     batch: int | None,
     seed: int,
-    precision: FullPrecision | None,
+    precision: Precision | None,
     max_minutes: float | None,
 ) -> LoopSettings:
     """The preset's, where nothing else is asked for."""

@@ -27,10 +27,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ops.inversion.session import Precision, feature_dtype
 from ops.training.data import epoch_indices
 from ops.training.distributed import Worker
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["cosine", "halving", "constant"]
 CHECKPOINT_FORMAT = 1
 
@@ -80,7 +80,7 @@ class LoopSettings:
 
     @property
     def dtype(self) -> torch.dtype:
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        return feature_dtype(self.precision)
 
 
 @dataclass(frozen=True, eq=False)
