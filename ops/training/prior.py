@@ -4,7 +4,7 @@ A purely adversarial StyleGAN2 needs millions of images, and a projected one col
 the generator to the data while the discriminator teaches it detail:
 
     x -> E -> W+ -> G       must be x          L1, and distance in a network's features
-    z -> M -> W             must lie where E's codes lie      sliced Wasserstein distance to a queue of them
+    z -> M -> W             must lie where E's codes lie      sliced Wasserstein distance to a queue of them, whitened
     G(E(x)), G(M(z))        must look real     logistic loss, lazy R1, lightly augmented
 
 E is E0 of the preset `mini`, so that what anchored the prior is where `train e0` starts.
@@ -49,20 +49,25 @@ class PriorSettings:
     """The mapping network's learning rate over `learning_rate`: it follows the encoder's codes, which move."""
     pixel_weight: float = 1.5
     perceptual_weight: float = 1.0
-    wasserstein_weight: float = 5.0
+    wasserstein_weight: float = 2.0
     adversarial_weight: float = 0.3
+    adversarial_every: int = 1
+    """The adversarial losses and a step of the discriminator in one step of so many; they cost as much as all else."""
     delta_weight: float = 0.3
     """On the squared distance between rows of W+ (e4e's L_d-reg)."""
     rows: Literal["w", "w+"] = "w+"
     """Whether the anchor's rows of W+ may differ. A prior that is to be inverted by an encoder is sharper where they may."""
-    queue: int = 512
+    queue: int = 2048
     """Q."""
+    compared: int = 512
+    """How many codes of either kind are compared in a step."""
     directions: int = 128
-    """K: how many lines the two sets of codes are compared along in a step."""
+    """K: how many lines they are compared along."""
     settle_images: int = 0
     """For so many images the generator is held while a new anchor learns to reach it; for a warm start without an anchor."""
     r1_gamma: float = 0.5
     r1_every: int = 16
+    """Steps of the discriminator."""
     augment_probability: float = 0.2
 
 
@@ -72,6 +77,18 @@ def sliced_wasserstein(a_ND: Tensor, b_ND: Tensor, directions_KD: Tensor) -> Ten
     directions = F.normalize(directions_KD, dim=1)
     a, b = (x @ directions.t() for x in (a_ND, b_ND))
     return (a.sort(dim=0).values - b.sort(dim=0).values).abs().mean()
+
+
+def whitening(codes_QD: Tensor, floor: float = 0.05) -> Tensor:
+    """Codes => [D, D], after which they have unit variance in every direction, where that is over `floor` of the mean.
+
+    A few directions hold most of the variance of codes. Lines drawn at random see little else, and samples that are far too
+    wide along the rest, where pictures fall apart, would go unnoticed.
+    """
+    centred = codes_QD - codes_QD.mean(dim=0)
+    variance_D, directions_DD = torch.linalg.eigh(centred.t() @ centred / max(len(codes_QD) - 1, 1))
+    scale_D = (variance_D.clamp_min(0) + floor * variance_D.mean() + 1e-8).rsqrt()
+    return directions_DD * scale_D @ directions_DD.t()
 
 
 class CodeQueue(nn.Module):
@@ -129,7 +146,9 @@ class PriorDraws:
     """Everything random in one step, for this process's samples."""
 
     z_ND: Tensor
-    many_z_QD: Tensor
+    many_z_ND: Tensor
+    which_N: Tensor
+    """Of the codes in the queue, in 0..1."""
     directions_KD: Tensor
     real: Augmentation
     fake: tuple[Augmentation, Augmentation]
@@ -140,16 +159,17 @@ def draw(step: Step, z_dim: int, w_dim: int, settings: PriorSettings) -> PriorDr
     """From the step's generator, the whole batch first: see `ops.training.trainer`."""
     device = step.images.device
     z_ND = torch.randn(step.batch, z_dim, generator=step.draws)[step.mine].to(device)
-    many_z_QD = torch.randn(settings.queue, z_dim, generator=step.draws).to(device)
+    many_z_ND = torch.randn(settings.compared, z_dim, generator=step.draws).to(device)
+    which_N = torch.rand(settings.compared, generator=step.draws).to(device)
     directions_KD = torch.randn(settings.directions, w_dim, generator=step.draws).to(device)
     real, anchored, free = (
         draw_augmentation(step.batch, settings.augment_probability, step.draws).part(step.mine, device) for _ in range(3)
     )
-    return PriorDraws(z_ND, many_z_QD, directions_KD, real, (anchored, free))
+    return PriorDraws(z_ND, many_z_ND, which_N, directions_KD, real, (anchored, free))
 
 
 class PriorStep(nn.Module):
-    """(images, draws, whether G is held) => (weighted sum, losses, G(E(x)) and G(M(z)) without gradients)."""
+    """(images, draws, whether adversarial losses are due) => (weighted sum, losses, and then G(E(x)) and G(M(z)))."""
 
     def __init__(
         self,
@@ -165,24 +185,34 @@ class PriorStep(nn.Module):
         self.discriminate, self.perceptual = discriminate, [perceptual]  # a list: no sub-module
         self.settings, self.dtype = settings, dtype
 
-    def forward(self, images: Tensor, draws: PriorDraws) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, Tensor]]:
+    def forward(
+        self, images: Tensor, draws: PriorDraws, adversarial: bool
+    ) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, Tensor] | None]:
         settings, learnt = self.settings, self.learnt
         wplus_NLD = learnt.encoded(images, rows=settings.rows, dtype=self.dtype)
-        # One pass for both kinds: the mapping network's codes have equal rows.
-        mapped_ND = learnt.generator.mapping(draws.z_ND)
-        both = learnt.pictures(torch.cat([wplus_NLD, learnt.repeated(mapped_ND)]), dtype=self.dtype)
-        anchored, free = both.chunk(2)
+        wplus_BLD = wplus_NLD
+        if adversarial:
+            # One pass for both kinds: the mapping network's codes have equal rows.
+            wplus_BLD = torch.cat([wplus_NLD, learnt.repeated(learnt.generator.mapping(draws.z_ND))])
+        pictures = learnt.pictures(wplus_BLD, dtype=self.dtype)
+        anchored = pictures[: len(images)]
         # M follows E, E does not follow M: the codes are constants here.
         codes_QD = self.queue.add(wplus_NLD[:, 0].detach())
-        many_ND = learnt.generator.mapping(draws.many_z_QD[: len(codes_QD)])
+        white_DD = whitening(codes_QD)
+        chosen_ND = codes_QD[(draws.which_N * len(codes_QD)).long()]
+        many_ND = learnt.generator.mapping(draws.many_z_ND)
         losses = {
             "pixel": (anchored - images).abs().mean(),
             "perceptual": self.perceptual[0](anchored, images).mean(),
-            "wasserstein": sliced_wasserstein(many_ND, codes_QD, draws.directions_KD),
+            "wasserstein": sliced_wasserstein(many_ND @ white_DD, chosen_ND @ white_DD, draws.directions_KD),
             "delta": delta_regulariser(wplus_NLD),
-            "adversarial_anchored": adversarial_loss(self.discriminate(augment(anchored, draws.fake[0]))),
-            "adversarial": adversarial_loss(self.discriminate(augment(free, draws.fake[1]))),
         }
+        fakes = None
+        if adversarial:
+            free = pictures[len(images) :]
+            losses["adversarial_anchored"] = adversarial_loss(self.discriminate(augment(anchored, draws.fake[0])))
+            losses["adversarial"] = adversarial_loss(self.discriminate(augment(free, draws.fake[1])))
+            fakes = (anchored.detach(), free.detach())
         with torch.no_grad():
             learnt.generator.mapping.w_avg.lerp_(many_ND.mean(dim=0), 1 - W_AVERAGE_DECAY)
         weights = {
@@ -194,7 +224,7 @@ class PriorStep(nn.Module):
             "adversarial": settings.adversarial_weight,
         }
         total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
-        return total, losses, (anchored.detach(), free.detach())
+        return total, losses, fakes
 
 
 class PriorJudgeStep(nn.Module):
@@ -278,16 +308,19 @@ class PriorTask(Task):
         return [self.optimizer, self.d_optimizer]
 
     def step(self, step: Step) -> dict[str, Tensor]:
-        config = self.learnt.generator.config
-        draws = draw(step, config.z_dim, config.w_dim, self.settings)
+        config, settings = self.learnt.generator.config, self.settings
+        draws = draw(step, config.z_dim, config.w_dim, settings)
         self.discriminator.requires_grad_(False)
-        self.learnt.generator.synthesis.requires_grad_(step.index * step.batch >= self.settings.settle_images)
-        total, losses, fakes = self.learn(step.images, draws)
+        self.learnt.generator.synthesis.requires_grad_(step.index * step.batch >= settings.settle_images)
+        due = settings.adversarial_weight > 0 and step.index % settings.adversarial_every == 0
+        total, losses, fakes = self.learn(step.images, draws, due)
         descend(total, self.optimizer, self.scaler, self.learnt, math.inf)
-        self.discriminator.requires_grad_(True)
-        loss = self.judge(step.images, fakes, draws, step.index % self.settings.r1_every == 0)
-        descend(loss, self.d_optimizer, self.d_scaler, self.discriminator, math.inf)
-        return losses | {"discriminator": loss}
+        if fakes is not None:
+            penalise = step.index % (settings.adversarial_every * settings.r1_every) == 0
+            self.discriminator.requires_grad_(True)
+            losses["discriminator"] = self.judge(step.images, fakes, draws, penalise)
+            descend(losses["discriminator"], self.d_optimizer, self.d_scaler, self.discriminator, math.inf)
+        return losses
 
     @torch.no_grad()
     def pictures(self) -> np.ndarray | None:
