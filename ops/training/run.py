@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -327,8 +328,9 @@ def changed(settings: SettingsT, assignments: Sequence[str]) -> SettingsT:
         value, old = yaml.safe_load(text), fields[name]
         if isinstance(old, tuple) and isinstance(value, list):
             value = tuple(value)
-        if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+        if isinstance(old, float) and not isinstance(value, bool):
+            with suppress(TypeError, ValueError):
+                value = float(value)  # of an integer, or of 1e-3, which is text to YAML
         if old is not None and type(value) is not type(old):
             raise TrainingError(f"{assignment!r}: expected a value like {old!r}")
         values[name] = value

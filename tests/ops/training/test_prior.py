@@ -19,7 +19,7 @@ from ops.inversion.styleres import StyleRes
 from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.discriminator import Discriminator
 from ops.training.augment import Augmentation, augment, draw_augmentation
-from ops.training.prior import Anchored, CodeQueue, PriorSettings, PriorTask, sliced_wasserstein
+from ops.training.prior import Anchored, CodeQueue, PriorSettings, PriorTask, sliced_wasserstein, whitening
 from ops.training.run import model_on_prior, prior_parts
 from ops.training.trainer import LoopSettings, TrainingError, train
 from tests.small_model import SMALL
@@ -52,6 +52,14 @@ def test_the_distance_of_a_shifted_set_is_the_shift_seen_along_the_directions() 
     expected = (directions / directions.norm(dim=1, keepdim=True) @ shift).abs().mean()
     torch.testing.assert_close(sliced_wasserstein(a, (a + shift)[torch.randperm(64)], directions), expected)
     assert sliced_wasserstein(a, a.flip(0), directions) == 0
+
+
+def test_whitened_codes_have_unit_variance_where_they_had_any() -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(4000, 6, generator=generator) * torch.tensor([2.0, 1.0, 1.0, 0.5, 0.5, 0.001])
+    mixed = codes @ torch.linalg.qr(torch.randn(6, 6, generator=generator)).Q
+    spread = torch.linalg.eigvalsh(torch.cov((mixed @ whitening(mixed)).t()))
+    assert spread[0] < 0.001 and spread[1] > 0.7 and spread[-1] < 1.0
 
 
 def test_the_queue_keeps_the_last_codes() -> None:
@@ -108,29 +116,23 @@ def test_a_held_generator_stays_while_the_anchor_learns(tmp_path: Path) -> None:
     assert not torch.equal(before["encoder.styles.0.linear.bias"], after["encoder.styles.0.linear.bias"])
 
 
-def test_the_mapping_network_comes_to_where_the_codes_are(tmp_path: Path) -> None:
-    """With nothing but the Wasserstein distance to learn from, samples of W get the encoder's mean and spread."""
-    settings = PriorSettings(
-        pixel_weight=0,
-        perceptual_weight=0,
-        adversarial_weight=0,
-        delta_weight=0,
-        queue=64,
-        directions=32,
-        encoder_learning_rate=0,
-    )
-    task = small_task(settings)
-    images = torch.from_numpy(faces(64, 32)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    task.learnt.encoder.eval()
-    with torch.no_grad():
-        for head in task.learnt.encoder.heads():
-            head.linear.bias += 0.5
-    train(task, faces(64, 32), replace(LOOP, images=1600, batch=8, ema_halflife_images=0, preview_images=10_000), tmp_path)
-    with torch.no_grad():
-        codes = task.learnt.encoded(images, rows="w+", dtype=torch.float32)[:, 0]
-        mapped = task.learnt.generator.mapping(torch.randn(256, SMALL.generator.z_dim))
-    assert (mapped.mean(dim=0) - codes.mean(dim=0)).abs().mean() < 0.15
-    torch.testing.assert_close(task.learnt.generator.mapping.w_avg, mapped.mean(dim=0), atol=0.2, rtol=0)
+def test_the_whitened_distance_brings_samples_to_the_codes() -> None:
+    """Codes with a tenth of the spread in half of their directions: too wide there is what plain lines do not see."""
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.cat([torch.full((8,), 0.3), torch.full((8,), 0.03)])
+    codes = 0.5 + torch.randn(512, 16, generator=generator) * spread
+    white, directions = whitening(codes), torch.randn(64, 16, generator=generator)
+    scale, shift = torch.full((16,), 0.3, requires_grad=True), torch.zeros(16, requires_grad=True)
+    optimizer = torch.optim.Adam([scale, shift], lr=0.02)
+    for _ in range(150):
+        mapped = shift + scale * torch.randn(512, 16, generator=generator)
+        loss = sliced_wasserstein(mapped @ white, codes @ white, directions)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.testing.assert_close(shift.detach(), torch.full((16,), 0.5), atol=0.1, rtol=0)
+    assert scale[8:].abs().max() < 0.1
+    assert scale[:8].abs().min() > 0.15
 
 
 def test_what_it_measures_is_zero_for_equal_pictures() -> None:
@@ -153,7 +155,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(picture).save(root / "faces" / f"{i}.png")
     arguments = ["prior", "--data", str(root / "faces"), "--out", str(root / "run"), "--images", "16", "--batch", "8"]
     sizes = ["--resolution", "32", "--channel-base", "256", "--channel-max", "16", "--w-dim", "32", "--mapping-layers", "2"]
-    result = CliRunner().invoke(app, [*arguments, *sizes, "--set", "queue=16"])
+    result = CliRunner().invoke(app, [*arguments, *sizes, "--set", "queue=16", "--set", "compared=16"])
     assert result.exit_code == 0, result.output
     return root
 
@@ -202,4 +204,4 @@ def test_what_does_not_fit_is_said(trained: Path) -> None:
     result = CliRunner().invoke(
         app, ["prior", "--data", str(trained / "faces"), "--out", str(trained / "x"), "--resolution", "48"]
     )
-    assert result.exit_code == 1 and "expected a resolution of 32, 64" in result.output
+    assert result.exit_code == 2 and "expected a resolution of 32, 64" in result.output
