@@ -121,7 +121,7 @@ def _smooth(x: Tensor, width: int, scale: float) -> Tensor:
 
 
 def composite_loss(outputs: Tensor, target: Tensor, mask: Tensor, emphasis: float = 4.0) -> Tensor:
-    """Mean of (1 + emphasis m) (x' - t)^2 => [N], for a `composite_target`: the place of an edit is a small part of a picture."""
+    """Mean of (1 + emphasis m) (x' - t)^2 => [N], for a `composite_target`: where an edit acts is a small part of a picture."""
     return ((1 + emphasis * mask) * (outputs - target).square()).mean(dim=(1, 2, 3))
 
 
