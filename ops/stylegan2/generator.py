@@ -124,8 +124,8 @@ class ModulatedConv(nn.Module):
         noise = (self.noise_const * (self.noise_strength * LRELU_GAIN))[None, None].to(y.dtype)
         bias = (self.bias * LRELU_GAIN)[:, None, None].to(y.dtype)
         if y.requires_grad:
-            y = F.leaky_relu(torch.addcmul(noise, y, scale) + bias, LRELU_SLOPE)
-            return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+            y = F.leaky_relu(torch.addcmul(noise + bias, y, scale), LRELU_SLOPE)
+            return y if self.clamp is None else F.hardtanh(y, -self.clamp, self.clamp)  # clamp's gradient takes four passes
         # At 1024 px a new feature map costs ten times what is computed on it.
         torch.addcmul(noise, y, scale, out=y).add_(bias)
         F.leaky_relu(y, LRELU_SLOPE, inplace=True)
@@ -155,7 +155,8 @@ class ToRGB(nn.Module):
         # Three output channels: modulating the weights, sample by sample, spares a copy of x.
         delta = 1.0 if weight_delta is None else 1.0 + weight_delta
         weight = (self.weight * delta * style_NI[:, None, :, None, None]).to(x.dtype)
-        y = torch.cat([F.conv2d(x[n : n + 1], weight[n]) for n in range(x.shape[0])])
+        # Split, not indexed: the gradient of N indexed samples is N whole batches of zeros, added up.
+        y = torch.cat([F.conv2d(part, one) for part, one in zip(x.split(1), weight, strict=True)])
         y = y.float() + self.bias[:, None, None]
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 

@@ -35,7 +35,7 @@ class SameConv(nn.Module):
             y = F.conv2d(x, self.conv.weight, self.conv.bias, self.conv.stride, padding=before, groups=self.conv.groups)
         else:
             y = self.conv(F.pad(x, (before, after, before, after)))
-        return F.relu6(y) if self.active else y
+        return F.relu6(y, inplace=True) if self.active else y
 
 
 class EfficientNetFeatures(nn.Module):
@@ -65,7 +65,7 @@ class EfficientNetFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         # The network was trained on (v - 127) / 128 of 0..255, which is [-1, 1] to within half a level.
-        x = self.stem(images.contiguous(memory_format=torch.channels_last))
+        x = self.stem(images)
         features = []
         for i, block in enumerate(self.blocks):
             y = block(x)
