@@ -3,7 +3,7 @@
 python -m benchmarks.training --prior PRIOR
 python -m benchmarks.training                    # random weights
 
-Each variant is a process of its own, since an allocator is chosen when a process starts; they take their steps in turns, so that
+Each variant is a process of its own, since an allocator is chosen when a process starts; they take steps in turns, so that
 whatever else the machine does meets all of them. What counts is processor seconds of one thread.
 """
 

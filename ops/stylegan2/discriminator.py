@@ -39,7 +39,7 @@ class EqualisedConv(nn.Module):
         else:
             y = F.conv2d(x, weight, bias, padding=kernel // 2)
         y = F.leaky_relu(y, LRELU_SLOPE) if active else y
-        return y if clamp is None else F.hardtanh(y, -clamp * gain, clamp * gain)  # clamp's gradient takes four passes
+        return y if clamp is None else F.hardtanh(y, -clamp * gain, clamp * gain)  # one pass back where clamp takes four
 
 
 class DiscriminatorBlock(nn.Module):
