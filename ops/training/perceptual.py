@@ -161,7 +161,7 @@ class VggPerceptual(nn.Module):
 
 
 class LpipsPerceptual(nn.Module):
-    """(images, targets) [N, 3, R, R] in [-1, 1] => [N]: LPIPS-Alex (Zhang et al. 2018, Eq. 1), e4e's perceptual loss (0.8 there).
+    """(images, targets) [N, 3, R, R] in [-1, 1] => [N]: LPIPS-Alex (Zhang et al. 2018, Eq. 1), which e4e trains with.
 
     Pictures below 256 px are enlarged to it: AlexNet's first layer leaves 15 places a side of 64 px, and its last one 3.
     """
