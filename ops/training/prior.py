@@ -33,9 +33,11 @@ from ops.stylegan2.generator import LRELU_GAIN, LRELU_SLOPE, FullyConnected, Gen
 from ops.training.augment import Augmentation, augment, draw_augmentation
 from ops.training.distributed import Worker
 from ops.training.losses import adversarial_loss, delta_regulariser, discriminator_loss, r1_penalty
-from ops.training.residual import Distance, Features
+from ops.training.residual import Distance
 from ops.training.trainer import Step, Task, descend
 
+Features = Callable[[Tensor], list[Tensor]]
+"""images in [-1, 1] => feature maps [N, C, H, W], fine to coarse."""
 W_AVERAGE_DECAY = 0.99
 """Of the mean code, per step."""
 
