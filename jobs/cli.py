@@ -27,9 +27,7 @@ COMMANDS: Final = {
     "invert": Subcommand("jobs.invert", "invert", "Invert every face of every INPUT into the store."),
     "render": Subcommand("jobs.render", "render", "Apply edits to the stored faces and write the edited videos."),
     "edit": Subcommand("jobs.edit", "edit", "Edit the faces of every INPUT: invert, then render."),
-    "inspect": Subcommand(
-        "jobs.inspect", "inspect", "Sources, tracks, sizes, lost items of a store; edits, their units."
-    ),
+    "inspect": Subcommand("jobs.inspect", "inspect", "Sources, tracks, sizes, lost items of a store; edits, their units."),
     "convert": Subcommand("jobs.convert", "convert_command", "Convert another project's checkpoint into a folder of ours."),
     "fetch": Subcommand("jobs.fetch", "fetch", "Fetch an official file: download, verify, convert."),
     "doctor": Subcommand("jobs.doctor", "doctor", "Say what a model or file is; without one, check this machine."),
