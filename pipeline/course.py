@@ -329,6 +329,7 @@ class Course:
             seal = self.ledger.sealed(stage.seals, source.source_id)
             good = seal is not None and seal.key == key and not seal.failed
             if seal is not None and good and self.ledger.intact(stage.seals, source.source_id, seal):
+                upstream = seal.after or upstream  # of its own since a track was deleted
                 best = (at + 1, seal, upstream)
         if best is not None:
             state.at, seal, state.upstream = best

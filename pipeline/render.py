@@ -112,9 +112,8 @@ class Render(Step):
                 mine = ((pts, frame) for _, pts, frame in islice(edited, one.chunk.frames))
                 results.append(self._written(one, mine))
             seconds: list[dict[str, float]] = [one.timer.seconds for one in loaded]
-            seconds[0] = {
-                name: timer.seconds.get(name, 0.0) + seconds[0].get(name, 0.0) for name in {**timer.seconds, **seconds[0]}
-            }
+            for name, spent in timer.seconds.items():
+                seconds[0][name] += spent
             return [replace(result, seconds=each) for result, each in zip(results, seconds, strict=True)]
 
         return Batched(load, finish)

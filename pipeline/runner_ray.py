@@ -35,6 +35,7 @@ MAX_ATTEMPTS = 2
 NODE_LOSSES = 3  # an item that was on so many lost nodes is looked at alone
 DEATHS_IN_A_ROW = 6  # besides one per worker: then something is wrong with all of them
 LAST_LINES = 12
+START_ATTEMPTS = 4
 CHECK_SECONDS = 2.0  # how often limits and free resources are looked at
 
 
@@ -61,6 +62,18 @@ class Actor:
         # The setting is the calling thread's own.
         self.set_threads(self.threads)
         return [(outcome.result, outcome.failure) for outcome in self.worker.run(stage, items)]
+
+
+def start(address: str, **options: Any) -> None:
+    """`ray.init`, again where a busy machine took longer to start a node than Ray waits (30 s, which cannot be set)."""
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(address=address, **options)
+            return
+        except Exception as error:
+            if "timed out during startup" not in str(error) or attempt == START_ATTEMPTS - 1:
+                raise
+            ray.shutdown()
 
 
 @dataclass(frozen=True)
@@ -134,12 +147,11 @@ class RayRunner(Runner):
             # Workers import the packages from where the driver does, installed or not.
             root = str(Path(__file__).resolve().parents[1])
             paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-            local: dict[str, Any] = {"num_gpus": num_gpus, "include_dashboard": False} if address is None else {}
-            # Inside `ray job submit` the working folder is an uploaded copy, which the workers get too.
-            variables: dict[str, Any] = (
-                {} if address is not None else {"runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}}
-            )
-            ray.init(address=address or "local", log_to_driver=False, **variables, **local)
+            more: dict[str, Any] = {}  # inside `ray job submit` workers get the uploaded working folder
+            if address is None:
+                more = {"num_gpus": num_gpus, "include_dashboard": False}
+                more["runtime_env"] = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
+            start(address or "local", log_to_driver=False, **more)
 
     def close(self) -> None:
         if self.started and ray.is_initialized():
