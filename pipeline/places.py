@@ -35,7 +35,17 @@ class PlaceError(ValueError):
 @cache
 def filesystem(scheme: str, host: str) -> pa_fs.FileSystem:
     """One connection pool for each kind and bucket, in each process."""
-    # A bucket's region is asked for over the network unless it is given.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if scheme == "s3" and (endpoint or region):
+        # A store of one's own, or a region that need not be asked for over the network.
+        kind, _, address = (endpoint or "").rpartition("://")
+        return pa_fs.S3FileSystem(
+            region=region or "us-east-1",
+            endpoint_override=address or None,
+            scheme=kind or "https",
+            force_virtual_addressing=False,
+        )
     return pa_fs.FileSystem.from_uri(f"{scheme}://{host}/")[0]
 
 

@@ -37,6 +37,7 @@ from ops.video.encode import EncodeOptions
 from ops.video.probe import probe
 from pipeline import flow, scan
 from pipeline.outputs import Outputs
+from pipeline.places import Place
 from pipeline.plan import PlanSettings
 from pipeline.runner import InProcessRunner, Runner, silent
 from pipeline.stage import Chunk, Result, Source, Step
@@ -211,7 +212,7 @@ def source_of(path: Path) -> Source:
 
 
 def inverted(
-    root: Path,
+    root: Place,
     sources: Sequence[Source],
     bundle: Bundle,
     *,
@@ -233,7 +234,7 @@ LOSSLESS = EncodeOptions(codec="ffv1", gop_frames=8)
 
 
 def rendered(
-    folder: Path,
+    folder: Place,
     store: Store,
     sources: Sequence[Source],
     bundle: Bundle,

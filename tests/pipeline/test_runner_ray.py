@@ -34,6 +34,7 @@ def cluster() -> Iterator[None]:
     from pipeline.runner_ray import RayRunner, start
 
     root = str(Path(__file__).resolve().parents[2])
+    os.environ.setdefault("RAY_worker_niceness", "0")  # its default starves workers on a machine that is busy with other tests
     start(
         "local",
         num_cpus=CPUS,
