@@ -413,7 +413,7 @@ class Crew:
         options: dict[str, Any] = {"num_cpus": kind.num_cpus, "num_gpus": kind.num_gpus}
         # One thread more than items, so that it still answers while it works.
         options |= {"max_restarts": 0, "max_concurrency": IN_FLIGHT + 1}
-        actor = ray.remote(**options)(Actor).remote(self.shared, max(1, int(kind.num_cpus)))
+        actor: Any = ray.remote(**options)(Actor).remote(self.shared, max(1, int(kind.num_cpus)))
         now = time.monotonic()
         self.hands.append(Hand(kind, actor, now, actor.who.remote(), alone=alone, looked=now))
 

@@ -169,7 +169,7 @@ def test_a_worker_that_dies_costs_its_item_and_no_other(source: Source, workers:
     from pipeline.runner_ray import RayRunner
 
     stage = Stage("work", Misbehave("die"), frames=2)
-    outcomes, events = run_within(120, stage, source, RayRunner(workers=workers))
+    outcomes, events = run_within(900, stage, source, RayRunner(workers=workers))
     assert chunks_of(outcomes) == [(at, at + 2) for at in range(0, 42, 2)], "one outcome for each item"
     assert [o.failure is not None for o in outcomes] == [o.item.start == BAD for o in outcomes]
     failure = outcomes[BAD // 2].failure
@@ -185,7 +185,7 @@ def test_a_worker_that_dies_or_hangs_once_costs_nothing(source: Source, tmp_path
     from pipeline.runner_ray import RayRunner
 
     stage = Stage("work", Misbehave(how, str(tmp_path)), frames=8)
-    outcomes, _ = run_within(120, stage, source, RayRunner(workers=1, item_seconds=5))
+    outcomes, _ = run_within(900, stage, source, RayRunner(workers=1, item_seconds=5))
     assert all(o.failure is None for o in outcomes) and len(outcomes) == 6 and len(list(tmp_path.iterdir())) == 1
 
 
@@ -193,7 +193,7 @@ def test_an_item_that_hangs_is_lost_with_what_it_was_and_the_others_are_done(sou
     from pipeline.runner_ray import RayRunner
 
     stage = Stage("work", Misbehave("hang"), frames=8)
-    outcomes, _ = run_within(120, stage, source, RayRunner(workers=1, item_seconds=4))
+    outcomes, _ = run_within(900, stage, source, RayRunner(workers=1, item_seconds=4))
     assert [o.failure is not None for o in outcomes] == [o.item.start == BAD for o in outcomes]
     failure = outcomes[1].failure
     assert failure is not None and failure.reason == "timed_out" and failure.attempts == 2
@@ -205,8 +205,8 @@ def test_an_exception_is_the_items_own_and_not_tried_again(source: Source) -> No
     from pipeline.runner_ray import RayRunner
 
     stage = Stage("work", Misbehave("raise"), frames=8)
-    far, _ = run_within(120, stage, source, RayRunner(workers=1))
-    near, _ = run_within(120, stage, source, InProcessRunner())
+    far, _ = run_within(900, stage, source, RayRunner(workers=1))
+    near, _ = run_within(900, stage, source, InProcessRunner())
     assert [o.failure for o in far] == [o.failure for o in near]
     failure = far[1].failure
     assert failure is not None and failure.reason == "media_error" and failure.attempts == 1
@@ -217,21 +217,21 @@ def test_a_step_that_cannot_be_opened_ends_the_run_with_its_own_error(source: So
     from pipeline.runner_ray import RayRunner
 
     with pytest.raises(DetectorError, match="no such pack"):
-        run_within(120, Stage("work", Misbehave("cannot open"), frames=8), source, RayRunner(workers=1))
+        run_within(900, Stage("work", Misbehave("cannot open"), frames=8), source, RayRunner(workers=1))
 
 
 def test_workers_that_all_die_end_the_run(source: Source) -> None:
     from pipeline.runner_ray import RayRunner
 
     with pytest.raises(WorkersDie, match="died in a row"):
-        run_within(240, Stage("work", Misbehave("all die"), frames=2), source, RayRunner(workers=2))
+        run_within(900, Stage("work", Misbehave("all die"), frames=2), source, RayRunner(workers=2))
 
 
 def test_a_cluster_that_is_too_small_is_said_at_once(source: Source) -> None:
     from pipeline.runner_ray import RayRunner
 
     with pytest.raises(ResourceError, match=r"needs 1 CPUs and 3 GPUs; the cluster has 2 CPUs and 2 GPUs"):
-        run_within(60, Stage("work", Misbehave(""), num_gpus=3), source, RayRunner())
+        run_within(900, Stage("work", Misbehave(""), num_gpus=3), source, RayRunner())
 
 
 def test_a_cluster_that_others_hold_is_waited_for_and_then_named(source: Source) -> None:
@@ -242,7 +242,7 @@ def test_a_cluster_that_others_hold_is_waited_for_and_then_named(source: Source)
     ray.get(holder.ready.remote())
     try:
         with pytest.raises(ResourceError, match=r"waited 3 s for 1 CPUs.*of 2 CPUs 0 are free.*ray status"):
-            run_within(60, Stage("work", Misbehave("")), source, RayRunner(start_seconds=3))
+            run_within(900, Stage("work", Misbehave("")), source, RayRunner(start_seconds=3))
     finally:
         ray.kill(holder)
 
