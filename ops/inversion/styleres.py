@@ -167,6 +167,14 @@ class StyleRes(Inverter):
             raise ValueError("this model was loaded to invert only; load it with parts='generate' or 'all' to generate")
         return self.gates
 
+    def wplus_only(self) -> E4e:
+        """The same encoder and generator read as e4e: W+ and nothing else. Shares the weights. Raises ValueError without E0."""
+        with torch.device("meta"):
+            reading = E4e(self.config)
+        reading.encoder, reading.generator, reading.latent_avg = self.inverting()[0], self.generator, self.latent_avg
+        reading.feature_dtype = self.feature_dtype
+        return reading.train(self.training)
+
     def residual(self, encoder_features: Tensor, wplus_NLD: Tensor) -> Tensor:
         """F_a = E1(F0, F), with F from the *unedited* code: only the generator's lower half runs."""
         _, alignment, extraction = self.inverting()
