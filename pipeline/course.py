@@ -137,7 +137,7 @@ class Course:
     begin: what the first stage depends on besides the source.
     admit: why a source must not be touched (None: it may), asked only if it is not finished already.
     changed: asked before a source whose manifest speaks of other settings is done again; returns why that must not be.
-    started: called for each source of which something will be done.
+    started: called for each source that begins with the first stage.
     """
 
     def __init__(
@@ -285,7 +285,8 @@ class Course:
                 return
             if what:
                 self.report(Noted("again", f"done again, because {'; '.join(what)}", source.uri))
-            self._started(source)
+            if state.at == 0:
+                self._started(source)
         self._go_on(state)
 
     def refusal(self, source: Source) -> Failure | None:
