@@ -377,7 +377,9 @@ class Course:
             upstream = after(key, [(0, source.info.n_frames)])
             if stage.seals is not None:
                 seal = self.ledger.sealed(stage.seals, source.source_id)
-                return stage.seals if seal is not None and seal.key == key and not seal.failed else None
+                # Of a render nothing but its outputs stays, so there is no part of it to mend.
+                whole = seal is not None and seal.key == key and not seal.failed and not seal.outputs
+                return stage.seals if whole else None
         return None
 
     def _leave(self, state: Underway) -> None:
