@@ -13,6 +13,7 @@ from jobs.fetch import fetch
 from jobs.inspect import inspect
 from jobs.invert import invert
 from jobs.render import render
+from jobs.store import app as store
 from jobs.train import app as train
 
 app = typer.Typer(
@@ -29,4 +30,5 @@ app.command()(fetch)
 app.command()(doctor)
 app.command()(directions)
 app.add_typer(evaluate, name="evaluate")
+app.add_typer(store, name="store")
 app.add_typer(train, name="train")
