@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "doctor": Subcommand("jobs.doctor", "doctor", "Say what a model or file is; without one, check this machine."),
     "directions": Subcommand("jobs.directions", "directions", "Find edit directions of a model, with strips of pictures."),
     "evaluate": Subcommand("jobs.evaluate", "app", "Measure models side by side, or an edited video against its source."),
+    "store": Subcommand("jobs.store", "app", "Look after a store: checksums, larger parts, export, removal."),
     "train": Subcommand("jobs.train", "app", "Train a prior, E0, edit directions, E1 and E2; write a bundle of all."),
 }
 
