@@ -92,7 +92,7 @@ def evaluate_command(
         loaded = bundle.load()
         if not isinstance(loaded, StyleRes):
             raise UsageError(f"{model} is a {bundle.method} bundle; this evaluation compares StyleRes with its own W+")
-        size = bundle.config.encoder.input_size
+        size = bundle.config.input_size
         held_out = labelled_faces(data, size, faces)
         classifier = load_or_train_judge(data, size, judge)
         pictures = PictureJudge(held_out.images, networks, chosen)

@@ -87,7 +87,7 @@ def open_store(root: Path, bundle: Bundle, codec: schemas.ResidualCodec) -> Stor
         wplus_shape=bundle.wplus_shape,
         residual_shape=bundle.residual_shape,
         residual_codec=codec,
-        injection_resolution=bundle.config.residual.resolution,
+        injection_resolution=bundle.config.injection_resolution,
         code_version=code_version(),
     )
     return Store.open_or_create(root, info)

@@ -57,7 +57,7 @@ class Invert(Step):
                 wplus_NLD, detail = session.invert(crops)
             finite = np.isfinite(wplus_NLD).all(axis=(1, 2))
             if detail is not None:
-                finite &= np.isfinite(detail).all(axis=(1, 2, 3))
+                finite &= np.isfinite(detail).all(axis=tuple(range(1, detail.ndim)))
             failures = tuple(
                 Failure(
                     source.source_id,

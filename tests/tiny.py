@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from jobs.prepare import open_store, source_row
-from ops.checkpoints.bundle import Bundle, EditEntry, Method, build_inverter, write_bundle
+from ops.checkpoints.bundle import Bundle, EditEntry, write_bundle
 from ops.device import Device
 from ops.editing.definitions import Definition, parse_definition
 from ops.editing.recipe import parse_edits
@@ -29,6 +29,7 @@ from ops.face.detect import Detector, DetectorSettings, Face
 from ops.face.framing import Crop
 from ops.face.paste import PasteSettings
 from ops.inversion.e4e import E4eConfig
+from ops.inversion.methods import Method, build_inverter
 from ops.inversion.residual import ResidualConfig
 from ops.inversion.styleres import StyleResConfig
 from ops.stylegan2.config import StyleGAN2Config
@@ -43,6 +44,7 @@ from pipeline.stage import Chunk, Result, Source, Step
 from pipeline.store import Store
 from schemas import ResidualCodec, source_id_from_sha256
 from tests.ops.video.media import make_video, moving_frames
+from tests.small_model import small
 
 WIDTH = 32
 CONFIG = StyleResConfig(
@@ -79,7 +81,8 @@ def tiny_bundle(
 ) -> Bundle:
     """A bundle with random weights, the same for the same seed."""
     torch.manual_seed(seed)
-    model = build_inverter(method, CONFIG)
+    config = CONFIG if method == "styleres" else small(method, CONFIG.generator, CONFIG.encoder)
+    model = build_inverter(method, config)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if not tensor.is_floating_point():
@@ -109,7 +112,7 @@ def tiny_bundle(
         path,
         name="tiny",
         method=method,
-        config=CONFIG,
+        config=config,
         licence="Apache-2.0",
         edits=EDITS,
         weights=weights,

@@ -11,16 +11,16 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 import torch
 from torch import Tensor
 
-from ops.checkpoints.bundle import Bundle, Crop, Method, build_inverter, write_bundle
+from ops.checkpoints.bundle import Bundle, Crop, write_bundle
 from ops.checkpoints.contents import Content, Format, options_of, read_content
 from ops.checkpoints.errors import CheckpointError, listing
 from ops.checkpoints.nvidia import discriminator_from_pickle, generator_from_pickle
@@ -28,12 +28,12 @@ from ops.checkpoints.official import config_from_official, rows_of_latent_avg, s
 from ops.checkpoints.prior import GENERATOR, Prior, write_prior
 from ops.checkpoints.rosinality import generator_from_rosinality
 from ops.checkpoints.sizes import encoder_sizes
-from ops.inversion.e4e import E4eConfig
-from ops.inversion.residual import ResidualConfig
+from ops.inversion.methods import Method, MethodConfig, build_inverter
 from ops.inversion.styleres import StyleResConfig
-from ops.stylegan2.config import StyleGAN2Config
+from ops.inversion.wplus import WplusConfig
 from ops.stylegan2.generator import Generator
 
+ConfigT = TypeVar("ConfigT")
 NOT_STATED = "not stated by the file: the licence of whoever published it holds, and of the data it was trained on"
 RESEARCH = (
     "as published by the authors. The official StyleRes release and NVIDIA's FFHQ generators are for non-commercial research "
@@ -46,7 +46,7 @@ class Model:
     """A whole model in our names."""
 
     method: Method
-    config: StyleResConfig
+    config: MethodConfig
     weights: Mapping[str, Tensor]
 
 
@@ -102,23 +102,8 @@ def read_e4e(content: Content, preset: StyleResConfig | None, *, asked_for: bool
     if not isinstance(latent_avg, Tensor):
         raise CheckpointError("the file lacks latent_avg, the mean code that the encoder's output is added to")
     generator_config, generator = generator_from_rosinality(decoder, latent_avg, "decoder.")
-    if preset is not None:
-        config = config_of(generator_config, preset.encoder, preset.residual)
-    else:
-        sizes = encoder_sizes(encoder, feature_tap=1)
-        # e4e has no residual; the store still wants the sizes of one, and these fit the encoder's second tap.
-        resolution = sizes.feature_resolution
-        if resolution not in generator_config.channels:
-            raise CheckpointError(
-                f"an encoder of {sizes.input_size} px images on a generator of {generator_config.resolution} px: its "
-                f"features at {resolution} px have no counterpart; name the sizes with --preset"
-            )
-        residual = ResidualConfig(
-            resolution=resolution,
-            encoder_channels=sizes.feature_channels,
-            generator_channels=generator_config.channels[resolution],
-        )
-        config = config_of(generator_config, sizes, residual)
+    sizes = encoder_sizes(encoder, feature_tap=1) if preset is None else preset.encoder
+    config = config_of(lambda: WplusConfig(generator_config, sizes))
     weights = {f"encoder.{name}": value for name, value in encoder.items()}
     weights |= {f"generator.{name}": value for name, value in generator.items()}
     weights["latent_avg"] = rows_of_latent_avg(latent_avg, config.generator.num_ws)
@@ -136,10 +121,10 @@ def read_rosinality(content: Content) -> Prior:
     return fitted_prior(Prior(config, generator, None))
 
 
-def config_of(generator: StyleGAN2Config, encoder: E4eConfig, residual: ResidualConfig) -> StyleResConfig:
+def config_of(build: Callable[[], ConfigT]) -> ConfigT:
     """The parts as one model. Raises CheckpointError where they do not fit together."""
     try:
-        return StyleResConfig(generator, encoder, residual)
+        return build()
     except ValueError as error:
         raise CheckpointError(str(error)) from error
 
