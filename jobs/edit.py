@@ -9,7 +9,6 @@ from jobs.errors import explained
 from jobs.prepare import definitions_from, left_to_invert, open_store, output_paths, probe_inputs, recipe_from
 from jobs.render import work_folder
 from jobs.report import Reporter
-from ops.checkpoints.bundle import open_bundle
 from pipeline import flow
 from pipeline.plan import PlanSettings
 
@@ -23,6 +22,7 @@ def edit(
     editors: options.EditorFolders = [],  # noqa: B006
     store: options.KeptStore = None,
     model: options.Model = "mini64",
+    method: options.MethodName = "auto",
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     allow_hdr: options.AllowHdr = False,
@@ -57,7 +57,7 @@ def edit(
 ) -> None:
     """Edit the faces of every INPUT."""
     with explained(), Reporter(progress=progress) as reporter:
-        bundle = open_bundle(model)
+        bundle = options.bundle_from(model, method)
         inverting = options.invert_settings_from(detector, insightface_pack, insightface_root, crop)
         rendering = flow.RenderSettings(
             plan=PlanSettings(

@@ -8,7 +8,6 @@ from jobs import options
 from jobs.errors import explained
 from jobs.prepare import left_to_invert, open_store, probe_inputs
 from jobs.report import Reporter
-from ops.checkpoints.bundle import open_bundle
 from pipeline import flow
 
 
@@ -16,6 +15,7 @@ def invert(
     inputs: options.Inputs,
     store: options.StoreFolder,
     model: options.Model = "mini64",
+    method: options.MethodName = "auto",
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     allow_hdr: options.AllowHdr = False,
@@ -39,7 +39,7 @@ def invert(
 ) -> None:
     """Invert every face of every INPUT into the store: latents, residuals, tracks."""
     with explained(), Reporter(progress=progress) as reporter:
-        bundle = open_bundle(model)
+        bundle = options.bundle_from(model, method)
         settings = options.invert_settings_from(detector, insightface_pack, insightface_root, crop)
         compute = options.compute_from(device, precision, batch_size, chunk_frames, decoder, cpus_per_worker, gpus_per_worker)
         sources, failures = probe_inputs(inputs, allow_hdr=allow_hdr)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ops.checkpoints.bundle import Bundle
+from ops.checkpoints.bundle import Bundle, open_method
 from ops.device import Device
 from ops.editing.smoothing import SmoothingSettings
 from ops.face.detect import DetectorSettings
@@ -30,6 +30,10 @@ KeptStore = Annotated[
 Only = Annotated[list[str], typer.Option("--only", help="Name or key of a source; all of the store if not given.")]
 StoreModel = Annotated[str | None, typer.Option("--model", help="The bundle, if the store's is not an embedded one.")]
 Model = Annotated[str, typer.Option(help="An embedded model's name, or a bundle's folder.")]
+MethodName = Annotated[
+    Literal["auto", "styleres", "e4e", "psp", "restyle", "hfgi", "hyperstyle", "sfe"],
+    typer.Option("--method", help="Which, where --model is a folder of a bundle per method; docs/methods.md compares them."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything cheap, print the plan, and stop.")]
 AllowHdr = Annotated[bool, typer.Option("--allow-hdr", help="Take PQ and HLG sources as if they were SDR.")]
@@ -91,6 +95,11 @@ Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Ray actor
 CpusPerWorker = Annotated[float, typer.Option("--cpus-per-worker", min=0.1, help="num_cpus of a Ray actor.")]
 GpusPerWorker = Annotated[float, typer.Option("--gpus-per-worker", min=0, help="num_gpus of a Ray actor; may be a share.")]
 NumGpus = Annotated[int | None, typer.Option("--num-gpus", min=0, help="Logical GPUs of a Ray started here.")]
+
+
+def bundle_from(model: str, method: str) -> Bundle:
+    """`--model` and `--method`."""
+    return open_method(model, None if method == "auto" else method)  # type: ignore[arg-type]
 
 
 def compute_from(

@@ -99,6 +99,14 @@ def tiny_bundle(
                 tensor.mul_(4.0)
             elif name.startswith("gates.convs.2"):
                 tensor.mul_(2.0)
+            elif name.startswith("inverter.styles") and name.endswith("weight"):
+                tensor.normal_(0, 1.0)
+            elif name == "encoder.linear.weight":  # HyperStyle's encoder of w
+                tensor.normal_(0, 6.0)
+            elif name.startswith("consultation.condition"):
+                tensor.mul_(4.0)
+            elif name.startswith("deltas."):
+                tensor.normal_(0, 1.0)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     components = torch.linalg.qr(torch.randn(WIDTH, 3)).Q.T.contiguous()
     directions = {

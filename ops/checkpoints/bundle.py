@@ -166,6 +166,27 @@ def open_bundle(model: str | Path) -> Bundle:
         raise CheckpointError(f"{config_path}: not a bundle's config ({error!r}); write it again") from error
 
 
+def open_method(model: str | Path, method: Method | None) -> Bundle:
+    """A bundle, or the bundle of one method in a folder that holds one per method (`FOLDER/hfgi`, `FOLDER/sfe`, ...).
+
+    Raises CheckpointError where the bundle is of another method, or where the folder has none of it, naming those that it has.
+    """
+    folder = Path(model)
+    there = [name for name in get_args(Method) if (folder / name / "config.json").is_file()]
+    if there and not (folder / "config.json").is_file():
+        if method is None or method not in there:
+            wanted = "name one by --method" if method is None else f"it has no {method}"
+            raise CheckpointError(f"{folder}: a folder of models of the methods {', '.join(there)}; {wanted}")
+        return open_bundle(folder / method)
+    bundle = open_bundle(model)
+    if method not in (None, bundle.method):
+        raise CheckpointError(
+            f"{bundle.path}: a {bundle.method} bundle, and --method says {method}; name a bundle of that method, or a folder "
+            "that has one for each method"
+        )
+    return bundle
+
+
 def write_bundle(
     path: Path,
     *,

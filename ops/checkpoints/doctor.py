@@ -9,8 +9,10 @@ from pathlib import Path
 from ops.checkpoints.bundle import EMBEDDED, open_bundle
 from ops.checkpoints.catalog import known_by_digest, read_catalog
 from ops.checkpoints.contents import read_content
-from ops.checkpoints.convert import Model, read_checkpoint, sha256_of
+from ops.checkpoints.convert import read_checkpoint, sha256_of
 from ops.checkpoints.errors import CheckpointError
+from ops.checkpoints.family import MissingCompanion
+from ops.checkpoints.model import Model
 from ops.checkpoints.prior import Prior, is_prior, read_prior_config
 from ops.checkpoints.sniff import sniff
 
@@ -100,9 +102,11 @@ def diagnose_file(path: Path) -> Diagnosis:
     if asset is not None:
         facts["published as"] = f"{asset.file} ({asset.about})"
     problem = None
-    if content.format is not None:
+    if content.formats:
         try:
-            facts |= converted_facts(read_checkpoint(path, content.format))
+            facts |= converted_facts(read_checkpoint(path, content.formats[0]))
+        except MissingCompanion as error:
+            facts["lies in several files"] = str(error).partition(": ")[2]
         except CheckpointError as error:
             problem = str(error)
     then = content.next.replace("FILE", str(path))

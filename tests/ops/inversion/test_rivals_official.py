@@ -11,12 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ops.checkpoints.rosinality import generator_from_rosinality
+from ops.checkpoints.contents import Content, Format
+from ops.checkpoints.convert import read_as
+from ops.checkpoints.model import Model
+from ops.device import keep_freed_memory
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.hfgi import Hfgi, HfgiConfig
 from ops.inversion.hyperstyle import HyperStyle, HyperStyleConfig, WeightDeltas
 from ops.inversion.inverter import Inverter, bilinear, pooled
-from ops.inversion.methods import Method, MethodConfig, build_inverter
+from ops.inversion.methods import build_inverter
 from ops.inversion.sfe import Detail, Sfe, SfeConfig
 from ops.inversion.wplus import Psp, Restyle, RestyleConfig, WplusConfig
 from ops.stylegan2.config import StyleGAN2Config
@@ -43,20 +46,28 @@ def before_bytes() -> Iterator[int]:
 @pytest.fixture(autouse=True)
 def measured(before_bytes: int) -> Iterator[None]:
     """Every test here holds one whole model, and whatever the ones before it left."""
+    keep_freed_memory()
     with torch.inference_mode(), peak_below(PEAK_BYTES, before_bytes):
         yield
 
 
-def official(method: Method, config: MethodConfig, parts: dict[str, dict[str, Tensor]], latent_avg: Tensor) -> Inverter:
-    """A model of synthetic weights: name of a part => its tensors; the generator is everybody's."""
+def official(format: Format, state: dict[str, Tensor], latent_avg: Tensor, *beside: Content) -> Inverter:
+    """The official file's content, never written, through the converter: its names are as much on trial as our formulas."""
+    value = {"state_dict": state | under("decoder", decoder()), "latent_avg": latent_avg, "opts": {}}
+    read = read_as(Content("a test's", (format,), value, {}, ""), format, None, beside)
+    assert isinstance(read, Model)
     with torch.device("meta"):
-        model = build_inverter(method, config)
-    _, generator = generator_from_rosinality(decoder(), latent_avg, "decoder.")
-    state = {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
-    state |= {f"generator.{name}": value for name, value in generator.items()}
-    state["latent_avg"] = latent_avg.expand(18, 512)
-    model.load_state_dict(state, strict=True, assign=True)
+        model = build_inverter(read.method, read.config)
+    model.load_state_dict(read.weights, strict=True, assign=True)
     return model.requires_grad_(False).eval()
+
+
+def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": value for name, value in state.items()}
+
+
+def mean_code(system: str) -> Tensor:
+    return baseline_section(system, "latent_avg")["latent_avg"]
 
 
 def seen(module: nn.Module) -> list[Tensor]:
@@ -67,9 +78,8 @@ def seen(module: nn.Module) -> list[Tensor]:
 
 
 def test_psp() -> None:
-    config = WplusConfig(GENERATOR, E4eConfig(rows="each"))
-    model = official("psp", config, {"encoder": e4e_encoder()}, baseline_section("psp", "latent_avg")["latent_avg"])
-    assert isinstance(model, Psp)
+    model = official("psp", under("encoder", e4e_encoder()), mean_code("psp"))
+    assert isinstance(model, Psp) and model.config == WplusConfig(GENERATOR, E4eConfig(rows="each"))
     golden = Baseline("psp")
     inversion = model.invert(input_image())
     golden("latent", inversion.wplus_NLD)
@@ -78,11 +88,10 @@ def test_psp() -> None:
 
 
 def test_restyle() -> None:
-    parts = {"encoder": baseline_section("restyle_e4e", "encoder")}
-    assert len(parts["encoder"]) == 565
-    latent_avg = baseline_section("restyle_e4e", "latent_avg")["latent_avg"]
-    model = official("restyle", RestyleConfig(GENERATOR), parts, latent_avg)
-    assert isinstance(model, Restyle)
+    encoder, latent_avg = baseline_section("restyle_e4e", "encoder"), mean_code("restyle_e4e")
+    assert len(encoder) == 565
+    model = official("restyle-e4e", under("encoder", encoder), latent_avg)
+    assert isinstance(model, Restyle) and model.config == RestyleConfig(GENERATOR)
     golden, images = Baseline("restyle_e4e"), []
     golden("average_image256", pooled(model.generate(latent_avg[None], None), 256))
     generate = model.generator.forward
@@ -98,14 +107,10 @@ def test_restyle() -> None:
 
 
 def test_hfgi() -> None:
-    parts = {
-        "encoder": e4e_encoder(),
-        "alignment": baseline_section("hfgi", "grid_align"),
-        "consultation": baseline_section("hfgi", "residue"),
-    }
-    latent_avg = baseline_section("hfgi", "latent_avg")["latent_avg"]
-    model = official("hfgi", HfgiConfig(GENERATOR), parts, latent_avg)
-    assert isinstance(model, Hfgi) and model.alignment is not None
+    state = under("encoder", e4e_encoder())
+    state |= under("grid_align", baseline_section("hfgi", "grid_align")) | under("residue", baseline_section("hfgi", "residue"))
+    model = official("hfgi", state, mean_code("hfgi"))
+    assert isinstance(model, Hfgi) and model.config == HfgiConfig(GENERATOR) and model.alignment is not None
     golden, ada = Baseline("hfgi"), model.alignment
     inversion = model.invert(input_image())
     code, residual = inversion.wplus_NLD, inversion.detail
@@ -140,16 +145,13 @@ def test_hfgi() -> None:
 
 
 def test_hyperstyle() -> None:
-    hypernet = baseline_section("hyperstyle", "hypernet")
+    hypernet = under("hypernet", baseline_section("hyperstyle", "hypernet"))
     assert len(hypernet) == 393, "each tensor once, whatever its names"
-    model = official(
-        "hyperstyle",
-        HyperStyleConfig(GENERATOR),
-        {"encoder": baseline_section("hyperstyle", "encoder"), **hypernet_parts(hypernet)},
-        baseline_section("hyperstyle", "latent_avg")["latent_avg"],
-    )
-    del hypernet
-    assert isinstance(model, HyperStyle) and model.hypernet is not None
+    beside = {"state_dict": under("encoder", baseline_section("hyperstyle", "encoder"))}
+    w_encoder = Content("", (), beside, {}, "", "w_encoder")
+    model = official("hyperstyle", hypernet, mean_code("hyperstyle"), w_encoder)
+    del hypernet, beside, w_encoder
+    assert isinstance(model, HyperStyle) and model.config == HyperStyleConfig(GENERATOR) and model.hypernet is not None
     golden, image = Baseline("hyperstyle"), input_image()
     code = model.encode(image)
     golden("latent", code)
@@ -169,31 +171,13 @@ def test_hyperstyle() -> None:
     golden("image_edit", model.generate(code + edit_offset(), state.codes_NTK))
 
 
-def hypernet_parts(hypernet: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The official names => our two parts, written out here: what reads a picture, and what makes deltas of codes."""
-    parts: dict[str, dict[str, Tensor]] = {"hypernet": {}, "deltas": {}}
-    for name, value in hypernet.items():
-        words = name.split(".")
-        if words[0] == "shared_weight_hypernet":
-            parts["deltas"][f"shared.{words[1]}"] = value
-        elif words[0] == "refinement_blocks" and words[2] == "output":
-            parts["deltas"][f"planes.{words[1]}.{words[4]}"] = value.flatten(1) if value.ndim == 4 else value
-        else:
-            parts["hypernet"][name] = value
-    return parts
-
-
 def test_sfe() -> None:
-    inverter = baseline_section("sfe", "inverter")
-    parts = {
-        "inverter": {n.removeprefix("fs_backbone."): v for n, v in inverter.items() if n.startswith("fs_backbone.")},
-        "fuser": {n.removeprefix("fuser."): v for n, v in inverter.items() if n.startswith("fuser.")},
-        "encoder": e4e_encoder(),
-        "editor": baseline_section("sfe", "encoder"),
-    }
-    latent_avg = baseline_section("sfe", "latent_avg")["latent_avg"]
-    model = official("sfe", SfeConfig(GENERATOR), parts, latent_avg)
-    assert isinstance(model, Sfe) and model.inverter is not None
+    state = under("inverter", baseline_section("sfe", "inverter")) | under("encoder", baseline_section("sfe", "encoder"))
+    generator = Content("", ("rosinality",), {"g_ema": decoder(), "latent_avg": mean_code("sfe")}, {}, "")
+    twin = Content("", ("e4e",), {"state_dict": under("encoder", e4e_encoder())}, {}, "")
+    model = official("sfe", state, torch.zeros(512), generator, twin)
+    del state
+    assert isinstance(model, Sfe) and model.config == SfeConfig(GENERATOR) and model.inverter is not None
     golden, image = Baseline("sfe"), input_image(size=1024)
     golden("input256", bilinear(image, 256))
     predicted = seen(model.inverter.content_layer)
