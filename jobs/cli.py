@@ -14,6 +14,7 @@ from jobs.inspect import inspect
 from jobs.invert import invert
 from jobs.render import render
 from jobs.train import app as train
+from jobs.train_method import method_bundle_command, method_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,4 +30,6 @@ app.command()(fetch)
 app.command()(doctor)
 app.command()(directions)
 app.add_typer(evaluate, name="evaluate")
+train.command("method")(method_command)
+train.command("method-bundle")(method_bundle_command)
 app.add_typer(train, name="train")

@@ -26,6 +26,7 @@ from ops.stylegan2.discriminator import Discriminator
 from ops.training.data import load_faces
 from ops.training.distributed import Worker
 from ops.training.e0 import E0Settings, E0Task
+from ops.training.methods import MethodSettings
 from ops.training.perceptual import Perceptual, VggPerceptual
 from ops.training.presets import Preset, model_config
 from ops.training.residual import Distance, Features, ResidualSettings, ResidualTask, residual_parts
@@ -33,7 +34,7 @@ from ops.training.trainer import LoopSettings, Progress, TrainingError, load_res
 
 DIRECTIONS = "directions.safetensors"
 PREVIEW_FACES = 16
-SettingsT = TypeVar("SettingsT", E0Settings, ResidualSettings, LoopSettings)
+SettingsT = TypeVar("SettingsT", E0Settings, ResidualSettings, MethodSettings, LoopSettings)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
     faces = load_faces(plan.data, model.config.encoder.input_size, "train")
     picture = preview_of(model, plan.data) if worker.rank == 0 else None
     model.to(worker.device)
-    perceptual, features = perceptual_of(plan, model.config.encoder.input_size, worker.device)
+    perceptual, features = perceptual_of(plan.perceptual_weights, model.config.encoder.input_size, worker.device)
     embed = None if plan.identity_network is None else identity_network(Path(plan.identity_network)).to(worker.device)
     common: dict[str, Any] = {"dtype": plan.loop.dtype, "clip_norm": plan.loop.clip_norm, "worker": worker, "picture": picture}
     common["embed"] = embed
@@ -99,10 +100,10 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
     return train(task, faces.images, plan.loop, out, worker=worker, watch=watch, about=about)
 
 
-def perceptual_of(plan: TrainingPlan, size: int, device: torch.device) -> tuple[Distance, Features | None]:
+def perceptual_of(vgg_weights: str | None, size: int, device: torch.device) -> tuple[Distance, Features | None]:
     """The perceptual loss, and its network's features where it gives them."""
-    if plan.perceptual_weights is not None:
-        return channels_last(VggPerceptual(load_vgg16(Path(plan.perceptual_weights)))).to(device), None
+    if vgg_weights is not None:
+        return channels_last(VggPerceptual(load_vgg16(Path(vgg_weights)))).to(device), None
     perceptual = channels_last(Perceptual(scale=2 if size <= 64 else 1)).to(device)
     return perceptual, perceptual.features
 
