@@ -1,50 +1,66 @@
-"""styleres evaluate: measure a bundle on held-out identities, and write the numbers into its card.
+"""styleres evaluate: measure models side by side on held-out identities, in one run and one table.
 
-styleres evaluate --data FACES.parquet --model mini64 --card
+styleres evaluate --data FACES --model mini64 --also-wplus --card
+styleres evaluate --data FACES --model full@0=RUN0/bundle --model full@1=RUN1/bundle --model "no cycle@0=…" --out report
 styleres evaluate video --source CLIP.mp4 --edited EDITED.mp4 --store STORE
 """
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 import typer
 from rich.console import Console
-from safetensors.torch import save_file
+from rich.progress import Progress
 
-from jobs import evaluate_options, options
+from jobs import evaluate_options
 from jobs.errors import UsageError, explained
-from jobs.evaluate_options import rich_table, write_reports
+from jobs.evaluate_options import write_reports
+from jobs.evaluate_report import SOURCE, Report, Run, card_section, print_report, with_section, wplus_name, write_folder
 from jobs.evaluate_video import video_command
-from ops.checkpoints.bundle import open_bundle
+from ops.checkpoints.bundle import Bundle, open_bundle
+from ops.device import Device, channels_last, keep_freed_memory, resolve_device
 from ops.face.detect import DetectorSettings, build_detector
+from ops.inversion.inverter import Inverter
+from ops.inversion.session import Precision, feature_dtype
 from ops.inversion.styleres import StyleRes
-from ops.metrics.attributes import JUDGED, AttributeClassifier, load_judge, train_classifier
-from ops.metrics.evaluation import EditEffect, Evaluation, evaluate
+from ops.metrics.attributes import JUDGE_SIZE, JUDGED, AttributeClassifier, load_judge, save_judge, train_classifier
+from ops.metrics.edits import PlannedEdit
+from ops.metrics.evaluation import EXAMPLES, Evaluator
 from ops.metrics.networks.inception_v3 import load_inception
 from ops.metrics.networks.lpips_alex import load_lpips
 from ops.metrics.pictures import PictureJudge, PictureMetric, PictureNetworks
-from ops.metrics.report import json_of
-from ops.training.data import Faces, load_faces
+from ops.training.data import DataError, FaceSource, load_faces, open_faces
 
 EDITS = (
-    ("smile", 2.0),
-    ("smile", -2.0),
-    ("age", 2.0),
-    ("gender", 2.0),
-    ("eyeglasses", 2.0),
-    ("bangs", 2.0),
-    ("hair_colour", 1.0),
-    ("pose", 1.0),
+    PlannedEdit("smile", 2.0, "smiling"),
+    PlannedEdit("age", 2.0, "young", brings=False),
+    PlannedEdit("gender", 2.0, "male"),
+    PlannedEdit("eyeglasses", 2.0, "eyeglasses"),
+    PlannedEdit("bangs", 2.0, "bangs"),
+    PlannedEdit("hair_colour", 1.0, "blond_hair"),
+    PlannedEdit("pose", 1.0),
 )
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+"""What is measured unless `--edit` says otherwise, of these what every model has."""
 WEIGHTS_OF = {
     "lpips": "--lpips-weights",
     "fid": "--inception-weights",
     "identity": "a recogniser such as --curricularface-weights",
 }
+FEWEST_FACES_TO_JUDGE = 64
+Models = Annotated[
+    list[str],
+    typer.Option(
+        "--model",
+        help="[NAME[@SEED]=]BUNDLE, several times: an embedded model or a folder. Seeds of one NAME are one column with ±.",
+    ),
+]
 
 app = typer.Typer(help=__doc__, invoke_without_command=True, pretty_exceptions_enable=False)
 app.command("video")(video_command)
@@ -53,15 +69,26 @@ app.command("video")(video_command)
 @app.callback()
 def evaluate_command(
     context: typer.Context,
-    data: Annotated[Path | None, typer.Option("--data", help="Parquet of aligned faces: image, identity, attributes.")] = None,
-    model: options.Model = "mini64",
+    data: Annotated[
+        str | None, typer.Option("--data", help="Aligned faces: Parquet (image, identity, booleans), a folder, or hf:NAME.")
+    ] = None,
+    model: Models = ["mini64"],  # noqa: B006 - typer copies it
+    also_wplus: Annotated[bool, typer.Option("--also-wplus", help="Also what W+ alone gives, as a column of its own.")] = False,
+    edit: Annotated[
+        list[str],
+        typer.Option("--edit", help="NAME=STRENGTH[:ATTRIBUTE or :-ATTRIBUTE], several times; both signs are measured."),
+    ] = [],  # noqa: B006
     faces: Annotated[int, typer.Option("--faces", min=16, help="Held-out faces.")] = 512,
     judge: Annotated[Path | None, typer.Option("--judge", help="Keep the attribute classifier here; reuse it.")] = None,
-    card: Annotated[bool, typer.Option("--card", help="Write the numbers into the bundle's model card.")] = False,
+    card: Annotated[bool, typer.Option("--card", help="Write the numbers into the card of every bundle.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for report, plots and contact sheet.")] = None,
     metrics: Annotated[
         str,
         typer.Option("--metrics", help=f"auto (all whose weights are given), or some of {','.join(get_args(PictureMetric))}"),
     ] = "auto",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Faces at a time.")] = 32,
+    device: Annotated[Device, typer.Option("--device", help="Of models and networks.")] = "auto",
+    precision: Annotated[Precision, typer.Option("--precision", help="Of the models' feature maps.")] = "fp32",
     lpips_weights: evaluate_options.LpipsWeights = None,
     lpips_heads: evaluate_options.LpipsHeads = None,
     inception_weights: evaluate_options.InceptionWeights = None,
@@ -72,13 +99,15 @@ def evaluate_command(
     json_file: evaluate_options.JsonFile = None,
     markdown_file: evaluate_options.MarkdownFile = None,
 ) -> None:
-    """Measure reconstruction and edits of a bundle on faces of identities that it never saw; `video`: an edited video."""
+    """Measure reconstruction and edits of models on faces of identities that they never saw; `video`: an edited video."""
     if context.invoked_subcommand is not None:
         return
     with explained():
         if data is None:
-            raise UsageError("expected --data FACES.parquet (a bundle's evaluation), or the word video (an edited video's)")
-        bundle = open_bundle(model)
+            raise UsageError("expected --data FACES (an evaluation of models), or the word video (an edited video's)")
+        contenders = contenders_from(model)
+        size = common_size(contenders)
+        edits = planned_edits(edit, contenders)
         identity = evaluate_options.identity_from(curricularface_weights, arcface_weights, mobilefacenet_weights, identity_pack)
         if lpips_heads is not None and lpips_weights is None:
             raise UsageError("--lpips-heads holds only LPIPS's heads; give AlexNet's file with --lpips-weights too")
@@ -89,21 +118,143 @@ def evaluate_command(
             detector=None if identity is None else build_detector(DetectorSettings()),
         )
         chosen = chosen_metrics(metrics, networks)
-        loaded = bundle.load()
-        if not isinstance(loaded, StyleRes):
-            raise UsageError(f"{model} is a {bundle.method} bundle; this evaluation compares StyleRes with its own W+")
-        size = bundle.config.input_size
-        held_out = labelled_faces(data, size, faces)
-        classifier = load_or_train_judge(data, size, judge)
-        pictures = PictureJudge(held_out.images, networks, chosen)
-        result = evaluate(loaded, held_out.images, held_out.attributes, bundle.editors(), EDITS, classifier, pictures)
-        text = section(result, model, faces)
-        measurements = result.measurements()
-        Console().print(rich_table(measurements))
-        write_reports(json_file, as_json(result), markdown_file, text, measurements)
+        keep_freed_memory()
+        everyone = open_faces(data, size, "held_out")
+        held_out = open_faces(data, size, "held_out", limit=faces)
+        if len(held_out) < 2:
+            raise UsageError(f"--data {data}: expected at least two faces of held-out identities, got {len(held_out)}")
+        classifier = load_or_train_judge(data, everyone, judge, edits)
+        evaluator = Evaluator(
+            held_out, everyone, edits, classifier, PictureJudge(networks, chosen, resolve_device(device)), batch=batch
+        )
+        report = Report(
+            about={"data": data, "faces": len(held_out)},
+            accuracy=evaluator.accuracy,
+            runs=tuple(measured_runs(evaluator, contenders, also_wplus, precision)),
+            unedited=evaluator.unedited(SOURCE),
+        )
+        print_report(report, Console())
+        write_reports(json_file, report.to_json(), markdown_file, report.to_markdown())
+        if out is not None:
+            for path in write_folder(report, held_out.crops(0, EXAMPLES), out):
+                print(path)
         if card:
-            path = bundle.path / "README.md"
-            path.write_text(with_section(path.read_text("utf-8"), text), "utf-8")
+            for run in report.runs:
+                path = run.bundle.path / "README.md"
+                section = card_section(report, run, run.bundle.name)
+                path.write_text(with_section(path.read_text("utf-8"), section), "utf-8")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One `--model`."""
+
+    name: str
+    seed: str | None
+    bundle: Bundle
+
+
+def contenders_from(texts: Sequence[str]) -> list[Contender]:
+    """[NAME[@SEED]=]BUNDLE each. Raises UsageError for two that would share a column without different seeds."""
+    found = []
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or Path(text).exists():
+            bundle = open_bundle(text)
+            found.append(Contender(bundle.name, None, bundle))
+            continue
+        label, at, seed = name.partition("@")
+        if not label or not path or (at and not seed):
+            raise UsageError(f"--model {text}: expected BUNDLE, NAME=BUNDLE or NAME@SEED=BUNDLE")
+        found.append(Contender(label, seed or None, open_bundle(path)))
+    for one in found:
+        same = [other for other in found if (other.name, other.seed) == (one.name, one.seed)]
+        if len(same) > 1:
+            places = " and ".join(str(other.bundle.path) for other in same)
+            raise UsageError(f"two models are called {one.name}: {places}; write NAME@SEED={one.bundle.path}, or other names")
+    return found
+
+
+def common_size(contenders: Sequence[Contender]) -> int:
+    """Side of the pictures that every model takes. Raises UsageError where they differ: their numbers would not compare."""
+    sizes = {one.name: one.bundle.config.input_size for one in contenders}
+    if len(set(sizes.values())) > 1:
+        said = ", ".join(f"{name} {size} px" for name, size in sizes.items())
+        raise UsageError(f"the models take pictures of different sizes ({said}); measure those of one size together")
+    for one in contenders:
+        size = one.bundle.config.input_size
+        if one.bundle.framing.content_hw != (size, size):
+            raise UsageError(f"{one.name}: its pictures do not fill the square; this evaluation compares square pictures only")
+    return next(iter(sizes.values()))
+
+
+def planned_edits(texts: Sequence[str], contenders: Sequence[Contender]) -> list[PlannedEdit]:
+    """NAME=STRENGTH[:[-]ATTRIBUTE] each, or of our own list what every model has. Raises UsageError for one a model lacks."""
+    known = [{entry.name for entry in one.bundle.edits} for one in contenders]
+    if not texts:
+        return [one for one in EDITS if all(one.name in names for names in known)]
+    found = [edit_from(text) for text in texts]
+    for one in found:
+        lacking = [other.name for other, names in zip(contenders, known, strict=True) if one.name not in names]
+        if lacking:
+            have = ", ".join(sorted(set.intersection(*known))) or "none in common"
+            raise UsageError(f"--edit {one.name}: {', '.join(lacking)} has no such edit; all models have: {have}")
+    return found
+
+
+def edit_from(text: str) -> PlannedEdit:
+    """NAME=STRENGTH[:[-]ATTRIBUTE]. Without an attribute, the one that our own list has for that name."""
+    name, _, rest = text.partition("=")
+    number, colon, attribute = rest.partition(":")
+    try:
+        strength = float(number)
+    except ValueError:
+        strength = 0.0
+    if not name or strength <= 0 or (colon and not attribute.removeprefix("-")):
+        raise UsageError(
+            f"--edit {text}: expected NAME=STRENGTH or NAME=STRENGTH:ATTRIBUTE with a strength above 0, such as smile=2, or "
+            "older=2:-young where more of it means less of the attribute"
+        )
+    if not colon:
+        usual = next((one for one in EDITS if one.name == name), PlannedEdit(name, strength))
+        return PlannedEdit(name, strength, usual.attribute, usual.brings)
+    return PlannedEdit(name, strength, attribute.removeprefix("-"), brings=not attribute.startswith("-"))
+
+
+def measured_runs(
+    evaluator: Evaluator, contenders: Sequence[Contender], also_wplus: bool, precision: Precision
+) -> Iterator[Run]:
+    """One after the other. A W+ that an earlier bundle has too (same encoder and generator) is measured once."""
+    seen: set[str] = set()
+    for one in contenders:
+        model = channels_last(one.bundle.load())
+        model.feature_dtype = feature_dtype(precision)
+        wplus = wplus_digest(model) if also_wplus and isinstance(model, StyleRes) else None
+        new = wplus is not None and wplus not in seen
+        label = one.name if one.seed is None else f"{one.name}@{one.seed}"
+        with _watching(label, len(evaluator.faces)) as watch:
+            found = evaluator.measure(model, one.bundle.editors(), one.name, wplus_name(one.name) if new else None, watch)
+        if wplus is not None:
+            seen.add(wplus)
+        yield Run(one.name, one.seed, one.bundle, found[0], found[1] if new else None)
+
+
+def wplus_digest(model: Inverter) -> str:
+    """What decides the pictures that W+ alone gives."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if name.startswith(("encoder.", "generator.", "latent_avg")):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _watching(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bars:
+        shown = bars.add_task(label, total=total)
+        yield lambda done: bars.update(shown, completed=done)
 
 
 def chosen_metrics(text: str, networks: PictureNetworks) -> tuple[PictureMetric, ...]:
@@ -121,73 +272,35 @@ def chosen_metrics(text: str, networks: PictureNetworks) -> tuple[PictureMetric,
     return tuple(name for name in known if name in names)
 
 
-def as_json(result: Evaluation) -> dict[str, Any]:
-    """What the evaluation found, every number with its network."""
-    fields = dataclasses.asdict(dataclasses.replace(result, pictures=()))
-    del fields["pictures"]
-    return {**fields, "measurements": json_of(result.measurements())}
-
-
-def labelled_faces(data: Path, size: int, count: int) -> Faces:
-    """The held-out faces, with every attribute that is judged. Raises DataError or UsageError where the data have none."""
-    held_out = load_faces(data, size, "held_out", limit=count)
-    missing = [name for name in JUDGED if name not in held_out.attributes]
-    if missing:
-        raise UsageError(f"--data {data}: expected the booleans {', '.join(JUDGED)}; it lacks {', '.join(missing)}")
-    if len(held_out.images) < 2:
-        raise UsageError(f"--data {data}: expected at least two faces of held-out identities, got {len(held_out.images)}")
-    return held_out
-
-
-def load_or_train_judge(data: Path, size: int, path: Path | None) -> AttributeClassifier:
-    """A classifier of faces of identities that neither the model nor the evaluation uses."""
+def load_or_train_judge(
+    data: str, held_out: FaceSource, path: Path | None, edits: Sequence[PlannedEdit]
+) -> AttributeClassifier | None:
+    """A classifier of faces of identities that neither the models nor the evaluation use; None where nothing is labelled."""
     if path is not None and path.is_file():
         return load_judge(path)
-    judge = train_classifier(load_faces(data, size, "classifier"), JUDGED)
+    attributes = judged_attributes(held_out.attributes, edits)
+    if not attributes:
+        print(f"{data} has no labels: what edits do to attributes is not measured", file=sys.stderr)
+        return None
+    try:
+        known = load_faces(data, JUDGE_SIZE, "classifier")
+    except DataError as error:
+        raise UsageError(f"{error}; or name a classifier that an earlier evaluation kept with --judge") from error
+    if len(known.images) < FEWEST_FACES_TO_JUDGE:
+        raise UsageError(
+            f"--data {data}: {len(known.images)} faces to train the attribute classifier with, expected at least "
+            f"{FEWEST_FACES_TO_JUDGE}; name one that an earlier evaluation kept with --judge"
+        )
+    judge = train_classifier(known, attributes)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in judge.state_dict().items()}, path)
+        save_judge(judge, path)
     return judge
 
 
-def section(result: Evaluation, model: str, faces: int) -> str:
-    """The measured part of a card, as Markdown."""
-    plain, full = result.wplus_only, result.styleres
-    lines = [
-        BEGIN,
-        f"Measured on {result.faces} faces of held-out identities with",
-        f"`styleres evaluate --model {model} --faces {faces} --data FACES.parquet --card`.",
-        "",
-        "| reconstruction | L2 (mean squared, [-1, 1]) | feature distance (EfficientNet-Lite0, LPIPS-like) |",
-        "|---|---|---|",
-        f"| W+ alone | {plain.l2:.4f} | {plain.perceptual:.3f} |",
-        f"| with E1 and E2 | {full.l2:.4f} | {full.perceptual:.3f} |",
-        f"| ratio | {full.l2 / plain.l2:.2f} | {full.perceptual / plain.perceptual:.2f} |",
-        "",
-        f"Smile added, inverted again and taken away: L2 to the input {result.cycle_l2:.4f}.",
-        "",
-        "Mean change of the probability that attribute classifiers give (trained on real faces of other identities than the",
-        "model's and these). In brackets: the same edit of the code without the residual.",
-        "",
-        "| edit | " + " | ".join(name.replace("_", " ") for name in result.classifier_accuracy) + " |",
-        "|---|" + "---|" * len(result.classifier_accuracy),
-    ]
-    for effect, alone in zip(result.effects, result.wplus_effects, strict=True):
-        lines.append(f"| {effect.edit}={effect.strength:+g} | " + " | ".join(cells(effect, alone)) + " |")
-    accuracy = " | ".join(f"{value:.3f}" for value in result.classifier_accuracy.values())
-    lines += [f"| accuracy on real faces | {accuracy} |", END]
-    return "\n".join(lines)
-
-
-def cells(effect: EditEffect, alone: EditEffect) -> list[str]:
-    return [f"{effect.moved[name]:+.3f} ({alone.moved[name]:+.3f})" for name in effect.moved]
-
-
-def with_section(card: str, measured: str) -> str:
-    """Replace what stands between the markers, or append it."""
-    if BEGIN in card and END in card:
-        return card[: card.index(BEGIN)] + measured + card[card.index(END) + len(END) :]
-    return card.rstrip() + "\n\n## Measured quality\n\n" + measured + "\n"
+def judged_attributes(labels: Mapping[str, object], edits: Sequence[PlannedEdit]) -> tuple[str, ...]:
+    """Our own list and what the edits aim at, as far as the data are labelled."""
+    aims = [one.attribute for one in edits if one.attribute is not None and one.attribute not in JUDGED]
+    return tuple(name for name in (*JUDGED, *aims) if name in labels)
 
 
 def main() -> None:

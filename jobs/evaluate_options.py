@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from jobs.errors import UsageError
 from ops.metrics.identity import IdentityNetwork, IdentitySettings, open_identity
-from ops.metrics.metric import Measurement
-from ops.metrics.report import markdown_of, table_of
+from ops.metrics.report import Table
 
 LpipsWeights = Annotated[
     Path | None, typer.Option("--lpips-weights", help="LPIPS-Alex v0.1 in one file, or torchvision's alexnet-owt-*.pth.")
@@ -56,26 +55,20 @@ def identity_from(
     return open_identity(settings[0]) if settings else None
 
 
-def rich_table(measurements: Sequence[Measurement]) -> Table:
+def rich_table(table: Table, title: str | None = None) -> RichTable:
     """For a terminal; the notes stand below."""
-    table = table_of(measurements)
-    drawn = Table(*table.header, caption="\n".join(f"[{i}] {note}" for i, note in enumerate(table.notes, start=1)) or None)
+    caption = "\n".join(f"[{i}] {note}" for i, note in enumerate(table.notes, start=1))
+    drawn = RichTable(*table.header, title=title, caption=caption or None)
     for row in table.rows:
         drawn.add_row(*row)
     return drawn
 
 
-def write_reports(
-    json_file: Path | None,
-    content: Mapping[str, Any],
-    markdown_file: Path | None,
-    text: str,
-    measurements: Sequence[Measurement],
-) -> None:
-    """`content` as JSON; `text` and the table of measurements as Markdown."""
+def write_reports(json_file: Path | None, content: Mapping[str, Any], markdown_file: Path | None, text: str) -> None:
+    """`content` as JSON, `text` as Markdown."""
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", "utf-8")
     if markdown_file is not None:
         markdown_file.parent.mkdir(parents=True, exist_ok=True)
-        markdown_file.write_text(text + "\n\n" + markdown_of(measurements), "utf-8")
+        markdown_file.write_text(text, "utf-8")

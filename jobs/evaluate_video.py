@@ -21,7 +21,7 @@ from ops.face.mask import MaskSettings
 from ops.face.shots import shot_scores
 from ops.face.track import FrameFaces, track_faces
 from ops.metrics.metric import MetricError
-from ops.metrics.report import json_of
+from ops.metrics.report import json_of, markdown_of, table_of
 from ops.metrics.video import WHOLE, TrackRows, measure_video
 from ops.video.decode import FrameReader
 from ops.video.errors import MediaError
@@ -71,7 +71,7 @@ def video_command(
     console = Console()
     console.print(title, markup=False)  # a file name may hold brackets
     shown = measurements if len(tracks) <= MOST_COLUMNS else [one for one in measurements if one.subject == WHOLE]
-    console.print(rich_table(shown))
+    console.print(rich_table(table_of(shown)))
     if len(shown) < len(measurements):
         console.print(f"over all {len(tracks)} tracks; --json has each of them")
     content: dict[str, Any] = {
@@ -83,7 +83,7 @@ def video_command(
         "mask": mask,
         "measurements": json_of(measurements),
     }
-    write_reports(json_file, content, markdown_file, title, shown)
+    write_reports(json_file, content, markdown_file, f"{title}\n\n{markdown_of(shown)}")
 
 
 def probed(path: Path, allow_hdr: bool) -> SourceInfo:

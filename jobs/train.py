@@ -1,5 +1,6 @@
-"""styleres train: E0, edit directions, then E1 and E2, on a frozen StyleGAN2; then a bundle of all.
+"""styleres train: a StyleGAN2 prior where there is none; on a frozen one E0, edit directions, E1 and E2; a bundle of all.
 
+styleres train prior      --data FACES --out runs/faces        (=> runs/faces/prior)
 styleres train e0         --data FACES --prior DIR --out runs/mini64
 styleres train directions --data FACES --prior DIR --out runs/mini64
 styleres train residual   --data FACES --prior DIR --out runs/mini64
@@ -25,10 +26,12 @@ from jobs.errors import explained
 from ops.checkpoints.bundle import EditEntry, write_bundle
 from ops.device import resolve_device
 from ops.inversion.session import Precision
+from ops.stylegan2.config import StyleGAN2Config
 from ops.training.data import load_faces
 from ops.training.distributed import Worker
 from ops.training.e0 import E0Settings
-from ops.training.presets import Preset, e0_preset, residual_preset
+from ops.training.presets import Preset, e0_preset, prior_preset, prior_sizes, residual_preset
+from ops.training.prior import PriorSettings
 from ops.training.residual import ResidualSettings, residual_parts
 from ops.training.run import DIRECTIONS, TrainingPlan, changed, model_on_prior, run
 from ops.training.trainer import LoopSettings, Progress, load_result
@@ -45,7 +48,7 @@ Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Images of a s
 Seed = Annotated[int, typer.Option("--seed")]
 PrecisionName = Annotated[Precision | None, typer.Option("--precision", help="Of feature maps; the preset's if not given.")]
 Set = Annotated[list[str], typer.Option("--set", help="NAME=VALUE of the step's settings, several times.")]
-StartFrom = Annotated[Path | None, typer.Option("--start-from", help="Weights to begin with: an earlier result.")]
+StartFrom = Annotated[str | None, typer.Option("--start-from", help="Weights to begin with: an earlier result, or a bundle.")]
 IdentityNetwork = Annotated[
     Path | None, typer.Option("--identity-network", help="Weights of MobileFaceNet or ArcFace IR-SE50, for identity losses.")
 ]
@@ -88,6 +91,45 @@ def e0_command(
         task, loop = e0_preset(preset)
         loop = _loop(loop, images, batch, seed, precision, max_minutes)
         plan = _plan(data, prior, out, preset, changed(task, settings), loop, start_from, identity_network, vgg_weights)
+        _train(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
+
+
+@app.command("prior")
+def prior_command(
+    data: Data,
+    out: Out,
+    start_from: Annotated[Path | None, typer.Option("--start-from", help="A prior's folder to go on with.")] = None,
+    anchor_from: Annotated[
+        str | None, typer.Option("--anchor-from", help="The encoder to begin with: a bundle, an e0.pt, an anchor.safetensors.")
+    ] = None,
+    resolution: Annotated[
+        int | None,
+        typer.Option("--resolution", help="Of a new prior (64 if not given), or twice that of --start-from: a block more."),
+    ] = None,
+    channel_base: Annotated[int, typer.Option("--channel-base", help="Channels are min(base / resolution, max).")] = 4096,
+    channel_max: Annotated[int, typer.Option("--channel-max")] = 128,
+    w_dim: Annotated[int, typer.Option("--w-dim", help="Of W and of z.")] = 256,
+    mapping_layers: Annotated[int, typer.Option("--mapping-layers", min=1)] = 4,
+    images: Images = None,
+    max_minutes: MaxMinutes = None,
+    batch: Batch = None,
+    seed: Seed = 0,
+    precision: PrecisionName = None,
+    settings: Set = [],  # noqa: B006 - typer copies it
+    vgg_weights: VggWeights = None,
+    threads: Threads = None,
+    workers: Workers = 1,
+    gpus_per_worker: GpusPerWorker = 0,
+    cpus_per_worker: CpusPerWorker = 1,
+    ray_address: RayAddress = None,
+    progress: ProgressMode = "auto",
+) -> None:
+    """Train a small StyleGAN2 from aligned images, for domains that have none; OUT/prior is then a --prior."""
+    with explained():
+        task, loop = prior_preset()
+        loop = _loop(loop, images, batch, seed, precision, max_minutes)
+        sizes = prior_sizes(start_from, resolution, channel_base, channel_max, w_dim, mapping_layers)
+        plan = _plan(data, start_from, out, "mini", changed(task, settings), loop, anchor_from, None, vgg_weights, sizes=sizes)
         _train(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
 
 
@@ -263,32 +305,37 @@ def _loop(
 
 def _plan(
     data: str,
-    prior: Path,
+    prior: Path | None,
     out: Path,
     preset: Preset,
-    task: E0Settings | ResidualSettings,
+    task: E0Settings | ResidualSettings | PriorSettings,
     loop: LoopSettings,
-    start_from: Path | None,
+    start_from: str | None,
     identity_network: Path | None,
     vgg_weights: Path | None,
     without_e2: bool = False,
+    sizes: StyleGAN2Config | None = None,
 ) -> TrainingPlan:
-    """With absolute paths: workers on other machines have other working directories. A hf: name stays as it is."""
+    """With absolute paths: workers on other machines have other working directories. A name stays as it is."""
 
     def absolute(path: Path | None) -> str | None:
         return None if path is None else str(path.absolute())
 
+    if start_from is not None and Path(start_from).exists():
+        start_from = absolute(Path(start_from))
+
     return TrainingPlan(
         data=data if data.startswith("hf:") else str(Path(data).absolute()),
-        prior=str(prior.absolute()),
+        prior=absolute(prior) or "",
         out=str(out.absolute()),
         preset=preset,
         task=task,
         loop=loop,
-        start_from=absolute(start_from),
+        start_from=start_from,
         identity_network=absolute(identity_network),
         perceptual_weights=absolute(vgg_weights),
         ablation=without_e2,
+        sizes=sizes,
     )
 
 

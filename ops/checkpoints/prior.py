@@ -3,6 +3,7 @@
     config.json                  {"kind": "generator", sizes, licence, where it came from}
     generator.safetensors        a StyleGAN2's state dict by NVIDIA's names, `mapping.w_avg` included
     discriminator.safetensors    the same for its discriminator, where the source had one
+    anchor.safetensors           the E0 that was trained with it, if `styleres train prior` made it: `train e0` may start there
     README.md                    where it came from, in words
 
 It is no bundle: nothing in it can invert a picture.
@@ -24,7 +25,7 @@ from ops.checkpoints.errors import CheckpointError
 from ops.stylegan2.config import StyleGAN2Config
 
 KIND = "generator"
-GENERATOR, DISCRIMINATOR = "generator.safetensors", "discriminator.safetensors"
+GENERATOR, DISCRIMINATOR, ANCHOR = "generator.safetensors", "discriminator.safetensors", "anchor.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,7 @@ class Prior:
     config: StyleGAN2Config
     generator: Mapping[str, Tensor]
     discriminator: Mapping[str, Tensor] | None
+    anchor: Mapping[str, Tensor] | None = None
 
 
 def write_prior(path: Path, prior: Prior, *, licence: str, source: str, card: str) -> None:
@@ -49,9 +51,9 @@ def write_prior(path: Path, prior: Prior, *, licence: str, source: str, card: st
         "source": source,
     }
     (path / "config.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    safetensors.torch.save_file({k: v.contiguous() for k, v in prior.generator.items()}, path / GENERATOR)
-    if prior.discriminator is not None:
-        safetensors.torch.save_file({k: v.contiguous() for k, v in prior.discriminator.items()}, path / DISCRIMINATOR)
+    for name, tensors in ((GENERATOR, prior.generator), (DISCRIMINATOR, prior.discriminator), (ANCHOR, prior.anchor)):
+        if tensors is not None:
+            safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, path / name)
     (path / "README.md").write_text(card, "utf-8")
 
 
@@ -70,6 +72,18 @@ def read_prior_config(path: Path) -> StyleGAN2Config:
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: expected a generator's folder with config.json ({error!r})") from error
+
+
+def read_prior_tensors(path: Path, name: str) -> dict[str, Tensor] | None:
+    """One of the files above; None where the folder has it not.
+
+    Without NVIDIA's per-layer filter buffers, which are the same constant everywhere.
+    """
+    if not (path / name).is_file():
+        return None
+    return {
+        key: tensor for key, tensor in safetensors.torch.load_file(path / name).items() if not key.endswith("resample_filter")
+    }
 
 
 def is_prior(path: Path) -> bool:

@@ -11,13 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.stylegan2.config import StyleGAN2Config
+from ops.stylegan2.generator import Generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,7 @@ class Inverter(nn.Module, ABC):
     """
 
     config: ModelConfig
+    generator: Generator
     feature_dtype: torch.dtype = torch.float32
 
     @abstractmethod
@@ -79,6 +81,23 @@ class Inverter(nn.Module, ABC):
     def reduced(self, device: torch.device) -> torch.autocast:
         """Around encoders and residual networks: their convolutions run in `feature_dtype`."""
         return torch.autocast(device.type, self.feature_dtype, enabled=self.feature_dtype != torch.float32)
+
+
+@final
+class CodeAlone(Inverter):
+    """Another method's W+ and nothing else: what its code can express. Shares the weights."""
+
+    def __init__(self, whole: Inverter):
+        super().__init__()
+        self.config, self.generator, self.feature_dtype = whole.config, whole.generator, whole.feature_dtype
+        self.whole = [whole]  # a list: its weights are not this model's own
+
+    def invert(self, images: Tensor) -> Inversion:
+        return Inversion(self.whole[0].invert(images).wplus_NLD, None)
+
+    def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
+        styles = offset_styles(self.generator.styles(wplus_NLD), style_offset_NS)
+        return self.generator(styles, dtype=self.feature_dtype)
 
 
 def offset_styles(styles: Sequence[Tensor], style_offset_NS: Tensor | None) -> Sequence[Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ops.inversion.e4e import E4eConfig, E4eEncoder
 from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, offset_styles, only, only_other
 from ops.inversion.residual import Addition, Alignment, Extraction, Gates, ResidualConfig, fuse
+from ops.inversion.wplus import E4e, WplusConfig
 from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.generator import Generator, Injection
 
@@ -95,6 +96,14 @@ class StyleRes(Inverter):
         if self.gates is None:
             raise only_other("generate")
         return self.gates
+
+    def wplus_only(self) -> E4e:
+        """The same encoder and generator read as e4e: W+ and nothing else. Shares the weights. Raises ValueError without E0."""
+        with torch.device("meta"):
+            reading = E4e(WplusConfig(self.config.generator, self.config.encoder))
+        reading.encoder, reading.generator, reading.latent_avg = self.inverting()[0], self.generator, self.latent_avg
+        reading.feature_dtype = self.feature_dtype
+        return reading.train(self.training)
 
     def residual(self, encoder_features: Tensor, wplus_NLD: Tensor) -> Tensor:
         """F_a = E1(F0, F), with F from the *unedited* code: only the generator's lower half runs."""

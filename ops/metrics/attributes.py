@@ -1,6 +1,6 @@
 """Attribute classifiers that judge edits: a small network trained on real faces whose identities the model never saw.
 
-Legend: N batch, A attributes; images [N, 3, 64, 64] in [-1, 1].
+Legend: N batch, A attributes; images [N, 3, R, R] in [-1, 1], brought to 64 px for the network.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import safetensors
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ops.device import channels_last
@@ -18,7 +20,11 @@ from ops.metrics.networks.weights import load_strict, read_tensors
 from ops.training.data import Faces, shuffled_indices
 
 JUDGED = ("smiling", "male", "young", "eyeglasses", "bangs", "blond_hair", "black_hair", "mouth_slightly_open")
-"""What the classifier of `styleres evaluate` sees, in the order of its outputs."""
+"""What the classifier of `styleres evaluate` sees, where the data say so of each face; in the order of its outputs."""
+JUDGE_SIZE = 64
+"""Side of the pictures that it sees."""
+NAMES = "attributes"
+"""Key of the outputs' names in a file's metadata."""
 
 
 class AttributeClassifier(nn.Module):
@@ -41,12 +47,25 @@ class AttributeClassifier(nn.Module):
 
 
 def load_judge(path: Path) -> AttributeClassifier:
-    """The classifier that `styleres evaluate --judge` left. Raises CheckpointError for another file."""
-    return load_strict(lambda: AttributeClassifier(JUDGED), read_tensors(path), str(path))
+    """The classifier that `save_judge` wrote. Raises CheckpointError for another file."""
+    tensors = read_tensors(path)
+    names = JUDGED  # a file without names has these
+    if path.suffix == ".safetensors":
+        with safetensors.safe_open(path, framework="pt") as file:
+            stored = (file.metadata() or {}).get(NAMES)
+        names = tuple(stored.split(",")) if stored else names
+    return load_strict(lambda: AttributeClassifier(names), tensors, str(path))
+
+
+def save_judge(judge: AttributeClassifier, path: Path) -> None:
+    """Weights and the names of the outputs, as safetensors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.contiguous() for name, tensor in judge.state_dict().items()}
+    save_file(weights, path, {NAMES: ",".join(judge.attributes)})
 
 
 def train_classifier(faces: Faces, attributes: Sequence[str], *, epochs: int = 10, seed: int = 0) -> AttributeClassifier:
-    """Binary cross-entropy on `faces`, mirrored and shifted at random; the result is in evaluation mode."""
+    """Binary cross-entropy on `faces` of 64 px, mirrored and shifted at random; the result is in evaluation mode."""
     torch.manual_seed(seed)
     draws = torch.Generator().manual_seed(seed)
     model = channels_last(AttributeClassifier(attributes))
@@ -71,6 +90,18 @@ def train_classifier(faces: Faces, attributes: Sequence[str], *, epochs: int = 1
 
 
 @torch.no_grad()
+def logits(model: AttributeClassifier, images: Tensor, batch: int = 64) -> Tensor:
+    """images [N, 3, R, R] => [N, A]: the logarithm of the odds of each attribute."""
+    return torch.cat([model(_at_judge_size(part)) for part in images.split(batch)])
+
+
 def probabilities(model: AttributeClassifier, images: Tensor, batch: int = 64) -> Tensor:
-    """images [N, 3, 64, 64] => [N, A]."""
-    return torch.cat([torch.sigmoid(model(part)) for part in images.split(batch)])
+    """images [N, 3, R, R] => [N, A] in 0..1."""
+    return torch.sigmoid(logits(model, images, batch))
+
+
+def _at_judge_size(images: Tensor) -> Tensor:
+    size = (JUDGE_SIZE, JUDGE_SIZE)
+    if images.shape[-2:] == size:
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)

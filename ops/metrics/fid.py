@@ -18,6 +18,7 @@ from torch import Tensor
 from ops.metrics.metric import MetricError
 from ops.metrics.networks.inception_v3 import INPUT_SIZE, InceptionV3
 from ops.metrics.protocol import PROTOCOL_SIZE
+from ops.metrics.running import FeatureMoments
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -35,32 +36,36 @@ def inception_input(pictures: Iterable[np.ndarray]) -> Tensor:
 
 @torch.no_grad()
 def inception_features(network: InceptionV3, pictures: np.ndarray, batch: int = 16) -> np.ndarray:
-    """pictures uint8 [N, H, W, 3] => float64 [N, 2048]."""
-    found = [network(inception_input(pictures[start : start + batch])) for start in range(0, len(pictures), batch)]
-    return torch.cat(found).double().numpy()
+    """pictures uint8 [N, H, W, 3] => float64 [N, 2048]; computed where the network is."""
+    device = next(network.parameters()).device
+    found = [network(inception_input(pictures[start : start + batch]).to(device)) for start in range(0, len(pictures), batch)]
+    return torch.cat(found).double().cpu().numpy()
 
 
-def frechet_distance(a_ND: np.ndarray, b_ND: np.ndarray) -> float:
+def frechet_distance(a_ND: np.ndarray | FeatureMoments, b_ND: np.ndarray | FeatureMoments) -> float:
     """|mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) of two sets of features, in float64; 0 for equal ones.
 
-    C is the covariance with N - 1. With centred features A (divided by sqrt(N - 1)), C_a = A^T A, and the trace of the root is
-    the sum of the singular values of A B^T. The official program takes the matrix root of C_a C_b, which is singular for
-    N <= D: the same number to 1e-7, from a solver that promises nothing there and takes 100 times as long (docs/metrics.md).
+    C is the covariance with N - 1. With C = A^T A, the trace of the root is the sum of the singular values of A B^T. The
+    official program takes the matrix root of C_a C_b, which is singular for N <= D: the same number to 1e-7, from a solver that
+    promises nothing there and takes 100 times as long (docs/metrics.md).
 
     Raises MetricError for fewer than two rows, values that are not finite, or sets of different width.
     """
-    sets = [np.asarray(features, np.float64) for features in (a_ND, b_ND)]
-    for features in sets:
-        if features.ndim != 2 or len(features) < 2:
-            raise MetricError(f"Frechet distance: expected at least two rows of features [N, D], got {list(features.shape)}")
-        if not np.isfinite(features).all():
-            raise MetricError("Frechet distance: features that are not finite; find the picture that they come from")
-    if sets[0].shape[1] != sets[1].shape[1]:
-        raise MetricError(f"Frechet distance: expected one width, got {sets[0].shape[1]} and {sets[1].shape[1]} features")
-    means = [features.mean(axis=0) for features in sets]
-    centred = [(features - mean) / np.sqrt(len(features) - 1) for features, mean in zip(sets, means, strict=True)]
-    # Rotated into its own D-dimensional frame, A has min(N, D) rows: for large N the product below stays D x D.
-    roots = [np.linalg.qr(part).R if len(part) > part.shape[1] else part for part in centred]
+    a, b = _moments(a_ND), _moments(b_ND)
+    for moments in (a, b):
+        if moments.count < 2:
+            raise MetricError(f"Frechet distance: expected at least two rows of features [N, D], got {moments.count}")
+    if len(a.mean_D) != len(b.mean_D):
+        raise MetricError(f"Frechet distance: expected one width, got {len(a.mean_D)} and {len(b.mean_D)} features")
+    roots = a.root(), b.root()
     overlap = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
-    spread = sum(float(np.square(part).sum()) for part in centred)
-    return max(0.0, float(np.square(means[0] - means[1]).sum()) + spread - 2 * float(overlap))
+    spread = sum(float(np.square(root).sum()) for root in roots)
+    return max(0.0, float(np.square(a.mean_D - b.mean_D).sum()) + spread - 2 * float(overlap))
+
+
+def _moments(features: np.ndarray | FeatureMoments) -> FeatureMoments:
+    if isinstance(features, FeatureMoments):
+        return features
+    moments = FeatureMoments()
+    moments.add(features)
+    return moments

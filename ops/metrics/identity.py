@@ -1,7 +1,8 @@
 """Who a face is: aligned crops => embeddings of unit length, whose cosine says how alike two faces are (-1 to 1).
 
-The official metric is CurricularFace's IR-101 on faces that MTCNN found. We align with the five landmarks of our own detector,
-so with the official weights the number is the official one but for the alignment. Without them a smaller recogniser stands in;
+The official metric is CurricularFace's IR-101 on faces that MTCNN found in both pictures. We align both by the landmarks that
+our own detector finds in the source, so with the official weights the number is the official one but for the alignment, and a
+result whose face nobody would find counts instead of being left out. Without them a smaller recogniser stands in;
 numbers of two recognisers do not compare, and every report names the one it used.
 """
 
@@ -127,8 +128,8 @@ def identity_crop(frame: np.ndarray, landmarks_52: np.ndarray) -> np.ndarray:
     return cv2.warpAffine(frame, crop_from_frame, (FACE_SIZE, FACE_SIZE), flags=cv2.INTER_LINEAR)
 
 
-def detected_faces(detector: Detector, crops: np.ndarray) -> list[np.ndarray | None]:
-    """crops uint8 [N, R, R, 3] of one face each => its identity crop, or None where the detector sees no face.
+def face_landmarks(detector: Detector, crops: np.ndarray) -> list[np.ndarray | None]:
+    """crops uint8 [N, R, R, 3] of one face each => its five landmarks [5, 2] in the crop brought to 256 px, or None.
 
     Detection runs at 256 pixels, whatever R, as the official evaluation does. Of several faces the largest counts: the picture
     was cut around it.
@@ -136,23 +137,15 @@ def detected_faces(detector: Detector, crops: np.ndarray) -> list[np.ndarray | N
     found: list[np.ndarray | None] = []
     for picture in at_protocol_size(crops):
         faces = detector.detect(picture)
-        if not faces:
-            found.append(None)
-            continue
-        largest = max(faces, key=lambda face: float(np.prod(face.box_xyxy[2:] - face.box_xyxy[:2])))
-        found.append(identity_crop(picture, largest.landmarks_52))
+        largest = max(faces, key=lambda face: float(np.prod(face.box_xyxy[2:] - face.box_xyxy[:2])), default=None)
+        found.append(None if largest is None else largest.landmarks_52)
     return found
 
 
-def identity_similarities(
-    network: IdentityNetwork, a: Sequence[np.ndarray | None], b: Sequence[np.ndarray | None]
-) -> np.ndarray:
-    """Cosines of the pairs that have a face on both sides => float64 [K], K at most the number of pairs."""
-    pairs = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
-    if not pairs:
-        return np.zeros(0)
-    first, second = (network.embed(np.stack(side)) for side in zip(*pairs, strict=True))
-    return (first * second).sum(axis=1)
+def faces_at(crops: np.ndarray, landmarks: Sequence[np.ndarray]) -> np.ndarray:
+    """crops uint8 [N, R, R, 3] and the landmarks of each at 256 px => identity crops uint8 [N, 112, 112, 3]."""
+    pictures = at_protocol_size(crops)
+    return np.stack([identity_crop(picture, five) for picture, five in zip(pictures, landmarks, strict=True)])
 
 
 def arcface_input(images: Tensor) -> Tensor:

@@ -46,6 +46,8 @@ class Measurement:
     """Standard deviation over them; None where the number is one of the whole set."""
     note: str = ""
     """What a reader must know before comparing the number."""
+    item: str = ""
+    """Which part of the subject: one edit of several; empty for all of it."""
 
     def __post_init__(self) -> None:
         if self.value is not None and math.isnan(self.value):
@@ -63,6 +65,7 @@ class Measurement:
             "network": self.metric.network,
             "stands_for": self.metric.stands_for,
             "subject": self.subject,
+            "item": self.item,
             "value": None if infinite else self.value,
             "count": self.count,
             "spread": self.spread,

@@ -1,13 +1,19 @@
-"""Measurements side by side: one row for each metric, one column for each subject, and what must be said below."""
+"""Measurements side by side: one row for each metric, one column for each subject, and what must be said below.
+
+Numbers of single edits (`Measurement.item`) stand in tables of their own, one for each metric, with a row for each edit.
+"""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ops.metrics.metric import Measurement, Metric
+
+MEAN_OVER_EDITS = "mean over edits"
 
 
 @dataclass(frozen=True)
@@ -21,19 +27,41 @@ class Table:
 
 
 def table_of(measurements: Sequence[Measurement]) -> Table:
-    """Rows and columns stand in the order in which metrics and subjects first appear.
+    """Rows and columns stand in the order in which metrics, edits and subjects first appear.
 
     Raises ValueError where a subject was measured twice by one metric.
     """
+    rows = list(dict.fromkeys((one.metric, one.item) for one in measurements))
+    labels = [(f"{item}: " if item else "") + label(metric) for metric, item in rows]
+    return _table("metric", rows, labels, measurements, [source(metric) for metric, _ in rows])
+
+
+def table_by_edit(metric: Metric, measurements: Sequence[Measurement]) -> Table:
+    """The numbers of one metric: a row for each edit, with its number of faces, and their mean."""
+    chosen = [one for one in measurements if one.metric == metric]
+    items = list(dict.fromkeys(one.item for one in chosen))
+    counts = {item: max(one.count for one in chosen if one.item == item) for item in items}
+    with_mean = chosen + mean_over_edits(chosen)
+    rows = [(metric, item) for item in dict.fromkeys(one.item for one in with_mean)]
+    labels = [item if item == MEAN_OVER_EDITS else f"{item} ({counts[item]} faces)" for _, item in rows]
+    return _table("edit", rows, labels, with_mean, None)
+
+
+def _table(
+    corner: str,
+    keys: Sequence[tuple[Metric, str]],
+    labels: Sequence[str],
+    measurements: Sequence[Measurement],
+    sources: Sequence[str] | None,
+) -> Table:
     subjects = list(dict.fromkeys(one.subject for one in measurements))
-    metrics = list(dict.fromkeys(one.metric for one in measurements))
-    found = {(one.metric, one.subject): one for one in measurements}
+    found = {(one.metric, one.item, one.subject): one for one in measurements}
     if len(found) != len(measurements):
         raise ValueError("a subject has two values of one metric; give the subjects different names")
     notes: list[str] = []
 
-    def cell(metric: Metric, subject: str) -> str:
-        one = found.get((metric, subject))
+    def cell(metric: Metric, item: str, subject: str) -> str:
+        one = found.get((metric, item, subject))
         if one is None:
             return "–"
         text = number(one)
@@ -43,8 +71,52 @@ def table_of(measurements: Sequence[Measurement]) -> Table:
             text += f" [{notes.index(one.note) + 1}]"
         return text
 
-    rows = [(label(metric), *(cell(metric, subject) for subject in subjects), source(metric)) for metric in metrics]
-    return Table(("metric", *subjects, "network"), tuple(rows), tuple(notes))
+    rows = []
+    for i, ((metric, item), text) in enumerate(zip(keys, labels, strict=True)):
+        cells = (text, *(cell(metric, item, subject) for subject in subjects))
+        rows.append(cells if sources is None else (*cells, sources[i]))
+    header = (corner, *subjects) if sources is None else (corner, *subjects, "network")
+    return Table(header, tuple(rows), tuple(notes))
+
+
+def over_seeds(subject: str, runs: Sequence[Sequence[Measurement]]) -> list[Measurement]:
+    """One list of measurements for each trained seed => their means, with the standard deviation over seeds (n - 1) as spread.
+
+    A single run keeps its values and has no spread: that of single faces says nothing about training again. Notes are kept. A
+    number that one run lacks is missing.
+    """
+    keys = dict.fromkeys((one.metric, one.item) for run in runs for one in run)
+    combined = []
+    for metric, item in keys:
+        found = [one for run in runs for one in run if (one.metric, one.item) == (metric, item)]
+        values = [one.value for one in found if one.value is not None]
+        notes = list(dict.fromkeys(one.note for one in found if one.note))
+        if len(values) < len(runs):
+            if len(runs) > 1:
+                notes.append(f"measured in {len(values)} of {len(runs)} runs")
+            combined.append(Measurement(metric, subject, None, 0, None, "; ".join(notes), item))
+            continue
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        combined.append(Measurement(metric, subject, statistics.fmean(values), found[0].count, spread, "; ".join(notes), item))
+    return combined
+
+
+def mean_over_edits(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """Of one metric: the plain mean over all edits of each subject that has a value for every one of them."""
+    items = {one.item for one in measurements}
+    combined = []
+    for subject in dict.fromkeys(one.subject for one in measurements):
+        found = [one for one in measurements if one.subject == subject]
+        values = [one.value for one in found if one.value is not None]
+        if len(items) > 1 and len(values) == len(items):
+            mean = statistics.fmean(values)
+            combined.append(Measurement(found[0].metric, subject, mean, len(values), item=MEAN_OVER_EDITS))
+    return combined
+
+
+def metrics_by_edit(measurements: Sequence[Measurement]) -> list[Metric]:
+    """Those whose numbers belong to single edits, in order."""
+    return list(dict.fromkeys(one.metric for one in measurements if one.item))
 
 
 def label(metric: Metric) -> str:
@@ -72,7 +144,19 @@ def number(measurement: Measurement) -> str:
 
 def markdown_of(measurements: Sequence[Measurement]) -> str:
     """The table as GitHub's Markdown, notes below it."""
-    table = table_of(measurements)
+    return markdown_table(table_of(measurements))
+
+
+def markdown_by_edit(measurements: Sequence[Measurement], heading: str = "###") -> str:
+    """A heading and a table for each metric of single edits."""
+    parts = []
+    for metric in metrics_by_edit(measurements):
+        table = markdown_table(table_by_edit(metric, measurements))
+        parts.append(f"{heading} {label(metric)}\n\nNetwork: {source(metric)}.\n\n{table}")
+    return "\n".join(parts)
+
+
+def markdown_table(table: Table) -> str:
     lines = [_line(table.header), "|---" * len(table.header) + "|", *(_line(row) for row in table.rows)]
     if table.notes:
         lines += ["", *(f"[{i}] {note}" for i, note in enumerate(table.notes, start=1))]

@@ -49,15 +49,23 @@ def ms_ssim(results: Tensor, references: Tensor, data_range: DataRange = "offici
     whose mean leaves such pairs out; `jobs.evaluate` says how many. "official" guesses the range at each scale anew, as there.
     Raises MetricError for pictures that differ in shape or have a side below 176 pixels.
     """
+    return ssim_and_ms_ssim(results, references, data_range)[1]
+
+
+def ssim_and_ms_ssim(results: Tensor, references: Tensor, data_range: DataRange = "official") -> tuple[Tensor, Tensor]:
+    """`ssim` and `ms_ssim` of the same pictures, which share the finest scale and most of the time."""
     _require_pairs(results, references, SMALLEST_SIDE)
     x, y = results.double(), references.double()
-    product = torch.ones(len(x), dtype=torch.float64)
+    product = torch.ones(len(x), dtype=torch.float64, device=x.device)
+    first: Tensor | None = None
     for scale, weight in enumerate(SCALE_WEIGHTS):
         structure, contrast = _scale(x, y, data_range)
+        first = structure if first is None else first
         last = scale == len(SCALE_WEIGHTS) - 1
         product = product * (structure if last else contrast) ** weight
         x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
-    return product
+    assert first is not None
+    return first, product
 
 
 def guessed_range(results: Tensor) -> Tensor:

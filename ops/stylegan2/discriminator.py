@@ -45,7 +45,7 @@ class EqualisedConv(nn.Module):
         if self.bias is not None:
             y = y + self.bias.to(y.dtype)[:, None, None]
         y = F.leaky_relu(y, LRELU_SLOPE) * (LRELU_GAIN * gain) if active else y * gain
-        return y if clamp is None else y.clamp(-clamp * gain, clamp * gain)
+        return y if clamp is None else F.hardtanh(y, -clamp * gain, clamp * gain)  # one pass back where clamp takes four
 
 
 class DiscriminatorBlock(nn.Module):

@@ -133,7 +133,8 @@ class ModulatedConv(nn.Module):
         bias = (self.bias * LRELU_GAIN)[:, None, None].to(y.dtype)
         if y.requires_grad:
             y = F.leaky_relu(torch.addcmul(noise, y, scale) + bias, LRELU_SLOPE)
-            return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+            # hardtanh is clamp with one pass back instead of four.
+            return y if self.clamp is None else F.hardtanh(y, -self.clamp, self.clamp)
         # At 1024 px a new feature map costs ten times what is computed on it.
         torch.addcmul(noise, y, scale, out=y).add_(bias)
         F.leaky_relu(y, LRELU_SLOPE, inplace=True)
@@ -160,10 +161,14 @@ class ToRGB(nn.Module):
         self.clamp = config.conv_clamp
 
     def forward(self, x: Tensor, style_NI: Tensor, weight_delta: Tensor | None) -> Tensor:
-        # Three output channels: modulating the weights, sample by sample, spares a copy of x.
-        delta = 1.0 if weight_delta is None else 1.0 + weight_delta
-        weight = (self.weight * delta * style_NI[:, None, :, None, None]).to(x.dtype)
-        y = torch.cat([F.conv2d(x[n : n + 1], weight[n]) for n in range(x.shape[0])])
+        if x.requires_grad and weight_delta is None:
+            # A slice's gradient is as large as x: one for every sample would cost more than the copy of x that they spare.
+            y = F.conv2d(x * style_NI[:, :, None, None].to(x.dtype), self.weight.to(x.dtype))
+        else:
+            # Three output channels: modulating the weights, sample by sample, spares a copy of x.
+            delta = 1.0 if weight_delta is None else 1.0 + weight_delta
+            weight = (self.weight * delta * style_NI[:, None, :, None, None]).to(x.dtype)
+            y = torch.cat([F.conv2d(x[n : n + 1], weight[n]) for n in range(x.shape[0])])
         y = y.float() + self.bias[:, None, None]
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 

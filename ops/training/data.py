@@ -11,10 +11,12 @@ import io
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, final
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
@@ -54,8 +56,37 @@ class DataError(ValueError):
     """Training data that is not what was expected; the message says what to do."""
 
 
-def load_faces(source: str | Path, size: int, split: Split, *, limit: int | None = None) -> Faces:
-    """Read and resize (Lanczos, antialiased) the faces of one split; the first `limit` of them if given.
+@final
+class FaceSource:
+    """The faces of one split, read and resized (Lanczos, antialiased) when they are asked for."""
+
+    def __init__(
+        self, name: str, size: int, pictures: Pictures, rows: list[int], identity: np.ndarray, attributes: dict[str, np.ndarray]
+    ):
+        self.name, self.size = name, size
+        self.identity, self.attributes = identity, attributes
+        self._pictures, self._rows = pictures, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def crops(self, first: int, end: int) -> np.ndarray:
+        """Faces [first, end) => uint8 [n, R, R, 3]. Raises DataError for a picture that cannot be decoded."""
+        rows = self._rows[first:end]
+        images = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        for place, row in enumerate(rows):
+            images[place] = _resized(self._pictures, row, self.size, f"{self.name}, image {row}")
+        return images
+
+    def batches(self, size: int) -> Iterator[tuple[slice, np.ndarray]]:
+        """(which faces, their crops), in order; the last batch may be shorter."""
+        for first in range(0, len(self), size):
+            end = min(first + size, len(self))
+            yield slice(first, end), self.crops(first, end)
+
+
+def open_faces(source: str | Path, size: int, split: Split, *, limit: int | None = None) -> FaceSource:
+    """The faces of one split, the first `limit` of them if given; labels are read now, pictures later.
 
     Raises DataError for a source that is none of the kinds above, or has no face in this split.
     """
@@ -70,10 +101,14 @@ def load_faces(source: str | Path, size: int, split: Split, *, limit: int | None
     wanted = [i for i, one in enumerate(identity) if split_of(one) == split][:limit]
     if not wanted:
         raise DataError(f"{source}: none of its {len(identity)} faces is in the split {split!r}; it needs more identities")
-    images = np.empty((len(wanted), size, size, 3), np.uint8)
-    for row, i in enumerate(wanted):
-        images[row] = _resized(pictures(i), size, f"{source}, image {i}")
-    return Faces(images, np.array([identity[i] for i in wanted]), {name: flags[wanted] for name, flags in attributes.items()})
+    flags = {name: column[wanted] for name, column in attributes.items()}
+    return FaceSource(str(source), size, pictures, wanted, np.array([identity[i] for i in wanted]), flags)
+
+
+def load_faces(source: str | Path, size: int, split: Split, *, limit: int | None = None) -> Faces:
+    """`open_faces`, with all pictures decoded. Raises as that does."""
+    faces = open_faces(source, size, split, limit=limit)
+    return Faces(faces.crops(0, len(faces)), faces.identity, faces.attributes)
 
 
 Pictures = Callable[[int], Image.Image]
@@ -82,15 +117,31 @@ Pictures = Callable[[int], Image.Image]
 
 def _from_parquet(path: Path) -> tuple[Pictures, list[int], dict[str, np.ndarray]]:
     try:
-        table = pq.read_table(path)
+        file = pq.ParquetFile(path)
+        schema = file.schema_arrow
+        missing = {"image", "identity"} - set(schema.names)
+        if not missing:
+            flags = [field.name for field in schema if field.type == "bool"]
+            labels = file.read(["identity", *flags])
     except Exception as error:  # pyarrow lets many kinds through
         raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
-    missing = {"image", "identity"} - set(table.column_names)
     if missing:
         raise DataError(f"{path}: expected columns image and identity, lacks {', '.join(sorted(missing))}")
-    encoded = table["image"].combine_chunks() if table.num_rows == 0 else table["image"]
-    attributes = {name: table[name].to_numpy() for name in table.column_names if table.schema.field(name).type == "bool"}
-    return lambda i: Image.open(io.BytesIO(encoded[i].as_py())), table["identity"].to_pylist(), attributes
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    first_rows = np.cumsum([0, *sizes])
+
+    @lru_cache(maxsize=1)  # rows are asked for in order: one group of encoded pictures is held at a time
+    def encoded(group: int) -> pa.ChunkedArray:
+        try:
+            return file.read_row_group(group, columns=["image"])["image"]
+        except Exception as error:
+            raise DataError(f"{path}: row group {group} cannot be read ({error}); write the file again") from error
+
+    def picture(row: int) -> Image.Image:
+        group = int(np.searchsorted(first_rows, row, side="right")) - 1
+        return Image.open(io.BytesIO(encoded(group)[row - int(first_rows[group])].as_py()))
+
+    return picture, labels["identity"].to_pylist(), {name: labels[name].to_numpy() for name in flags}
 
 
 def _from_folder(folder: Path) -> tuple[Pictures, list[int], dict[str, np.ndarray]]:
@@ -122,9 +173,9 @@ def _from_hugging_face(source: str) -> tuple[Pictures, list[int], dict[str, np.n
     return lambda i: table[i]["image"], identity, {name: np.array(table[name], bool) for name in flags}
 
 
-def _resized(picture: Image.Image, size: int, what: str) -> np.ndarray:
+def _resized(pictures: Pictures, row: int, size: int, what: str) -> np.ndarray:
     try:
-        with picture:
+        with pictures(row) as picture:
             rgb = picture.convert("RGB")
             return np.asarray(rgb if rgb.size == (size, size) else rgb.resize((size, size), Image.Resampling.LANCZOS))
     except OSError as error:

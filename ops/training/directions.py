@@ -17,7 +17,7 @@ from ops.checkpoints.bundle import EditEntry
 from ops.editing.ganspace import GanSpaceBasis
 from ops.face.detect import DetectorSettings, build_detector
 from ops.inversion.styleres import StyleRes
-from ops.spaces import images_from_crops
+from ops.spaces import crops_from_images, images_from_crops
 from ops.stylegan2.generator import Generator
 from ops.training.data import DataError, Faces
 
@@ -26,6 +26,9 @@ GANSPACE_COMPONENTS = 10
 UNIT = "; 1 leads from the average face without it to the average face with it"
 POSE = "pose"
 POSE_FACES = 6000  # a detector looks at each
+LIGHT_FACES = 4000  # the generator makes each
+FACE_LIGHT = ("face_light", "face_warmth")
+LIGHT = (*FACE_LIGHT, "light", "contrast")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class AttributeEdit:
     without: tuple[str, ...]
     """Other edits by name, whose directions are projected out."""
     about: str
+    keeps: tuple[str, ...] = LIGHT
+    """What of `light_of` the edit is kept from changing."""
 
 
 CELEBA_EDITS = (
@@ -47,7 +52,7 @@ CELEBA_EDITS = (
     AttributeEdit("age", None, "young", ("eyeglasses", "smile"), "older"),
     AttributeEdit("gender", "male", None, ("smile",), "more masculine"),
     AttributeEdit("eyeglasses", "eyeglasses", None, ("gender", "age", "smile"), "eyeglasses appear"),
-    AttributeEdit("hair_colour", "blond_hair", "black_hair", ("gender", "smile"), "from black towards blond hair"),
+    AttributeEdit("hair_colour", "blond_hair", "black_hair", ("gender", "smile"), "from black towards blond hair", FACE_LIGHT),
     AttributeEdit("bangs", "bangs", None, ("gender", "smile"), "bangs appear"),
 )
 
@@ -119,6 +124,46 @@ def orthogonalised(direction_D: Tensor, others: Sequence[Tensor]) -> Tensor:
     return direction_D - basis @ (basis.t() @ direction_D)
 
 
+def light_of(images: np.ndarray) -> dict[str, np.ndarray]:
+    """uint8 [N, R, R, 3], FFHQ-aligned => the names of `LIGHT`, [N] each, in 0..1.
+
+    Luminance and red minus blue between eyes and chin, luminance of the whole picture, and its standard deviation.
+    """
+    size = images.shape[1]
+    pixels = images.astype(np.float32) / 255
+    luminance = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
+    face = (slice(None), slice(round(0.38 * size), round(0.82 * size)), slice(round(0.3 * size), round(0.7 * size)))
+    return {
+        "face_light": luminance[face].mean(axis=(1, 2)),
+        "face_warmth": (pixels[face][..., 0] - pixels[face][..., 2]).mean(axis=(1, 2)),
+        "light": luminance.mean(axis=(1, 2)),
+        "contrast": luminance.std(axis=(1, 2)),
+    }
+
+
+def regression_direction(codes_ND: Tensor, values_N: np.ndarray, *, ridge: float = 1e-3) -> Tensor:
+    """The unit direction along which a value grows fastest, of its linear regression on codes: moving across it changes the
+    value by nothing, as far as it is linear."""
+    mean, std = codes_ND.mean(dim=0), codes_ND.std(dim=0) + 1e-6
+    x = ((codes_ND - mean) / std).double()
+    y = torch.from_numpy(np.asarray(values_N, np.float64))
+    gram = x.t() @ x + ridge * len(x) * torch.eye(x.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(gram, x.t() @ (y - y.mean()))
+    return F.normalize((weights / std).float(), dim=0)
+
+
+@torch.no_grad()
+def light_directions(model: StyleRes, codes_ND: Tensor) -> dict[str, Tensor]:
+    """Per name of `LIGHT`, the direction of W along which it grows in what the generator makes of the codes."""
+    generator = model.generator
+    pictures = []
+    for part in codes_ND.split(64):
+        wplus_NLD = part[:, None, :].expand(-1, generator.config.num_ws, -1)
+        pictures.append(crops_from_images(generator(generator.styles(wplus_NLD))))
+    values = light_of(np.concatenate(pictures))
+    return {name: regression_direction(codes_ND, values[name]) for name in LIGHT}
+
+
 def yaw_proxy(images: np.ndarray) -> np.ndarray:
     """uint8 [N, R, R, 3] => [N]: nose right of the eyes' middle, in inter-ocular distances; NaN without a face.
 
@@ -138,6 +183,9 @@ def yaw_proxy(images: np.ndarray) -> np.ndarray:
 def find_edits(model: StyleRes, faces: Faces, edits: Sequence[AttributeEdit], *, pose: bool, components: int) -> FoundEdits:
     """Boundaries for `edits` (and for yaw, with `pose`) among the faces' codes, and GANSpace `components` of W.
 
+    Photographs of people who smile are lit otherwise than those of people who do not, and so are old and young, men and women.
+    A boundary takes that up, and a strong edit then tints the face; so what each edit `keeps` is projected out too.
+
     Raises DataError where the faces lack an attribute, or an edit is to be free of one that is not sought.
     """
     labels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -156,10 +204,13 @@ def find_edits(model: StyleRes, faces: Faces, edits: Sequence[AttributeEdit], *,
 
     codes = codes_of(model, faces.images) if labels else torch.empty(0)
     boundaries = {name: find_boundary(codes[rows], marked) for name, (rows, marked) in labels.items()}
+    keeps = {edit.name: edit.keeps for edit in edits} | {POSE: LIGHT}
+    light = light_directions(model, codes[:LIGHT_FACES]) if labels else {}
     entries, tensors, lines = [], {}, []
     for name, boundary in boundaries.items():
         rows, marked = labels[name]
-        plain = orthogonalised(boundary.direction_D, [boundaries[other].direction_D for other in without[name]])
+        kept = [boundaries[other].direction_D for other in without[name]] + [light[value] for value in keeps[name]]
+        plain = orthogonalised(boundary.direction_D, kept)
         direction = scaled(F.normalize(plain, dim=0), codes[rows], torch.from_numpy(marked))
         lines.append(f"{name}: balanced accuracy {boundary.accuracy:.3f}, {len(marked)} faces, length {direction.norm():.3f}")
         entries.append(EditEntry(name, "direction", about[name] + UNIT))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ops.inversion.e4e import E4eEncoder
 from ops.inversion.styleres import StyleRes
 from ops.training.distributed import Worker
 from ops.training.losses import (
@@ -56,6 +57,12 @@ class E0Settings:
         if self.free_every_images == 0:
             return rows
         return 1 + min(rows - 1, max(0, (seen - self.free_first_at_images) // self.free_every_images + 1))
+
+
+def start_near_the_mean(encoder: E4eEncoder) -> None:
+    """Of a new encoder: equalised layers start at unit variance, and codes have a standard deviation of about a quarter."""
+    for head in encoder.heads():
+        head.linear.weight.data.mul_(0.1)
 
 
 class LatentDiscriminator(nn.Module):
@@ -168,13 +175,6 @@ class E0Task(Task):
         self.d_optimizer = torch.optim.Adam(self.judge.parameters(), lr=settings.latent_learning_rate, betas=(0.9, 0.99))
         self.scaler = torch.amp.GradScaler(worker.device.type, enabled=dtype == torch.float16)
         self.d_scaler = torch.amp.GradScaler(worker.device.type, enabled=False)
-
-    def resumed(self, images: int) -> None:
-        if images == 0:
-            for head in self.model.inverting()[0].heads():
-                # Equalised layers start at unit variance; codes have a standard deviation of about a quarter. Start near
-                # the mean code.
-                head.linear.weight.data.mul_(0.1)
 
     def trained(self) -> nn.Module:
         return self.encoder

@@ -89,6 +89,42 @@ def edit_fidelity_loss(image_change: Tensor, code_change: Tensor, pool: int = 2)
     return distance / (wanted.square().mean(dim=(1, 2, 3)) + 1e-4)
 
 
+COMPOSITE_TONE = 9  # pixels at 64 px: what is wider is tone, what is finer is structure
+COMPOSITE_EDGE = 5
+COMPOSITE_FROM, COMPOSITE_TO = 0.05, 0.12
+
+
+def composite_target(images: Tensor, code_images: Tensor, edited_code_images: Tensor) -> tuple[Tensor, Tensor]:
+    """x, G(W), G(W_a) [N, 3, R, R] => (what x' should look like, the mask m [N, 1, R, R]). Ours, not the paper's.
+
+        t = m (G(W_a) + L(x - G(W))) + (1 - m) (x + L(G(W_a) - G(W)))
+
+    L keeps what is wider than a few pixels. Where the edit changes structure, the code alone says what is seen, in the tone of
+    the source; elsewhere the source stays, with the edit's change of tone. m grows from 0 to 1 as the local mean of |d - L(d)|,
+    d = G(W_a) - G(W), goes from COMPOSITE_FROM to COMPOSITE_TO. Without an edit t is x.
+    """
+    scale = images.shape[-1] / 64
+    change = edited_code_images - code_images
+    tone = _smooth(change, COMPOSITE_TONE, scale)
+    structure = _smooth((change - tone).abs().mean(dim=1, keepdim=True), COMPOSITE_EDGE, scale)
+    mask = ((structure - COMPOSITE_FROM) / (COMPOSITE_TO - COMPOSITE_FROM)).clamp(0, 1)
+    from_code = edited_code_images + _smooth(images - code_images, COMPOSITE_TONE, scale)
+    return mask * from_code + (1 - mask) * (images + tone), mask
+
+
+def _smooth(x: Tensor, width: int, scale: float) -> Tensor:
+    """Mean over squares of about `width` pixels at 64 px, twice; at the border, over what is there of them."""
+    side = 2 * round(width * scale / 2 - 0.5) + 1
+    for _ in range(2):
+        x = F.avg_pool2d(x, side, stride=1, padding=side // 2, count_include_pad=False)
+    return x
+
+
+def composite_loss(outputs: Tensor, target: Tensor, mask: Tensor, emphasis: float = 4.0) -> Tensor:
+    """Mean of (1 + emphasis m) (x' - t)^2 => [N], for a `composite_target`: where an edit acts is a small part of a picture."""
+    return ((1 + emphasis * mask) * (outputs - target).square()).mean(dim=(1, 2, 3))
+
+
 def edit_feature_loss(
     after: Sequence[Tensor], before: Sequence[Tensor], code_after: Sequence[Tensor], code_before: Sequence[Tensor]
 ) -> Tensor:

@@ -4,7 +4,7 @@ One step: a step of E1/E2, then a discriminator step on its outputs, with the sa
 
     x -> E0 -> W, F0          W_a = W + a (W_r - W) / 10       x' = G(W_a; E2(G_a, E1(F0, F(W))))
     a = 0: pixel, perceptual, identity        every x': adversarial, |dF|
-    a > 0: the coarse change must be the code's own (edit fidelity, ours);
+    a > 0: where the edit changes structure, x' must be the code's own picture, elsewhere x (composite, ours);
            x' -> E0 -> W'', undo the edit, generate x''; x'' must be x (cycle)
 
 Gradient stops: E0 and F run without gradients in both passes, so the cycle trains E1/E2 through the second pass only.
@@ -33,6 +33,8 @@ from ops.training.losses import (
     adversarial_loss,
     affine_reversal,
     batch_mean,
+    composite_loss,
+    composite_target,
     discriminator_loss,
     edit_feature_loss,
     edit_fidelity_loss,
@@ -67,8 +69,10 @@ class ResidualSettings:
     edit_share: float = 0.5
     """Share of samples that are edited."""
     alpha: tuple[float, float] = (4.0, 5.0)
-    edit_weight: float = 2.0
-    """On `edit_fidelity_loss`, which the paper does not have; 0 is the paper's loss. See docs/decisions/0005."""
+    composite_weight: float = 6.0
+    """On `composite_loss`, which the paper does not have; 0 is the paper's loss. See docs/decisions/0005."""
+    edit_weight: float = 0.0
+    """On `edit_fidelity_loss`, its predecessor."""
     edit_feature_weight: float = 0.0
     """On `edit_feature_loss`: the same, in the features of the perceptual network; needs one that gives its features. Gained
     nothing at 64 px (docs/decisions/0005)."""
@@ -76,8 +80,8 @@ class ResidualSettings:
     """Share of simulated edits that go along one of the given directions instead of towards a random code."""
     direction_strength: tuple[float, float] = (0.7, 4.0)
     """Range of the strength of these, either sign."""
-    cycle_pixel_weight: float = 3.0
-    cycle_perceptual_weight: float = 1.0
+    cycle_pixel_weight: float = 1.0
+    cycle_perceptual_weight: float = 0.5
     cycle_identity_weight: float = 0.0
     cycle_on: Literal["edited", "all"] = "edited"
     reversal: Literal["subtract", "affine"] = "subtract"
@@ -211,23 +215,31 @@ class ResidualStep(nn.Module):
             if embed is not None and settings.cycle_identity_weight > 0:
                 losses["cycle_identity"] = share * identity_loss(embed, returned, images[rows]).mean()
         rows = edited_N.nonzero()[:, 0]
-        if max(settings.edit_weight, settings.edit_feature_weight) > 0 and len(rows):
-            for name, value in self.edit_losses(encoded, offset_NLD[rows], outputs[rows], rows).items():
+        if max(settings.composite_weight, settings.edit_weight, settings.edit_feature_weight) > 0 and len(rows):
+            for name, value in self.edit_losses(images[rows], encoded, offset_NLD[rows], outputs[rows], rows).items():
                 losses[name] = len(rows) / len(images) * value.mean()
         return weighted_sum(losses, settings), losses, outputs.detach()
 
-    def edit_losses(self, encoded: Encoded, offset_NLD: Tensor, edited: Tensor, rows: Tensor) -> dict[str, Tensor]:
-        """The change of some edited samples against that of their code alone: [N] each. Only `edited` has gradients."""
-        code, residual, features = encoded.wplus_NLD[rows], encoded.residual[rows], self.features[0]
+    def edit_losses(
+        self, images: Tensor, encoded: Encoded, offset_NLD: Tensor, edited: Tensor, rows: Tensor
+    ) -> dict[str, Tensor]:
+        """Some edited samples against what their code alone says: [N] each. Only `edited` has gradients."""
+        settings, features = self.settings, self.features[0]
+        code, residual = encoded.wplus_NLD[rows], encoded.residual[rows]
         with torch.no_grad():
             generator = self.model.generator
-            unedited, _, _ = self.generate(code, residual)
             both = generator(generator.styles(torch.cat([code, code + offset_NLD])), dtype=self.dtype)
             before, after = shown(both, self.model).chunk(2)
         found = {}
-        if self.settings.edit_weight > 0:
+        if settings.composite_weight > 0:
+            found["composite"] = composite_loss(edited, *composite_target(images, before, after))
+        if max(settings.edit_weight, settings.edit_feature_weight) == 0:
+            return found
+        with torch.no_grad():
+            unedited, _, _ = self.generate(code, residual)
+        if settings.edit_weight > 0:
             found["edit"] = edit_fidelity_loss(edited - unedited, after - before)
-        if features is not None and self.settings.edit_feature_weight > 0:
+        if features is not None and settings.edit_feature_weight > 0:
             with torch.no_grad():
                 maps = [features(picture) for picture in (unedited, after, before)]
             found["edit_feature"] = edit_feature_loss(features(edited), *maps)
@@ -301,6 +313,7 @@ def weighted_sum(losses: dict[str, Tensor], settings: ResidualSettings) -> Tenso
         "identity": settings.identity_weight,
         "adversarial": settings.adversarial_weight,
         "regulariser": settings.regulariser_weight,
+        "composite": settings.composite_weight,
         "edit": settings.edit_weight,
         "edit_feature": settings.edit_feature_weight,
         "cycle_pixel": settings.cycle_pixel_weight,

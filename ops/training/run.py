@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,7 +15,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from ops.checkpoints.prior import read_prior_config
+from ops.checkpoints.bundle import open_bundle
+from ops.checkpoints.prior import ANCHOR, DISCRIMINATOR, GENERATOR, Prior, read_prior_config, read_prior_tensors, write_prior
 from ops.device import channels_last, keep_freed_memory
 from ops.inversion.styleres import StyleRes
 from ops.metrics.networks.ir import load_arcface
@@ -22,19 +24,28 @@ from ops.metrics.networks.mobilefacenet import load_mobilefacenet
 from ops.metrics.networks.vgg16 import load_vgg16
 from ops.metrics.networks.weights import read_tensors
 from ops.spaces import crops_from_images, images_from_crops
+from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.discriminator import Discriminator
 from ops.training.data import load_faces
 from ops.training.distributed import Worker
-from ops.training.e0 import E0Settings, E0Task
+from ops.training.e0 import E0Settings, E0Task, start_near_the_mean
 from ops.training.methods import MethodSettings
 from ops.training.perceptual import Perceptual, VggPerceptual
 from ops.training.presets import Preset, model_config
+from ops.training.prior import Anchored, PriorSettings, PriorTask
 from ops.training.residual import Distance, Features, ResidualSettings, ResidualTask, residual_parts
-from ops.training.trainer import LoopSettings, Progress, TrainingError, load_result, train
+from ops.training.trainer import LoopSettings, Progress, TrainingError, load_result, result_weights, train
 
 DIRECTIONS = "directions.safetensors"
+PRIOR = "prior"
+HELD_OUT_FACES = 512
+PRIOR_CARD = """# A StyleGAN2 prior of {size} px
+
+Trained by `styleres train prior` on {images} images of {data}, anchored by an encoder. `generator.safetensors` is the moving
+average; `anchor.safetensors` is the encoder, where `styleres train e0` may start. It has the licence of its data.
+"""
 PREVIEW_FACES = 16
-SettingsT = TypeVar("SettingsT", E0Settings, ResidualSettings, MethodSettings, LoopSettings)
+SettingsT = TypeVar("SettingsT", E0Settings, ResidualSettings, PriorSettings, MethodSettings, LoopSettings)
 
 
 @dataclass(frozen=True)
@@ -47,8 +58,8 @@ class TrainingPlan:
     """Folder with generator.safetensors, discriminator.safetensors and config.json."""
     out: str
     preset: Preset
-    task: E0Settings | ResidualSettings
-    """Its type says what is trained."""
+    task: E0Settings | ResidualSettings | PriorSettings
+    """Its type says what is trained. For a prior, `prior` is where it starts: a folder, or nothing."""
     loop: LoopSettings
     start_from: str | None = None
     """Weights to begin with, of the same part, when there is nothing to resume."""
@@ -58,11 +69,19 @@ class TrainingPlan:
     """VGG16's, for the tree's perceptual loss; EfficientNet-Lite0, which comes with a pip package, if not given."""
     ablation: bool = False
     """E2 is left out: the residual is added as it is."""
+    sizes: StyleGAN2Config | None = None
+    """Of a new prior, or of one that grows by a block; the sizes of `prior` if not given."""
 
     @property
-    def name(self) -> Literal["e0", "residual"]:
+    def name(self) -> Literal["e0", "residual", "prior"]:
         """Of its files in `out`."""
-        return "e0" if isinstance(self.task, E0Settings) else "residual"
+        match self.task:
+            case E0Settings():
+                return "e0"
+            case ResidualSettings():
+                return "residual"
+            case PriorSettings():
+                return "prior"
 
 
 def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progress], None] | None = None) -> int:
@@ -72,6 +91,8 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
         keep_freed_memory()
     out, prior = Path(plan.out), Path(plan.prior)
     torch.manual_seed(plan.loop.seed)  # of the first weights; what is drawn later follows from seed and step
+    if isinstance(plan.task, PriorSettings):
+        return _run_prior(plan, plan.task, worker, watch)
     model = model_on_prior(prior, plan.preset, without_e2=plan.ablation)
     faces = load_faces(plan.data, model.config.encoder.input_size, "train")
     picture = preview_of(model, plan.data) if worker.rank == 0 else None
@@ -83,8 +104,11 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
     task: E0Task | ResidualTask
     match plan.task:
         case E0Settings():
-            if plan.start_from is not None:
-                load_result(model.inverting()[0], Path(plan.start_from))
+            encoder = model.inverting()[0]
+            if plan.start_from is None:
+                start_near_the_mean(encoder)
+            else:
+                load_but(encoder, anchor_weights(plan.start_from), Path(plan.start_from), missing=())
             task = E0Task(model, perceptual, plan.task, **common)
         case ResidualSettings():
             load_result(model.inverting()[0], out / "e0.pt")
@@ -98,6 +122,119 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
     about = {"task": dataclasses.asdict(plan.task), "data": {"source": plan.data, "faces": len(faces.images)}}
     about["prior"] = {"generator": _digest(prior / "generator.safetensors")}
     return train(task, faces.images, plan.loop, out, worker=worker, watch=watch, about=about)
+
+
+def _run_prior(plan: TrainingPlan, settings: PriorSettings, worker: Worker, watch: Callable[[Progress], None] | None) -> int:
+    start = Path(plan.prior) if plan.prior else None
+    config = plan.sizes or (None if start is None else read_prior_config(start))
+    if config is None:
+        raise TrainingError("a prior needs sizes, or one to start from: give --resolution or --start-from")
+    if plan.loop.precision != "fp16":
+        # Clamping is for fp16, whose largest number is 65504; without it a step takes a tenth less.
+        config = dataclasses.replace(config, conv_clamp=None)
+    anchor = None if plan.start_from is None else anchor_weights(plan.start_from)
+    learnt, discriminator = prior_parts(config, start, anchor)
+    size = config.resolution
+    faces = load_faces(plan.data, size, "train")
+    held_out = load_faces(plan.data, size, "held_out", limit=HELD_OUT_FACES).images if worker.rank == 0 else None
+    learnt.to(worker.device), discriminator.to(worker.device)
+    perceptual, features = perceptual_of(plan.perceptual_weights, size, worker.device)
+    task = PriorTask(
+        learnt,
+        discriminator,
+        perceptual,
+        settings,
+        features=features,
+        held_out=held_out,
+        dtype=plan.loop.dtype,
+        worker=worker,
+    )
+    about = {"task": dataclasses.asdict(settings), "data": {"source": plan.data, "faces": len(faces.images)}}
+    about["prior"] = {"generator": _digest(start / GENERATOR) if start else "", "config": dataclasses.asdict(config)}
+    seen = train(task, faces.images, plan.loop, Path(plan.out), worker=worker, watch=watch, about=about)
+    if worker.rank == 0:
+        write_trained_prior(Path(plan.out) / PRIOR, plan, learnt, discriminator, seen)
+    return seen
+
+
+def prior_parts(
+    config: StyleGAN2Config, start: Path | None, anchor: Mapping[str, torch.Tensor] | None
+) -> tuple[Anchored, Discriminator]:
+    """New networks, or those of a prior's folder, of which `config` may have one block more. Raises TrainingError where
+    they do not fit."""
+    model = StyleRes(model_config("mini", config))
+    generator, encoder = channels_last(model.generator), channels_last(model.inverting()[0])
+    discriminator = channels_last(Discriminator(config))
+    if start is not None:
+        before = read_prior_config(start)
+        grown = config.resolution == 2 * before.resolution
+        if not grown and config.resolution != before.resolution:
+            raise TrainingError(
+                f"{start}: has {before.resolution} px; a prior grows by one block at a time, to {2 * before.resolution} px"
+            )
+        new, gone = f"b{config.resolution}.", f"b{before.resolution}.fromrgb."
+        anchor = anchor if anchor is not None else read_prior_tensors(start, ANCHOR)
+        load_but(generator, prior_weights(start / GENERATOR), start, missing=(f"synthesis.{new}",) if grown else ())
+        if grown:
+            # The new block adds nothing at first: the picture is the old one, enlarged.
+            torch.nn.init.zeros_(generator.block(config.resolution).torgb.weight)
+        judge = read_prior_tensors(start, DISCRIMINATOR)
+        if judge is not None:
+            kept = {name: tensor for name, tensor in judge.items() if not (grown and name.startswith(gone))}
+            load_but(discriminator, kept, start, missing=(new,) if grown else ())
+    if anchor is not None:
+        sizes = {name: tensor.shape for name, tensor in encoder.state_dict().items()}
+        # Of an encoder of smaller images the body fits, and heads of the same depth.
+        fitting = {name: tensor.float() for name, tensor in anchor.items() if sizes.get(name) == tensor.shape}
+        if not fitting:
+            raise TrainingError("the anchor's weights are of another encoder: not one of its tensors fits")
+        encoder.load_state_dict(fitting, strict=False)
+    else:
+        start_near_the_mean(encoder)
+    return Anchored(generator, encoder), discriminator
+
+
+def load_but(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: Path, *, missing: tuple[str, ...]) -> None:
+    """Load strictly, but for what begins with one of `missing`. Raises TrainingError with the names that are wrong."""
+    try:
+        lost, unknown = module.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise TrainingError(f"{where}: of other sizes ({error})") from error
+    wrong = [*unknown, *(name for name in lost if not name.startswith(missing or ("-",)))]
+    if wrong:
+        raise TrainingError(f"{where}: missing or unknown tensors: {', '.join(sorted(wrong)[:8])}")
+
+
+def anchor_weights(source: str) -> dict[str, torch.Tensor]:
+    """An encoder's: of an `e0.pt`, an `anchor.safetensors`, or a bundle by name or folder."""
+    path = Path(source)
+    if path.suffix == ".pt":
+        return result_weights(path)
+    if path.suffix == ".safetensors":
+        if (tensors := read_prior_tensors(path.parent, path.name)) is None:
+            raise TrainingError(f"{path}: no such file; give an e0.pt, an anchor.safetensors or a bundle")
+        return tensors
+    inverter = open_bundle(source).load("all")
+    if not isinstance(inverter, StyleRes):
+        raise TrainingError(f"{source}: expected a StyleRes bundle to take the encoder from")
+    return inverter.inverting()[0].state_dict()
+
+
+def write_trained_prior(path: Path, plan: TrainingPlan, learnt: Anchored, discriminator: Discriminator, seen: int) -> None:
+    """The averaged networks as a prior's folder, with the anchor's codes counted from the mean code as E0's are."""
+    generator, encoder = learnt.generator, learnt.encoder
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in encoder.state_dict().items()}
+    # Every row is the first head's plus its own, so the first head's bias moves them all.
+    weights["styles.0.linear.bias"] += (learnt.origin_D - generator.mapping.w_avg).detach().cpu()
+    prior = Prior(generator.config, _on_cpu(generator), _on_cpu(discriminator), weights)
+    card = PRIOR_CARD.format(size=generator.config.resolution, images=seen, data=Path(plan.data).name)
+    write_prior(
+        path, prior, licence="that of the data it was trained on", source=f"styleres train prior, {seen} images", card=card
+    )
+
+
+def _on_cpu(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
 
 
 def perceptual_of(vgg_weights: str | None, size: int, device: torch.device) -> tuple[Distance, Features | None]:
@@ -138,10 +275,11 @@ def discriminator_on_prior(prior: Path, model: StyleRes) -> Discriminator:
 
 
 def prior_weights(path: Path) -> dict[str, torch.Tensor]:
-    """NVIDIA's names are ours; their per-layer filter buffers are the same constant everywhere and not kept."""
-    if not path.is_file():
+    """Of a file in a prior's folder. Raises TrainingError where it is not there."""
+    tensors = read_prior_tensors(path.parent, path.name)
+    if tensors is None:
         raise TrainingError(f"{path}: no such file; --prior is a folder with generator and discriminator .safetensors")
-    return {name: tensor for name, tensor in load_file(path).items() if not name.endswith("resample_filter")}
+    return tensors
 
 
 def boundary_directions(out: Path) -> torch.Tensor | None:
@@ -191,8 +329,9 @@ def changed(settings: SettingsT, assignments: Sequence[str]) -> SettingsT:
         value, old = yaml.safe_load(text), fields[name]
         if isinstance(old, tuple) and isinstance(value, list):
             value = tuple(value)
-        if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+        if isinstance(old, float) and not isinstance(value, bool):
+            with suppress(TypeError, ValueError):
+                value = float(value)  # of an integer, or of 1e-3, which is text to YAML
         if old is not None and type(value) is not type(old):
             raise TrainingError(f"{assignment!r}: expected a value like {old!r}")
         values[name] = value

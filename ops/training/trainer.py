@@ -123,8 +123,9 @@ class Task(ABC):
     def pictures(self) -> np.ndarray | None:
         """A grid of pictures, uint8 [H, W, 3], of the present weights; None where the task has nothing to show."""
 
-    def resumed(self, images: int) -> None:  # noqa: B027 - most tasks need nothing here
-        """Called before the first step, with the images seen so far."""
+    def measures(self) -> dict[str, float]:
+        """What is measured of the present weights whenever pictures are made; nothing in most tasks."""
+        return {}
 
 
 @dataclass
@@ -164,7 +165,6 @@ def train(
     peaks = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in task.optimizers()]
     average = Average(task.trained(), settings.ema_halflife_images)
     first = _resume(task, average, out / f"{task.name}.state.pt", run, worker.device)
-    task.resumed(first * settings.batch)
     log = Log(out, task.name, first * settings.batch) if worker.rank == 0 else None
     raw = torch.from_numpy(faces)
     started = saved = time.monotonic()
@@ -201,15 +201,13 @@ def train(
             if watch is not None:
                 watch(Progress(seen, total * settings.batch, values, speed))
             if seen // settings.preview_images != (seen - settings.batch) // settings.preview_images:
-                with average.applied():
-                    log.picture(seen, task.pictures())
+                log.look(seen, task, average)
             if time.monotonic() - saved > 60 * settings.checkpoint_minutes:
                 saved = time.monotonic()
                 _save(task, average, out, index, seen, run)
     if log is not None:
         _save(task, average, out, index, index * settings.batch, run)
-        with average.applied():
-            log.picture(index * settings.batch, task.pictures())
+        log.look(index * settings.batch, task, average)
         log.close()
     worker.barrier()
     average.keep()
@@ -282,11 +280,21 @@ class Log:
             return
         means = {name: total / count for name, (total, count) in self.sums.items()}
         self.sums = {}
-        row = {"images": seen, "minutes": round(minutes, 2), "images_per_minute": round(speed)}
+        self._write({"images": seen, "minutes": round(minutes, 2), "images_per_minute": round(speed)}, means, seen)
+
+    def look(self, seen: int, task: Task, average: Average) -> None:
+        """Pictures and measures of the averaged weights."""
+        with average.applied():
+            self.picture(seen, task.pictures())
+            measures = task.measures()
+        if measures:
+            self._write({"images": seen}, measures, seen)
+
+    def _write(self, row: dict[str, float], values: Mapping[str, float], seen: int) -> None:
         with (self.out / f"{self.name}.jsonl").open("a") as file:
-            file.write(json.dumps(row | {name: round(value, 6) for name, value in means.items()}) + "\n")
+            file.write(json.dumps(row | {name: round(value, 6) for name, value in values.items()}) + "\n")
         if self.board is not None:
-            for name, value in means.items():
+            for name, value in values.items():
                 self.board.add_scalar(f"{self.name}/{name}", value, seen)
 
     def picture(self, seen: int, grid: np.ndarray | None) -> None:
@@ -364,6 +372,12 @@ def load_result(module: nn.Module, path: Path) -> None:
         module.load_state_dict(_result(path)["weights"])
     except RuntimeError as error:
         raise TrainingError(f"{path}: belongs to a model of other sizes ({error})") from error
+
+
+def result_weights(path: Path) -> dict[str, Tensor]:
+    """The weights in a NAME.pt, by name. Raises as `load_result`."""
+    weights: dict[str, Tensor] = _result(path)["weights"]
+    return weights
 
 
 def images_seen(path: Path) -> int:

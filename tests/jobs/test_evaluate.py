@@ -16,14 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from jobs import evaluate as evaluate_job
-from jobs import evaluate_video
+from jobs import evaluate_report, evaluate_video
 from jobs.cli import app
 from ops.checkpoints.bundle import open_bundle
-from ops.metrics.attributes import JUDGED, AttributeClassifier
+from ops.metrics.attributes import JUDGED, AttributeClassifier, load_judge, logits, save_judge
 from ops.metrics.networks.lpips_alex import LpipsAlex
 from ops.training.data import split_of
 from tests import tiny
@@ -45,7 +44,6 @@ Evaluate = Callable[..., Evaluated]
 def evaluate(monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     """Runs `styleres evaluate …` on a wide terminal, with the stub detector."""
     monkeypatch.setattr(evaluate_video, "build_detector", lambda settings: tiny.MarkDetector())
-    monkeypatch.setattr(evaluate_job, "EDITS", (("smile", 2.0),))  # one is as good as eight
 
     def run(*arguments: object) -> Evaluated:
         result = CliRunner().invoke(app, ["evaluate", *map(str, arguments)], env={"COLUMNS": "200"})
@@ -202,13 +200,13 @@ def test_a_real_clip_with_a_real_recogniser(
 
 @pytest.fixture(scope="module")
 def face_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 made-up faces of held-out identities with every attribute that is judged."""
+    """20 made-up faces of held-out identities, labelled."""
     rng = np.random.default_rng(0)
-    identities = [i for i in range(2000) if split_of(i) == "held_out"][:40]
+    identities = [i for i in range(2000) if split_of(i) == "held_out"][:20]
     images = []
     for _ in identities:
         buffer = io.BytesIO()
-        pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+        pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8).repeat(4, axis=0).repeat(4, axis=1)
         Image.fromarray(pixels).save(buffer, "PNG")
         images.append(buffer.getvalue())
     columns = {name: rng.random(len(identities)) < 0.5 for name in JUDGED}
@@ -217,53 +215,121 @@ def face_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def judge_file(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def judge_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier that was not trained: its numbers mean nothing, and cost nothing."""
     torch.manual_seed(0)
-    path = tmp_path / "judge.safetensors"
-    save_file(AttributeClassifier(JUDGED).state_dict(), path)
+    path = tmp_path_factory.mktemp("judge") / "judge.safetensors"
+    save_judge(AttributeClassifier(JUDGED), path)
     return path
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three models that differ in their seed, and the first again with other E1 and E2: same encoder, same W+."""
+    folder = tmp_path_factory.mktemp("models")
+    found = [tiny.tiny_bundle(folder / str(seed), seed=seed).path for seed in range(3)]
+    shutil.copytree(found[0], folder / "other")
+    weights = load_file(folder / "other" / "weights.safetensors")
+    changed = {name: 0.5 * tensor if name.startswith("gates.") else tensor for name, tensor in weights.items()}
+    save_file(changed, folder / "other" / "weights.safetensors")
+    return [*found, folder / "other"]
+
+
+def test_models_stand_side_by_side(
+    evaluate: Evaluate, models: list[Path], face_file: Path, judge_file: Path, tmp_path: Path
+) -> None:
+    """Two seeds of one variant share a column with their spread; W+ of one encoder is measured once; everything is written."""
+    out, table = tmp_path / "out", tmp_path / "report.md"
+    ran = evaluate(
+        *("--data", face_file, "--faces", 16, "--judge", judge_file, "--edit", "warm=2:smiling", "--also-wplus"),
+        *("--model", f"plain@0={models[0]}", "--model", f"plain@1={models[1]}", "--model", f"halved={models[3]}"),
+        *("--metrics", "efficientnet-fid", "--out", out, "--markdown", table),
+    )
+    assert ran.code == 0, ran.error
+    content = json.loads((out / "report.json").read_text())
+    runs = content["models"]
+    assert [(run["name"], run["seed"], "wplus_only" in run) for run in runs] == [
+        ("plain", "0", True),
+        ("plain", "1", True),
+        ("halved", None, False),
+    ]
+    rows = {(one["subject"], one["metric"], one["unit"], one["item"]): one for one in content["side_by_side"]}
+    subjects = list(dict.fromkeys(subject for subject, *_ in rows))
+    assert subjects == ["plain, W+ only", "plain", "halved", "unedited faces"]
+    for name in ("L2", "ghost"):
+        ((_, unit, item),) = {key[1:] for key in rows if key[1] == name and key[3] in ("", "warm=+2")}
+        seeds = [
+            one["value"] for run in runs[:2] for one in run["measurements"] if (one["metric"], one["item"]) == (name, item)
+        ]
+        found = rows["plain", name, unit, item]
+        assert found["value"] == pytest.approx(np.mean(seeds)) and found["spread"] == pytest.approx(np.std(seeds, ddof=1))
+        assert rows["halved", name, unit, item]["spread"] is None, "one seed says nothing about the spread over seeds"
+    moved = runs[0]["attributes_moved"]["warm=+2"]
+    assert set(moved) == set(JUDGED) and set(moved["smiling"]) == {"probability", "logit"}
+    text = table.read_text()
+    assert text == (out / "report.md").read_text()
+    assert "### ghost (share of the old detail where the edit is) ↓" in text and "± is the standard deviation" in text
+    assert "plain: 2" in text and "EfficientNet-Lite0, pooled; stands in for FID (Inception v3)" in text and "| FID" not in text
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert sheet.width == 96 * (1 + 3 * 3), "source, then reconstruction and both signs of each column"
+    assert "ghost" in ran.output
+
+
+def test_plots_are_drawn(evaluate: Evaluate, models: list[Path], face_file: Path, judge_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    arguments = ("--data", face_file, "--faces", 16, "--judge", judge_file, "--metrics", "ssim", "--out", out)
+    assert evaluate(*arguments, "--model", models[0], "--edit", "warm=2:smiling").code == 0
+    for name in ("reconstruction.png", "edits.png"):
+        with Image.open(out / name) as picture:
+            assert picture.width > 1000 and np.asarray(picture).std() > 10
 
 
 def test_a_bundle_is_measured_and_its_card_written(
     evaluate: Evaluate, face_file: Path, judge_file: Path, tmp_path: Path
 ) -> None:
-    bundle = tmp_path / "mini64"
-    shutil.copytree(open_bundle("mini64").path, bundle)
-    weights, report, table = tmp_path / "lpips.pth", tmp_path / "report.json", tmp_path / "report.md"
+    bundle = tiny.tiny_bundle(tmp_path / "tiny")
+    weights, report = tmp_path / "lpips.pth", tmp_path / "report.json"
     torch.manual_seed(0)
     torch.save(LpipsAlex().state_dict(), weights)
     ran = evaluate(
-        *("--data", face_file, "--model", bundle, "--faces", 16, "--judge", judge_file, "--card"),
-        *("--lpips-weights", weights, "--json", report, "--markdown", table),
+        *("--data", face_file, "--model", bundle.path, "--faces", 16, "--judge", judge_file, "--card", "--also-wplus"),
+        *("--lpips-weights", weights, "--json", report, "--edit", "warm=2:smiling"),
     )
     assert ran.code == 0, ran.error
-    content, found = json.loads(report.read_text()), measured(report)
-    assert content["faces"] == 16 and len(content["effects"]) == len(evaluate_job.EDITS)
-    for method in ("W+ alone", "with E1 and E2"):
-        assert found[method, "LPIPS"]["network"] == "AlexNet v0.1" and found[method, "LPIPS"]["stands_for"] is None
-        assert found[method, "feature distance"]["stands_for"] == "LPIPS"
-        assert found[method, "Frechet distance"]["stands_for"] == "FID (Inception v3)"
-        assert 0 < found[method, "SSIM"]["value"] < 1
-        assert (method, "FID") not in found and (method, "identity kept") not in found
-    assert found["W+ alone", "L2"]["value"] == content["wplus_only"]["l2"]
-    card = (bundle / "README.md").read_text()
-    assert f"| W+ alone | {content['wplus_only']['l2']:.4f} | {content['wplus_only']['perceptual']:.3f} |" in card
-    assert card.count(evaluate_job.BEGIN) == 1
-    assert open_bundle(bundle).digest == open_bundle("mini64").digest
-    assert "| SSIM ↑ |" in table.read_text() and "smile=+2" in table.read_text()
+    (run,) = json.loads(report.read_text())["models"]
+    for part in (run, run["wplus_only"]):
+        found = {one["metric"]: one for one in part["measurements"]}
+        assert found["LPIPS"]["network"] == "AlexNet v0.1" and found["LPIPS"]["stands_for"] is None
+        assert found["feature distance"]["stands_for"] == "LPIPS"
+        assert found["Frechet distance"]["stands_for"] == "FID (Inception v3)"
+        assert -1 < found["SSIM"]["value"] < 1
+        assert "FID" not in found and "identity kept" not in found
+    card = (bundle.path / "README.md").read_text()
+    l2 = next(one["value"] for one in run["measurements"] if one["metric"] == "L2")
+    assert f" {l2:.4g} |" in card and "| metric | tiny, W+ only | tiny | network |" in card
+    assert card.count(evaluate_report.BEGIN) == 1 and card.startswith("random weights, for tests\n")
+    assert open_bundle(bundle.path).digest == bundle.digest
+    again = evaluate_report.with_section(card, "new")
+    assert again.count("new") == 1 and evaluate_report.BEGIN not in again
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "expected --data FACES.parquet"),
+        ((), "expected --data FACES"),
         (("--data", "x", "--metrics", "fid"), "--metrics fid needs --inception-weights"),
         (("--data", "x", "--metrics", "beauty"), "expected auto, or some of ssim"),
         (("--data", "x", "--metrics", ","), "expected auto, or some of ssim"),
         (("--data", "x", "--lpips-heads", "heads.pth"), "give AlexNet's file"),
         (("--data", "x", "--inception-weights", "absent.pth"), "absent.pth: expected a weight file"),
+        (("--data", "x", "--model", "mini64", "--model", "mini64"), "two models are called mini64"),
+        (("--data", "x", "--model", "a@=mini64"), "expected BUNDLE, NAME=BUNDLE or NAME@SEED=BUNDLE"),
+        (("--data", "x", "--model", "a=absent"), "absent: expected a model bundle"),
+        (("--data", "x", "--edit", "smile"), "expected NAME=STRENGTH"),
+        (("--data", "x", "--edit", "smile=-2"), "a strength above 0"),
+        (("--data", "x", "--edit", "beauty=1"), "mini64 has no such edit; all models have: age, bangs"),
     ],
 )
 def test_refusals_before_any_work(evaluate: Evaluate, arguments: tuple[str, ...], message: str) -> None:
@@ -271,19 +337,43 @@ def test_refusals_before_any_work(evaluate: Evaluate, arguments: tuple[str, ...]
     assert ran.code == 2 and message in ran.error and ran.output == ""
 
 
-def test_hostile_data_is_explained(evaluate: Evaluate, face_file: Path, tmp_path: Path) -> None:
-    text, other = tmp_path / "text.parquet", tmp_path / "other.parquet"
+def test_models_of_two_sizes_do_not_compare(evaluate: Evaluate, models: list[Path]) -> None:
+    ran = evaluate("--data", "x", "--model", "mini64", "--model", models[0])
+    assert ran.code == 2 and "mini64 64 px, tiny 32 px" in ran.error
+
+
+def test_hostile_data_is_explained(evaluate: Evaluate, models: list[Path], face_file: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.parquet"
     text.write_text("no table")
-    pq.write_table(pq.read_table(face_file).drop_columns(["bangs"]), other)
-    for path, message in ((text, "cannot be read as Parquet"), (tmp_path / "absent", "no such file"), (other, "lacks bangs")):
-        ran = evaluate("--data", path)
+    for path, message in ((text, "cannot be read as Parquet"), (tmp_path / "absent", "no such file")):
+        ran = evaluate("--data", path, "--model", models[0])
         assert ran.code == 2 and message in ran.error
-    ran = evaluate("--data", face_file, "--judge", text)
+    ran = evaluate("--data", face_file, "--judge", text, "--model", models[0])
     assert ran.code == 2 and "cannot be read as a file of tensors" in ran.error
+    ran = evaluate("--data", face_file, "--model", models[0])
+    assert ran.code == 2 and "'classifier'" in ran.error and "--judge" in ran.error
 
 
-def test_metrics_can_be_chosen(evaluate: Evaluate, face_file: Path, judge_file: Path, tmp_path: Path) -> None:
-    report = tmp_path / "report.json"
-    arguments = ("--data", face_file, "--faces", 16, "--judge", judge_file, "--metrics", "ms-ssim", "--json", report)
-    assert evaluate(*arguments).code == 0
-    assert {name for _, name in measured(report)} == {"L2", "feature distance", "MS-SSIM"}
+def test_faces_without_labels_are_measured_all_the_same(
+    evaluate: Evaluate, models: list[Path], face_file: Path, tmp_path: Path
+) -> None:
+    plain, report = tmp_path / "plain.parquet", tmp_path / "report.json"
+    pq.write_table(pq.read_table(face_file, columns=["image", "identity"]), plain)
+    arguments = ("--data", plain, "--faces", 16, "--metrics", "ssim", "--json", report, "--edit", "warm=1")
+    ran = evaluate(*arguments, "--model", models[0])
+    assert ran.code == 0 and "has no labels" in ran.error
+    names = {one["metric"] for one in json.loads(report.read_text())["models"][0]["measurements"]}
+    assert {"L2", "feature distance", "SSIM", "ghost", "cycle L2", "time: invert"} <= names
+    assert not any("attribute" in name or "Frechet" in name for name in names)
+
+
+def test_a_judge_keeps_the_names_of_what_it_sees(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    judge = AttributeClassifier(("bald", "young")).eval()
+    save_judge(judge, tmp_path / "a" / "judge.safetensors")
+    loaded = load_judge(tmp_path / "a" / "judge.safetensors")
+    assert loaded.attributes == ("bald", "young")
+    images = torch.rand(2, 3, 128, 128)
+    torch.testing.assert_close(logits(loaded, images), logits(judge, images))
+    save_file(AttributeClassifier(JUDGED).state_dict(), tmp_path / "old.safetensors")
+    assert load_judge(tmp_path / "old.safetensors").attributes == JUDGED, "a file without names has our own list"

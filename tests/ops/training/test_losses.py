@@ -135,3 +135,38 @@ def test_edit_feature_loss_compares_changes_of_unit_features() -> None:
     after, before = maps[:2]
     np.testing.assert_allclose(losses.edit_feature_loss(after, before, after, before), 0, atol=1e-9)
     np.testing.assert_allclose(losses.edit_feature_loss(before, before, after, before), 1, rtol=1e-3)
+
+
+def test_a_composite_is_the_source_without_an_edit_and_the_code_where_structure_changes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, code = (torch.rand(2, 3, 64, 64, generator=generator, dtype=torch.float64) for _ in range(2))
+    target, mask = losses.composite_target(x, code, code)
+    torch.testing.assert_close(target, x)
+    assert not mask.any()
+    # A change of light alone is taken over as it is, and nothing of the source's structure is lost.
+    target, mask = losses.composite_target(x, code, code + 0.25)
+    torch.testing.assert_close(target, x + 0.25)
+    assert not mask.any()
+    # A new structure in one place: there the code's picture in the source's tone, far from it the source.
+    edited = code.clone()
+    checks = 0.5 * (-1.0) ** (torch.arange(16)[:, None] + torch.arange(16))
+    edited[:, :, 24:40, 24:40] += checks
+    bright = x + 0.1
+    target, mask = losses.composite_target(bright, code, edited)
+    inner = (slice(None), slice(None), slice(30, 34), slice(30, 34))
+    assert (mask[inner] == 1).all() and not mask[:, :, :8].any()
+    torch.testing.assert_close(target[:, :, :8], bright[:, :, :8], atol=1e-2, rtol=0)
+    structure = target[inner] - losses._smooth(target, 9, 1.0)[inner]
+    expected = edited[inner] - losses._smooth(edited, 9, 1.0)[inner]
+    assert (structure - expected).abs().mean() < 0.1 * expected.abs().mean()
+
+
+def test_the_composite_loss_counts_the_place_of_the_edit_five_times() -> None:
+    outputs = torch.zeros(1, 3, 4, 4, dtype=torch.float64)
+    mask = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
+    mask[..., 0, 0] = 1
+    target = torch.zeros_like(outputs)
+    target[..., 0, 0], target[..., 3, 3] = 2.0, 2.0
+    torch.testing.assert_close(
+        losses.composite_loss(outputs, target, mask), torch.tensor([(5 * 4.0 + 4.0) / 16], dtype=torch.float64)
+    )

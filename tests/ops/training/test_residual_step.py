@@ -55,7 +55,7 @@ def edits(alpha: list[float], along: float = 0.0) -> SimulatedEdit:
 def step_of(model: StyleRes, settings: ResidualSettings | None = None, **changes: object) -> ResidualStep:
     torch.manual_seed(2)
     discriminator = Discriminator(model.config.generator).requires_grad_(False)
-    settings = replace(settings or ResidualSettings(edit_feature_weight=2.0), **changes)  # type: ignore[arg-type]
+    settings = replace(settings or ResidualSettings(edit_weight=2.0, edit_feature_weight=2.0), **changes)  # type: ignore[arg-type]
     return ResidualStep(model, discriminator, l1, None, features, settings, torch.float32)
 
 
@@ -77,6 +77,7 @@ def test_only_e1_and_e2_learn(model: StyleRes) -> None:
         "perceptual",
         "cycle_pixel",
         "cycle_perceptual",
+        "composite",
         "edit",
         "edit_feature",
     }
@@ -114,6 +115,8 @@ def test_every_term_is_what_the_equations_say(model: StyleRes) -> None:
             expected["cycle_perceptual"] += float((returned - x).abs().mean()) / 4
             plain = model.generator(model.generator.styles(code))
             moved = model.generator(model.generator.styles(code + offset))
+            target, mask = losses.composite_target(x, plain, moved)
+            expected["composite"] += float(((1 + 4 * mask) * (out - target) ** 2).mean()) / 4
             change = out - model.generate(code, detail)
             expected["edit"] += float(losses.edit_fidelity_loss(change, moved - plain)) / 4
             pictures = (features(image) for image in (out, model.generate(code, detail), moved, plain))
@@ -123,7 +126,7 @@ def test_every_term_is_what_the_equations_say(model: StyleRes) -> None:
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(value, rel=1e-4), name
     weights = {"adversarial": 0.03, "regulariser": 0.1, "pixel": 6, "perceptual": 2}
-    weights |= {"cycle_pixel": 3, "cycle_perceptual": 1, "edit": 2, "edit_feature": 2}
+    weights |= {"cycle_pixel": 1, "cycle_perceptual": 0.5, "composite": 6, "edit": 2, "edit_feature": 2}
     assert float(total) == pytest.approx(sum(weights[name] * value for name, value in expected.items()), rel=1e-4)
 
 
@@ -149,7 +152,7 @@ def test_gradient_stops_can_be_lifted(model: StyleRes) -> None:
         perceptual_weight=0,
         adversarial_weight=0,
         regulariser_weight=0,
-        edit_weight=0,
+        composite_weight=0,
     )
 
     def gradient(stop: bool) -> Tensor:
@@ -163,6 +166,7 @@ def test_gradient_stops_can_be_lifted(model: StyleRes) -> None:
 
 def test_settings_switch_terms(model: StyleRes) -> None:
     images, edit = images_of(2), edits([PLAIN, EDITED])
+    assert "composite" not in step_of(model, composite_weight=0.0)(images, edit)[1]
     assert {"edit", "edit_feature"} & step_of(model, edit_weight=0.0)(images, edit)[1].keys() == {"edit_feature"}
     assert {"edit", "edit_feature"} & step_of(model, edit_feature_weight=0.0)(images, edit)[1].keys() == {"edit"}
     no_cycle = step_of(model, cycle_pixel_weight=0.0, cycle_perceptual_weight=0.0)(images, edit)[1]
@@ -208,10 +212,10 @@ def test_edits_along_directions_replace_their_share(model: StyleRes) -> None:
 
 
 def test_a_weight_for_every_loss() -> None:
-    names = ("pixel", "perceptual", "identity", "adversarial", "regulariser", "edit", "cycle_pixel", "cycle_identity")
+    names = ("pixel", "perceptual", "identity", "adversarial", "regulariser", "composite", "cycle_pixel", "cycle_identity")
     values = {name: torch.tensor(1.0) for name in names}
     settings = ResidualSettings(identity_weight=0.5, cycle_identity_weight=0.25)
-    assert math.isclose(float(weighted_sum(values, settings)), 6 + 2 + 0.5 + 0.03 + 0.1 + 2 + 3 + 0.25, rel_tol=1e-6)
+    assert math.isclose(float(weighted_sum(values, settings)), 6 + 2 + 0.5 + 0.03 + 0.1 + 6 + 1 + 0.25, rel_tol=1e-6)
 
 
 def test_identities_never_cross_splits() -> None:

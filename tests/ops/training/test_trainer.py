@@ -116,9 +116,10 @@ def test_the_real_tasks_resume_exactly(tmp_path: Path, kind: str) -> None:
     for name, value in whole.trained().state_dict().items():
         assert torch.equal(value, second.trained().state_dict()[name]), name
     before = build().trained().state_dict()
-    moved = [name for name, value in second.trained().state_dict().items() if not torch.equal(value, before[name])]
-    # Heads of rows that are not free yet stay as they were.
-    assert len(moved) > (0.9 if kind == "residual" else 0.7) * len(before)
+    still = [name for name, value in second.trained().state_dict().items() if torch.equal(value, before[name])]
+    # Rows 3 and later of W+ never became free: their heads, and the layers that only they read, stay as they were.
+    unread = ("latlayer", *(f"styles.{row}." for row in range(3, 8)))
+    assert all(kind == "e0" and name.startswith(unread) for name in still), still
 
 
 def test_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
