@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ops.checkpoints.bundle import Bundle
 from ops.editing.editor import Editor
-from ops.inversion.styleres import Inversion, Inverter, StyleRes
+from ops.inversion.inverter import Inversion, Inverter
+from ops.inversion.styleres import StyleRes
 from ops.metrics.attributes import AttributeClassifier, logits
 from ops.metrics.edits import PlannedEdit, both_signs
 from ops.metrics.evaluation import EXAMPLES, TIMED_FACES, Evaluator, Measured
