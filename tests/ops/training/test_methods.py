@@ -142,8 +142,8 @@ def test_every_round_counts_and_none_sends_gradients_to_the_one_before() -> None
         sums = {name: value.detach() for name, value in deltas.items()}
         shown = image.detach()
     expected.backward()
-    assert abs(float(total) - float(expected)) < 1e-5 * abs(float(expected))
-    assert abs(float(losses["pixel"]) - float(pixel)) < 1e-5
+    assert abs(float(total.detach()) - float(expected.detach())) < 1e-5 * abs(float(expected.detach()))
+    assert abs(float(losses["pixel"].detach()) - float(pixel.detach())) < 1e-5
     for name, p in lesson.learnt.named_parameters():
         assert p.grad is not None
         torch.testing.assert_close(found[name], p.grad, rtol=1e-3, atol=1e-6)
