@@ -179,7 +179,7 @@ class PaintsOver(Inverter):
 
     def __init__(self, model: StyleRes) -> None:
         super().__init__()
-        self.inner, self.config = model, model.config
+        self.inner, self.config, self.generator = model, model.config, model.generator
 
     def invert(self, images: Tensor) -> Inversion:
         return Inversion(self.inner.invert(images).wplus_NLD, images)
@@ -194,7 +194,7 @@ class Pastes(Inverter):
 
     def __init__(self, model: StyleRes) -> None:
         super().__init__()
-        self.inner, self.config = model, model.config
+        self.inner, self.config, self.generator = model, model.config, model.generator
 
     def invert(self, images: Tensor) -> Inversion:
         code = self.inner.invert(images).wplus_NLD
