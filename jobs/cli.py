@@ -13,6 +13,7 @@ from jobs.fetch import fetch
 from jobs.inspect import inspect
 from jobs.invert import invert
 from jobs.render import render
+from jobs.store import app as store
 from jobs.train import app as train
 from jobs.train_method import method_bundle_command, method_command
 
@@ -30,6 +31,7 @@ app.command()(fetch)
 app.command()(doctor)
 app.command()(directions)
 app.add_typer(evaluate, name="evaluate")
+app.add_typer(store, name="store")
 train.command("method")(method_command)
 train.command("method-bundle")(method_bundle_command)
 app.add_typer(train, name="train")

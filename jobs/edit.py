@@ -6,11 +6,23 @@ import typer
 
 from jobs import options
 from jobs.errors import explained
-from jobs.prepare import definitions_from, left_to_invert, open_store, output_paths, probe_inputs, recipe_from
-from jobs.render import work_folder
+from jobs.prepare import (
+    Given,
+    admission,
+    definitions_from,
+    open_store,
+    outputs_from,
+    recipe_from,
+    require_untouched,
+    temporary_place,
+    working,
+)
 from jobs.report import Reporter
 from pipeline import flow
+from pipeline.places import place
 from pipeline.plan import PlanSettings
+from pipeline.stage import Stage
+from pipeline.store import Store
 
 
 def edit(
@@ -54,8 +66,11 @@ def edit(
     cpus_per_worker: options.CpusPerWorker = 1.0,
     gpus_per_worker: options.GpusPerWorker = 0.0,
     num_gpus: options.NumGpus = None,
+    item_seconds: options.ItemSeconds = 1800.0,
+    node_seconds: options.NodeSeconds = 0.0,
+    max_failed: options.MaxFailed = "0",
 ) -> None:
-    """Edit the faces of every INPUT."""
+    """Edit the faces of every INPUT. The same command again does what is missing."""
     with explained(), Reporter(progress=progress) as reporter:
         bundle = options.bundle_from(model, method)
         inverting = options.invert_settings_from(detector, insightface_pack, insightface_root, crop)
@@ -69,35 +84,45 @@ def edit(
             sheet_frames=0 if no_contact_sheet else 6,
         )
         compute = options.compute_from(device, precision, batch_size, chunk_frames, decoder, cpus_per_worker, gpus_per_worker)
-        sources, failures = probe_inputs(inputs, allow_hdr=allow_hdr)
-        for failure in failures:
-            reporter.lost(failure)
-        summary = flow.Summary(failures=failures)
-        outputs = output_paths(
-            sources,
-            out,
-            codec,
-            sheet=contact_sheet,
-            with_sheet=not no_contact_sheet,
-            side_by_side=side_by_side,
-            overwrite=overwrite,
+        allowed = options.allowed_from(max_failed)
+        given = Given(inputs, reporter, allow_hdr=allow_hdr)
+        outputs = outputs_from(
+            out, codec, given.listed, sheet=contact_sheet, with_sheet=not no_contact_sheet, side_by_side=side_by_side
         )
+        policy = flow.Policy(overwrite, admission(outputs, overwrite=overwrite), given.count)
+        summary = flow.Summary()
         if dry_run:
-            reporter.plan("edit", sources, outputs=[output.video for output in outputs.values()])
-        elif sources:
+            found = list(given.sources)
+            reporter.plan("edit", found, outputs=[outputs.of(source).video for source in found])
+        elif given.first() is not None:
+            root = place(store) if store is not None else temporary_place(out)
+
+            def stages_of(opened: Store) -> list[Stage]:
+                return flow.invert_stages(opened, bundle, inverting, compute) + flow.render_stages(
+                    opened, bundle, rendering, compute, outputs
+                )
+
+            require_untouched(root, bundle, residual_codec, stages_of, given, policy, reporter.see)
             with (
-                work_folder(out) as work,
-                options.runner_from(runner, ray_address, workers, num_gpus) as run,
+                working(root, out, "edit", keep=store is not None),
+                options.runner_from(runner, ray_address, workers, num_gpus, item_seconds, node_seconds) as run,
             ):
-                opened = open_store(store or work / "store", bundle, residual_codec)
-                todo = left_to_invert(sources, opened, inverting, overwrite=overwrite)
-                opened.write_failures("probe", failures)
-                inverted = flow.invert(todo, opened, bundle, inverting, compute, run, reporter.stage)
-                summary.join(inverted, counts=("faces", "tracks"))
-                # Of a source that lost chunks on the way in, what could be inverted is edited; the rest passes through.
-                rendered = flow.render(sources, outputs, opened, bundle, work, rendering, compute, run, reporter.stage)
-                summary.join(rendered, counts=("frames", "edits", "outputs"))
-        raise typer.Exit(reporter.finish("edit", summary, inputs=len(inputs), out=str(out)))
+                opened = open_store(root, bundle, residual_codec)
+                given.record_in(opened)
+                summary = flow.edit(
+                    given.sources,
+                    outputs,
+                    opened,
+                    bundle,
+                    inverting,
+                    rendering,
+                    compute,
+                    run,
+                    reporter.see,
+                    policy,
+                )
+        given.add_to(summary)
+        raise typer.Exit(reporter.finish("edit", summary, inputs=given.inputs(summary), allowed=allowed, out=out))
 
 
 def main() -> None:

@@ -14,7 +14,10 @@ from ops.editing.smoothing import SmoothingError
 from ops.face.detect import DetectorError
 from ops.training.data import DataError
 from ops.training.trainer import TrainingError
-from pipeline.runner import ResourceError
+from pipeline.course import OutOfSpace
+from pipeline.inputs import InputError
+from pipeline.places import PlaceError
+from pipeline.runner import ResourceError, WorkersDie
 from pipeline.store import StoreError
 
 FAILED, USAGE = 1, 2
@@ -33,10 +36,16 @@ MISTAKES = (
     DataError,
     DetectorError,
     DeviceError,
+    InputError,
+    PlaceError,
     ResourceError,
     StoreError,
     TrainingError,
 )
+
+
+CUT_SHORT = (OutOfSpace, WorkersDie)
+"""What ends a run in the middle: exit code 1. What was finished stays, and the same command continues."""
 
 
 @contextmanager
@@ -47,3 +56,6 @@ def explained(code: int = USAGE) -> Iterator[None]:
     except MISTAKES as error:
         print(f"styleres: error: {error}", file=sys.stderr)
         raise SystemExit(code) from error
+    except CUT_SHORT as error:
+        print(f"styleres: stopped: {error}", file=sys.stderr)
+        raise SystemExit(FAILED) from error

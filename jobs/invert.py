@@ -6,9 +6,12 @@ import typer
 
 from jobs import options
 from jobs.errors import explained
-from jobs.prepare import left_to_invert, open_store, probe_inputs
+from jobs.prepare import Given, open_store, require_untouched, working
 from jobs.report import Reporter
 from pipeline import flow
+from pipeline.places import place
+from pipeline.stage import Stage
+from pipeline.store import Store
 
 
 def invert(
@@ -36,28 +39,37 @@ def invert(
     cpus_per_worker: options.CpusPerWorker = 1.0,
     gpus_per_worker: options.GpusPerWorker = 0.0,
     num_gpus: options.NumGpus = None,
+    item_seconds: options.ItemSeconds = 1800.0,
+    node_seconds: options.NodeSeconds = 0.0,
+    max_failed: options.MaxFailed = "0",
 ) -> None:
-    """Invert every face of every INPUT into the store: latents, residuals, tracks."""
+    """Invert every face of every INPUT into the store. The same command again does what is missing."""
     with explained(), Reporter(progress=progress) as reporter:
         bundle = options.bundle_from(model, method)
         settings = options.invert_settings_from(detector, insightface_pack, insightface_root, crop)
         compute = options.compute_from(device, precision, batch_size, chunk_frames, decoder, cpus_per_worker, gpus_per_worker)
-        sources, failures = probe_inputs(inputs, allow_hdr=allow_hdr)
-        for failure in failures:
-            reporter.lost(failure)
-        summary = flow.Summary(failures=failures)
+        allowed = options.allowed_from(max_failed)
+        given = Given(inputs, reporter, allow_hdr=allow_hdr)
+        policy = flow.Policy(overwrite, count=given.count)
+        summary = flow.Summary()
         if dry_run:
-            reporter.plan("invert", sources, store=str(store), model=bundle.name)
-        elif sources:
-            opened = open_store(store, bundle, residual_codec)
-            todo = left_to_invert(sources, opened, settings, overwrite=overwrite)
-            opened.write_failures("probe", failures)
-            for source in sources:
-                if source not in todo:
-                    reporter.event(event="skipped", uri=source.uri, reason="inverted already with these settings")
-            with options.runner_from(runner, ray_address, workers, num_gpus) as run:
-                summary.join(flow.invert(todo, opened, bundle, settings, compute, run, reporter.stage))
-        raise typer.Exit(reporter.finish("invert", summary, inputs=len(inputs), store=str(store)))
+            reporter.plan("invert", list(given.sources), store=store, model=bundle.name)
+        elif given.first() is not None:
+            root = place(store)
+
+            def stages_of(opened: Store) -> list[Stage]:
+                return flow.invert_stages(opened, bundle, settings, compute)
+
+            require_untouched(root, bundle, residual_codec, stages_of, given, policy, reporter.see)
+            with (
+                working(root, store, "invert", keep=True),
+                options.runner_from(runner, ray_address, workers, num_gpus, item_seconds, node_seconds) as run,
+            ):
+                opened = open_store(root, bundle, residual_codec)
+                given.record_in(opened)
+                summary = flow.invert(given.sources, opened, bundle, settings, compute, run, reporter.see, policy)
+        given.add_to(summary)
+        raise typer.Exit(reporter.finish("invert", summary, inputs=given.inputs(summary), allowed=allowed, store=store))
 
 
 def main() -> None:

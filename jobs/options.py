@@ -22,10 +22,17 @@ from ops.video.encode import EncodeOptions
 from pipeline.flow import Compute, InvertSettings
 from pipeline.runner import InProcessRunner, Runner
 
-Inputs = Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Videos and images.", show_default=False)]
-StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of the Parquet store.", show_default=False)]
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...",
+        help="Videos, images, folders, 'globs', WebDataset .tar shards, .parquet files of images, @lists; paths or URLs.",
+        show_default=False,
+    ),
+]
+StoreFolder = Annotated[str, typer.Option("--store", help="Folder or URL of the Parquet store.", show_default=False)]
 KeptStore = Annotated[
-    Path | None, typer.Option("--store", help="Keep the codes here for further edits; thrown away if not given.")
+    str | None, typer.Option("--store", help="Keep the codes here for further edits; thrown away if not given.")
 ]
 Only = Annotated[list[str], typer.Option("--only", help="Name or key of a source; all of the store if not given.")]
 StoreModel = Annotated[str | None, typer.Option("--model", help="The bundle, if the store's is not an embedded one.")]
@@ -34,7 +41,12 @@ MethodName = Annotated[
     Literal["auto", "styleres", "e4e", "psp", "restyle", "hfgi", "hyperstyle", "sfe"],
     typer.Option("--method", help="Which, where --model is a folder of a bundle per method; docs/methods.md compares them."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what other settings made; what this command has finished stays.")
+]
+MaxFailed = Annotated[
+    str, typer.Option("--max-failed", help="Inputs that may lose something before the exit code is 1: a number, or 5%.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything cheap, print the plan, and stop.")]
 AllowHdr = Annotated[bool, typer.Option("--allow-hdr", help="Take PQ and HLG sources as if they were SDR.")]
 ProgressMode = Annotated[
@@ -61,7 +73,7 @@ EditorFolders = Annotated[
     typer.Option("--editors", help="[PREFIX=]FOLDER of official edit files, several times.", show_default=False),
 ]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A YAML file instead of --edit.")]
-Out = Annotated[Path, typer.Option("--out", help="A file for one input, otherwise a folder.", show_default=False)]
+Out = Annotated[str, typer.Option("--out", help="A file for one input, otherwise a folder or URL.", show_default=False)]
 Smoothing = Annotated[
     Literal["none", "gaussian", "savgol", "one_euro"],
     typer.Option("--smoothing", help="Of codes over time, within a track."),
@@ -95,6 +107,12 @@ Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Ray actor
 CpusPerWorker = Annotated[float, typer.Option("--cpus-per-worker", min=0.1, help="num_cpus of a Ray actor.")]
 GpusPerWorker = Annotated[float, typer.Option("--gpus-per-worker", min=0, help="num_gpus of a Ray actor; may be a share.")]
 NumGpus = Annotated[int | None, typer.Option("--num-gpus", min=0, help="Logical GPUs of a Ray started here.")]
+ItemSeconds = Annotated[
+    float, typer.Option("--item-seconds", min=1, help="An item that takes a Ray worker longer is tried once more, then lost.")
+]
+NodeSeconds = Annotated[
+    float, typer.Option("--node-seconds", min=0, help="How long to wait for an autoscaler's first node with room for a worker.")
+]
 
 
 def bundle_from(model: str, method: str) -> Bundle:
@@ -141,18 +159,36 @@ def encode_from(codec: str, quality: float | None, preset: str) -> EncodeOptions
 
 
 @contextmanager
-def runner_from(name: str, address: str | None, workers: int | None, num_gpus: int | None) -> Iterator[Runner]:
+def runner_from(
+    name: str,
+    address: str | None,
+    workers: int | None,
+    num_gpus: int | None,
+    item_seconds: float = 1800.0,
+    node_seconds: float = 0.0,
+) -> Iterator[Runner]:
     """In process unless Ray is asked for, by name or by an address."""
     if name == "in-process" and address is None:
         yield InProcessRunner()
         return
     from pipeline.runner_ray import RayRunner  # Ray takes a second to import; a local run does without
 
-    runner = RayRunner(address, workers=workers, num_gpus=num_gpus)
+    runner = RayRunner(address, workers=workers, num_gpus=num_gpus, item_seconds=item_seconds, node_seconds=node_seconds)
     try:
         yield runner
     finally:
         runner.close()
+
+
+def allowed_from(text: str) -> int | float:
+    """`--max-failed`: 3 inputs, or 5% of them."""
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else int(text)
+    except ValueError:
+        value = -1
+    if value < 0 or (text.endswith("%") and value > 1):
+        raise typer.BadParameter(f"--max-failed: expected a number such as 3 or a share such as 5%, got {text}")
+    return value
 
 
 def smoothing_from(kind: str, seconds: float | None) -> SmoothingSettings:

@@ -2,62 +2,134 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
-from collections.abc import Collection, Sequence
-from pathlib import Path
-
-import pyarrow as pa
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path, PurePosixPath
 
 import schemas
 from jobs.errors import UsageError
+from jobs.report import Reporter
 from ops.checkpoints.bundle import Bundle
 from ops.editing.definitions import Definition, parse_definition, parse_folder
 from ops.editing.library import load_edits, offers
 from ops.editing.recipe import EditRecipe, load_recipe, parse_edits
 from ops.video.encode import VideoCodec
-from ops.video.errors import MediaError
 from ops.video.image import IMAGE_SUFFIXES
-from ops.video.probe import SourceInfo, probe
-from pipeline.finalize import Output
-from pipeline.flow import InvertSettings, invert_settings_json
-from pipeline.stage import Source
+from pipeline.course import Report
+from pipeline.fetch import is_plain
+from pipeline.flow import Policy, course_of
+from pipeline.inputs import Entry, Probing, entries, is_explicit, probed
+from pipeline.lock import held
+from pipeline.outputs import KEPT_SUFFIXES, SUFFIXES_OF_CODEC, Outputs
+from pipeline.places import Place, exists, is_url, joined, place, remove_tree
+from pipeline.stage import Source, Stage
 from pipeline.store import Store, StoreInfo
-from schemas import Failure, source_id_from_sha256, source_id_of_unreadable
-
-KEPT_SUFFIXES = (".mp4", ".mov", ".mkv")
-VIDEO_SUFFIXES = (*KEPT_SUFFIXES, ".webm")
-SUFFIXES_OF_CODEC = {"ffv1": (".mkv",), "libvpx-vp9": (".mp4", ".mkv", ".webm"), "libsvtav1": (".mp4", ".mkv", ".webm")}
-"""Containers that hold a codec; the others go into `KEPT_SUFFIXES`."""
-
-TEXT_ART = "tty"
-"""FFmpeg takes any text file called .txt or .nfo for ANSI art, and plays it."""
+from pipeline.summary import MOST_KEPT, Summary
+from schemas import Failure
 
 
 def code_version() -> str:
     return importlib.metadata.version("styleres-video")
 
 
+MOST_LISTED = 10_000
+"""So many sources of a store are looked at before a render begins; of more, each when its turn comes."""
+
+
+class Given:
+    """The inputs of a command: a list that is checked before any work, or a set that is listed as it is worked off.
+
+    What cannot be read is told at once, and becomes a row of the store as soon as there is one.
+    """
+
+    def __init__(self, arguments: Sequence[str], reporter: Reporter, *, allow_hdr: bool) -> None:
+        self.failures: list[Failure] = []
+        self.failed = 0
+        self._arguments = len(arguments)
+        self._reporter = reporter
+        self._store: Store | None = None
+        probing = iter(Probing(entries(arguments), self.lose, allow_hdr=allow_hdr))
+        explicit = all(is_explicit(one) for one in arguments)
+        self.listed: list[Source] | None = named_apart(self._once(list(probing))) if explicit else None
+        self.sources: Iterator[Source] = iter(self.listed) if self.listed is not None else probing
+
+    @classmethod
+    def stored(cls, store: Store, only: Sequence[str], reporter: Reporter, *, allow_hdr: bool) -> Given:
+        """The sources of a store: a list too, unless there are very many."""
+        given = cls([], reporter, allow_hdr=allow_hdr)
+        found, count = stored_sources(store, only, given.lose, allow_hdr=allow_hdr)
+        given._arguments = count
+        given.listed = named_apart(list(found)) if count <= MOST_LISTED else None
+        given.sources = iter(given.listed) if given.listed is not None else found
+        return given
+
+    @property
+    def count(self) -> int | None:
+        """Sources, where that is known beforehand."""
+        return None if self.listed is None else len(self.listed)
+
+    def inputs(self, summary: Summary) -> int:
+        """How many inputs there were, after the end."""
+        return self._arguments if self.listed is not None else summary.sources_done + summary.sources_failed
+
+    def add_to(self, summary: Summary) -> None:
+        """What never came to be a source counts as lost."""
+        summary.fail(self.failures)
+        summary.lost_count += self.failed - len(self.failures)
+        summary.sources_failed += self.failed
+
+    def lose(self, failure: Failure) -> None:
+        self.failed += 1
+        self._reporter.lost(failure)
+        if self._store is not None:
+            self._store.write_failures("probe", [failure])
+        if len(self.failures) < MOST_KEPT:
+            self.failures.append(failure)
+
+    def record_in(self, store: Store) -> None:
+        store.write_failures("probe", self.failures)
+        self._store = store
+
+    def first(self) -> Source | None:
+        """The first source, which stays the first; None where there is none at all."""
+        found = next(self.sources, None)
+        if found is not None:
+            self.sources = chain([found], self.sources)
+        return found
+
+    def _once(self, sources: Sequence[Source]) -> list[Source]:
+        kept: dict[str, Source] = {}
+        for source in sources:
+            if source.source_id in kept:
+                message = (
+                    f"{source.uri}: has the same content as {kept[source.source_id].uri}, which is processed; name it once"
+                )
+                self.lose(Failure(source.source_id, source.uri, "probe", "duplicate", message))
+            else:
+                kept[source.source_id] = source
+        return list(kept.values())
+
+
+def named_apart(sources: Sequence[Source]) -> list[Source]:
+    """Part of its key goes into the name of an input where two would meet: contact sheets differ in nothing but stems."""
+    taken: set[str] = set()
+    named = []
+    for source in sources:
+        path = PurePosixPath(source.output_name)
+        name = path.name if path.stem not in taken else f"{path.stem}.{source.source_id[:8]}{path.suffix}"
+        taken.add(PurePosixPath(name).stem)
+        named.append(replace(source, name=name))
+    return named
+
+
 def probe_inputs(paths: Sequence[Path], *, allow_hdr: bool) -> tuple[list[Source], list[Failure]]:
-    """Every readable input once, and a failure for each of the others."""
-    sources: dict[str, Source] = {}
-    failures = []
-    for path in paths:
-        uri = str(path.absolute())
-        try:
-            info = probe(path, allow_hdr=allow_hdr)
-            if info.container == TEXT_ART:
-                raise MediaError(path, "this is a text file, and a video or an image was expected", "name a media file")
-        except (MediaError, OSError) as error:
-            failures.append(Failure(source_id_of_unreadable(uri), uri, "probe", "media_error", str(error)))
-            continue
-        source = Source(source_id_from_sha256(info.sha256), info)
-        if source.source_id in sources:
-            first = sources[source.source_id].uri
-            message = f"{uri}: has the same content as {first}, which is processed; name it once"
-            failures.append(Failure(source.source_id, uri, "probe", "duplicate", message))
-            continue
-        sources[source.source_id] = source
-    return list(sources.values()), failures
+    """Every readable file, and a failure for each of the others."""
+    found = [probed(Entry(str(path.absolute()), path.name), allow_hdr=allow_hdr) for path in paths]
+    return [one for one in found if isinstance(one, Source)], [one for one in found if isinstance(one, Failure)]
 
 
 def definitions_from(editors: Sequence[str], folders: Sequence[str]) -> list[Definition]:
@@ -80,8 +152,8 @@ def recipe_from(
     return parsed
 
 
-def open_store(root: Path, bundle: Bundle, codec: schemas.ResidualCodec) -> Store:
-    info = StoreInfo(
+def store_info(bundle: Bundle, codec: schemas.ResidualCodec) -> StoreInfo:
+    return StoreInfo(
         model_name=bundle.name,
         model_digest=bundle.digest,
         wplus_shape=bundle.wplus_shape,
@@ -90,165 +162,166 @@ def open_store(root: Path, bundle: Bundle, codec: schemas.ResidualCodec) -> Stor
         injection_resolution=bundle.config.injection_resolution,
         code_version=code_version(),
     )
-    return Store.open_or_create(root, info)
 
 
-def left_to_invert(sources: Sequence[Source], store: Store, settings: InvertSettings, *, overwrite: bool) -> list[Source]:
-    """The sources without complete rows of these settings. Half-written ones are cleared, so that they start afresh.
+def open_store(root: str | Place, bundle: Bundle, codec: schemas.ResidualCodec) -> Store:
+    return Store.open_or_create(root, store_info(bundle, codec))
 
-    Raises UsageError where complete rows of other settings would be overwritten unasked.
+
+def require_untouched(
+    root: Place,
+    bundle: Bundle,
+    codec: schemas.ResidualCodec,
+    stages_of: Callable[[Store], Sequence[Stage]],
+    given: Given,
+    policy: Policy,
+    report: Report,
+) -> None:
+    """Refuse before any work what would be refused later, for inputs that are few enough to look at. Writes nothing.
+
+    Raises UsageError; StoreError for a store of another model.
     """
-    todo = []
-    for source in sources:
-        manifest = store.read_manifest("invert", source.source_id)
-        complete = manifest is not None and store.is_complete(source.source_id) and manifest["lost"] == 0
-        if complete and not overwrite:
-            assert manifest is not None
-            if manifest["settings"] != invert_settings_json(settings):
-                raise UsageError(
-                    f"{source.uri} is in {store.root} already, inverted with other settings; "
-                    "use --overwrite to invert it again, or another --store"
-                )
-            continue
-        store.delete_source(source.source_id)
-        store.write_part("sources", source.source_id, 0, source_row(source))
-        todo.append(source)
-    return todo
+    info = store_info(bundle, codec)
+    if exists(joined(root, "meta/info.json")):
+        store = Store.open(root)
+        store.require_same_model(info)
+        course = course_of(stages_of(store), (), store, report, policy)
+        refusals = (course.refusal(source) for source in given.listed or ())
+    else:
+        refusals = (policy.admit(source) for source in given.listed or ())
+    for failure in refusals:
+        if failure is not None:
+            raise UsageError(failure.message)
 
 
-def source_row(source: Source) -> pa.Table:
-    """The row of `sources`."""
-    info = source.info
-    rate, aspect = info.average_rate, info.sample_aspect_ratio
-    row = {
-        "source_id": source.source_id,
-        "track_id": schemas.NO_TRACK,
-        "pts": int(info.pts[0]),
-        "uri": info.uri,
-        "kind": info.kind,
-        "sha256": info.sha256,
-        "size_bytes": info.size_bytes,
-        "width": info.width,
-        "height": info.height,
-        "frame_count": info.n_frames,
-        "last_pts": int(info.pts[-1]),
-        "time_base_num": info.time_base.numerator,
-        "time_base_den": info.time_base.denominator,
-        "average_rate_num": rate.numerator if rate else None,
-        "average_rate_den": rate.denominator if rate else None,
-        "rotation_degrees": info.rotation_degrees,
-        "sample_aspect_num": aspect.numerator if aspect else None,
-        "sample_aspect_den": aspect.denominator if aspect else None,
-        "codec": info.codec,
-        "pix_fmt": info.pix_fmt,
-        "color_primaries": info.color.primaries,
-        "color_trc": info.color.trc,
-        "color_space": info.color.space,
-        "color_range": info.color.range,
-        "audio_streams": info.audio_streams,
-        "subtitle_streams": info.subtitle_streams,
-    }
-    return pa.Table.from_pylist([row], schema=schemas.sources_schema())
-
-
-def stored_sources(store: Store, only: Sequence[str], *, allow_hdr: bool) -> tuple[list[Source], list[Failure]]:
-    """The sources of a store that can be rendered: complete, and their files still what they were.
+def stored_sources(
+    store: Store, only: Sequence[str], lost: Callable[[Failure], None], *, allow_hdr: bool
+) -> tuple[Iterator[Source], int]:
+    """The sources of a store that can be rendered, one after the other: complete, and their files still what they were; and how
+    many the store has.
 
     `only`: keys, paths or file names; empty for all. Raises UsageError for one that the store does not have.
     """
-    sources, failures = [], []
-    rows = store.sources().to_pylist()
-    names = [{row["source_id"], row["uri"], Path(row["uri"]).name} for row in rows]
-    for wanted in only:
-        if not any(wanted in known or str(Path(wanted).absolute()) in known for known in names):
-            held = ", ".join(Path(row["uri"]).name for row in rows[:20])
-            raise UsageError(f"--only {wanted}: {store.root} has no such source; it has: {held or 'none'}")
-    for row, known in zip(rows, names, strict=True):
-        if only and not any(wanted in known or str(Path(wanted).absolute()) in known for wanted in only):
-            continue
-        source_id, uri = row["source_id"], row["uri"]
+    ids = store.stored_source_ids()
+    if only:
+        rows = store.sources().to_pylist()
+        names = {row["source_id"]: {row["source_id"], row["uri"], PurePosixPath(row["uri"]).name} for row in rows}
 
-        def lost(reason: str, message: str, source_id: str = source_id, uri: str = uri) -> None:
-            failures.append(Failure(source_id, uri, "probe", reason, message))
+        def is_meant(wanted: str, known: set[str]) -> bool:
+            return wanted in known or str(Path(wanted).absolute()) in known
 
-        if not store.is_complete(source_id):
-            lost("incomplete", f"{uri}: its inversion was not finished; run styleres invert again with this store")
-            continue
-        try:
-            info: SourceInfo = probe(uri, allow_hdr=allow_hdr)
-        except (MediaError, OSError) as error:
-            lost("media_error", f"{error} (the store has its codes, but a render needs its frames)")
-            continue
-        if info.sha256 != row["sha256"]:
-            lost("changed", f"{uri}: is not the file that was inverted any more; invert it again")
-            continue
-        sources.append(Source(source_id, info))
-    return sources, failures
+        for wanted in only:
+            if not any(is_meant(wanted, known) for known in names.values()):
+                held = ", ".join(PurePosixPath(row["uri"]).name for row in rows[:20])
+                raise UsageError(f"--only {wanted}: {store.root} has no such source; it has: {held or 'none'}")
+        ids = [one for one, known in names.items() if any(is_meant(wanted, known) for wanted in only)]
+    found = (stored_source(store, one, lost, allow_hdr=allow_hdr) for one in ids)
+    return (source for source in found if source is not None), len(ids)
 
 
-def output_paths(
-    sources: Sequence[Source],
-    out: Path,
+def stored_source(store: Store, source_id: str, lost: Callable[[Failure], None], *, allow_hdr: bool) -> Source | None:
+    (row,) = store.read("sources", source_id, columns=["uri", "sha256"]).to_pylist()
+    uri = row["uri"]
+
+    def lose(reason: str, message: str) -> None:
+        lost(Failure(source_id, uri, "probe", reason, message))
+
+    if not store.is_complete(source_id):
+        lose("incomplete", f"{uri}: its inversion was not finished; run styleres invert again with this store")
+        return None
+    found = probed(Entry(uri, PurePosixPath(uri.rsplit("#", 1)[-1]).name), allow_hdr=allow_hdr)
+    if isinstance(found, Failure):
+        lose("media_error", f"{found.message} (the store has its codes, but a render needs its frames)")
+        return None
+    if found.info.sha256 != row["sha256"]:
+        lose("changed", f"{uri}: is not the file that was inverted any more; invert it again")
+        return None
+    return found
+
+
+def outputs_from(
+    out: str,
     codec: VideoCodec,
+    listed: Sequence[Source] | None,
     *,
     sheet: Path | None,
     with_sheet: bool,
     side_by_side: bool,
-    overwrite: bool,
-) -> dict[str, Output]:
-    """source_id => where its results go. `out` is a file for one source, otherwise a folder.
+) -> Outputs:
+    """The rule of where results go. `out` is a file for one source, otherwise a folder. `listed`: None for a set.
 
-    Raises UsageError where a file would be overwritten unasked, where several sources share one name for a file, and
-    for a file that cannot hold what would go into it.
+    Raises UsageError for a place that cannot hold what would go there.
     """
-    suffixes = SUFFIXES_OF_CODEC.get(codec, KEPT_SUFFIXES)
-    is_file = out.suffix.lower() in {*VIDEO_SUFFIXES, *IMAGE_SUFFIXES}
-    if is_file and len(sources) > 1:
-        raise UsageError(f"--out {out} is one file, and there are {len(sources)} inputs; name a folder")
-    if is_file and out.is_dir():
-        raise UsageError(f"--out {out} is a folder whose name ends like a file's; name a file inside it")
-    if not is_file and out.is_file():
-        raise UsageError(f"--out {out} is a file of another kind; name one of {', '.join(VIDEO_SUFFIXES)}, or a folder")
-    if is_file and sources:
-        allowed = sorted(IMAGE_SUFFIXES) if sources[0].info.kind == "image" else suffixes
-        if out.suffix.lower() not in allowed:
-            what = "an image" if sources[0].info.kind == "image" else f"{codec} video"
-            raise UsageError(f"--out {out}: a {out.suffix} file cannot hold {what}; use one of {', '.join(allowed)}")
-    if sheet is not None and len(sources) > 1:
+    where, suffixes = place(out), SUFFIXES_OF_CODEC.get(codec, KEPT_SUFFIXES)
+    is_file = where.suffix.lower() in {*KEPT_SUFFIXES, ".webm", *IMAGE_SUFFIXES}
+    if is_file and (listed is None or len(listed) > 1):
+        many = "a set of inputs" if listed is None else f"{len(listed)} inputs"
+        raise UsageError(f"--out {out} is one file, and there are {many}; name a folder")
+    if isinstance(where, Path):
+        if is_file and where.is_dir():
+            raise UsageError(f"--out {out} is a folder whose name ends like a file's; name a file inside it")
+        if not is_file and where.is_file():
+            said = ", ".join((*KEPT_SUFFIXES, ".webm"))
+            raise UsageError(f"--out {out} is a file of another kind; name one of {said}, or a folder")
+    if is_file and listed:
+        image = listed[0].info.kind == "image"
+        allowed = sorted(IMAGE_SUFFIXES) if image else suffixes
+        if where.suffix.lower() not in allowed:
+            what = "an image" if image else f"{codec} video"
+            raise UsageError(f"--out {out}: a {where.suffix} file cannot hold {what}; use one of {', '.join(allowed)}")
+    if sheet is not None and (listed is None or len(listed) > 1):
         raise UsageError("--contact-sheet names one file, and there are several inputs; leave it out")
-    outputs: dict[str, Output] = {}
-    taken: set[str] = set()
-    for source in sources:
-        path = out.absolute() if is_file else out.absolute() / edited_name(source, suffixes, taken)
-        taken.add(path.stem)
-        contact = sheet.absolute() if sheet else path.with_name(path.stem + ".contact_sheet.png")
-        beside = path.with_name(path.stem + ".side_by_side" + path.suffix)
-        outputs[source.source_id] = Output(
-            str(path),
-            str(contact) if with_sheet else None,
-            str(beside) if side_by_side and source.info.kind == "video" else None,
-        )
-    inputs = {str(Path(source.uri).resolve()) for source in sources}
-    replaced = [o.video for o in outputs.values() if str(Path(o.video).resolve()) in inputs]
-    if replaced:
-        raise UsageError(f"--out {replaced[0]} is one of the inputs, and a render reads its source to the end; name another")
-    if not overwrite:
-        files = [f for o in outputs.values() for f in (o.video, o.contact_sheet, o.side_by_side) if f]
-        existing = [f for f in files if Path(f).exists()]
+    return Outputs(
+        folder=str(where) if not is_file else str(where).rsplit("/", 1)[0],
+        file=str(where) if is_file else None,
+        suffixes=suffixes,
+        # A set may be of a million pictures, for which nobody will look at as many sheets.
+        sheets=with_sheet and listed is not None,
+        sheet=None if sheet is None else str(sheet.absolute()),
+        side_by_side=side_by_side,
+        sets=listed is None,
+    )
+
+
+def admission(outputs: Outputs, *, overwrite: bool) -> Callable[[Source], Failure | None]:
+    """Why the results of a source that is not finished must not be written."""
+
+    def admit(source: Source) -> Failure | None:
+        output = outputs.of(source)
+        if is_plain(source.uri) and not is_url(output.video) and Path(output.video).resolve() == Path(source.uri).resolve():
+            message = f"--out {output.video} is one of the inputs, and a render reads its source to the end; name another"
+            return Failure(source.source_id, source.uri, "probe", "output_is_input", message)
+        files = [file for file in (output.video, output.contact_sheet, output.side_by_side) if file]
+        existing = [] if overwrite else [file for file in files if exists(place(file))]
         if existing:
-            raise UsageError(f"{', '.join(existing[:5])} exists already; use --overwrite, or another --out")
-    return outputs
+            message = (
+                f"{', '.join(existing)} exists already, and this command has not finished it; use --overwrite, or another --out"
+            )
+            return Failure(source.source_id, source.uri, "probe", "output_exists", message)
+        return None
+
+    return admit
 
 
-def edited_name(source: Source, suffixes: Sequence[str], taken: Collection[str]) -> str:
-    """NAME.edited.SUFFIX; with part of the key where two inputs of one name would meet.
+def temporary_place(out: str) -> Place:
+    """Where the rows of an edit go whose codes nobody wants to keep: beside its output.
 
-    `taken`: the others' names without suffixes, as contact sheets differ from each other in nothing else.
+    The name follows from the output's, so that the same command continues a run that was killed.
     """
-    path = Path(source.uri)
-    kept = source.info.kind == "image" or (path.suffix.lower() in KEPT_SUFFIXES and path.suffix.lower() in suffixes)
-    suffix = path.suffix if kept else suffixes[0]
-    stem = f"{path.stem}.edited"
-    if stem in taken:
-        stem = f"{path.stem}.{source.source_id[:8]}.edited"
-    return stem + suffix
+    where = place(out)
+    name = f".styleres-work-{hashlib.sha256(str(where).encode()).hexdigest()[:12]}"
+    return where.with_name(name) if where.suffix else where / name
+
+
+@contextmanager
+def working(root: Place, named: str, job: str, *, keep: bool) -> Iterator[None]:
+    """Hold the store. One that is not kept goes with the end of the job, but not when the job is cut short."""
+    try:
+        if isinstance(root, Path):
+            root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{named}: cannot write there ({error.strerror}: {error.filename})") from error
+    with held(root, job):
+        yield
+    if not keep:
+        remove_tree(root)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 import typer
 
 from jobs import options
 from jobs.errors import UsageError, explained
-from jobs.prepare import definitions_from, output_paths, recipe_from, stored_sources
+from jobs.prepare import Given, admission, definitions_from, outputs_from, recipe_from, require_untouched, working
 from jobs.report import Reporter
 from pipeline import flow
 from pipeline.plan import PlanSettings
+from pipeline.stage import Stage
 from pipeline.store import Store
 
 
@@ -55,8 +50,11 @@ def render(
     cpus_per_worker: options.CpusPerWorker = 1.0,
     gpus_per_worker: options.GpusPerWorker = 0.0,
     num_gpus: options.NumGpus = None,
+    item_seconds: options.ItemSeconds = 1800.0,
+    node_seconds: options.NodeSeconds = 0.0,
+    max_failed: options.MaxFailed = "0",
 ) -> None:
-    """Apply edits to the stored faces and write the edited videos."""
+    """Apply edits to the stored faces and write the edited videos. The same command again does what is missing."""
     with explained(), Reporter(progress=progress) as reporter:
         opened = Store.open(store)
         bundle = options.bundle_from(model or opened.info.model_name, method)
@@ -75,43 +73,29 @@ def render(
             sheet_frames=0 if no_contact_sheet else 6,
         )
         compute = options.compute_from(device, precision, batch_size, chunk_frames, decoder, cpus_per_worker, gpus_per_worker)
-        sources, failures = stored_sources(opened, only, allow_hdr=allow_hdr)
-        for failure in failures:
-            reporter.lost(failure)
-        summary = flow.Summary(failures=failures)
-        outputs = output_paths(
-            sources,
-            out,
-            codec,
-            sheet=contact_sheet,
-            with_sheet=not no_contact_sheet,
-            side_by_side=side_by_side,
-            overwrite=overwrite,
+        allowed = options.allowed_from(max_failed)
+        given = Given.stored(opened, only, reporter, allow_hdr=allow_hdr)
+        outputs = outputs_from(
+            out, codec, given.listed, sheet=contact_sheet, with_sheet=not no_contact_sheet, side_by_side=side_by_side
         )
+        policy = flow.Policy(overwrite, admission(outputs, overwrite=overwrite), given.count)
+        summary = flow.Summary()
         if dry_run:
-            reporter.plan("render", sources, outputs=[output.video for output in outputs.values()])
-        elif sources:
+            found = list(given.sources)
+            reporter.plan("render", found, outputs=[outputs.of(source).video for source in found])
+        elif given.first() is not None:
+
+            def stages_of(opened: Store) -> list[Stage]:
+                return flow.render_stages(opened, bundle, settings, compute, outputs)
+
+            require_untouched(opened.root, bundle, opened.info.residual_codec, stages_of, given, policy, reporter.see)
             with (
-                work_folder(out) as work,
-                options.runner_from(runner, ray_address, workers, num_gpus) as run,
+                working(opened.root, out, "render", keep=True),
+                options.runner_from(runner, ray_address, workers, num_gpus, item_seconds, node_seconds) as run,
             ):
-                summary.join(flow.render(sources, outputs, opened, bundle, work, settings, compute, run, reporter.stage))
-        raise typer.Exit(reporter.finish("render", summary, inputs=len(sources) + len(failures), out=str(out)))
-
-
-@contextmanager
-def work_folder(out: Path) -> Iterator[Path]:
-    """A folder for plans and segments beside the output, where a cluster's workers can reach it too; gone afterwards."""
-    parent = out.absolute().parent if out.suffix else out.absolute()
-    work = parent / f".styleres-work-{uuid.uuid4().hex[:12]}"
-    try:
-        work.mkdir(parents=True)
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot write there ({error.strerror}: {error.filename})") from error
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+                summary = flow.render(given.sources, outputs, opened, bundle, settings, compute, run, reporter.see, policy)
+        given.add_to(summary)
+        raise typer.Exit(reporter.finish("render", summary, inputs=given.inputs(summary), allowed=allowed, out=out))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What a person or a log collector sees of a running job: progress bars on a terminal, JSON lines otherwise."""
+"""What a person or a log collector sees of a running job: progress bars and a table now and then, JSON lines otherwise."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from jobs.errors import FAILED
+from pipeline.course import Event, Lost, Noted, Settled, Status
 from pipeline.flow import Summary, lost_of
-from pipeline.stage import Outcome, Source, Stage
+from pipeline.stage import Source
 from schemas import Failure
 
 
@@ -54,20 +56,72 @@ class Reporter:
             elapsed = round(time.monotonic() - self.started, 3)
             print(json.dumps({"seconds": elapsed, **fields}), flush=True)
 
-    def stage(self, stage: Stage, done: int, count: int, outcome: Outcome | None) -> None:
-        """A `pipeline.runner.Report`. Lines at most once a second, but for a stage's first and last and for every loss."""
+    def see(self, event: Event) -> None:
+        """A `pipeline.runner.Report`."""
+        match event:
+            case Settled():
+                self.settled(event)
+            case Noted(kind, message, uri):
+                self.say(f"{kind}: {uri + ': ' if uri else ''}{message}")
+                self.event(event=kind, message=message, **({"uri": uri} if uri else {}))
+            case Lost(failure):
+                self.lost(failure)
+            case Status():
+                self.status(event)
+
+    def settled(self, event: Settled) -> None:
+        """Lines at most once a second, but for a stage's first and last and for every loss."""
+        tally, name = event.tally, event.stage.name
+        done = tally.done + tally.failed
         if self.bars:
-            if stage.name not in self.tasks:
-                self.tasks[stage.name] = self.display.add_task(stage.name, total=count)
-            self.display.update(self.tasks[stage.name], completed=done)
-        if outcome is not None and outcome.failure is not None:
-            self.lost(outcome.failure)
-        for failure in lost_of(outcome.result.failures) if outcome is not None and outcome.result is not None else ():
+            if name not in self.tasks:
+                self.tasks[name] = self.display.add_task(name, total=tally.known)
+            self.display.update(self.tasks[name], completed=done, total=tally.known)
+        if event.outcome.failure is not None:
+            self.lost(event.outcome.failure)
+        for failure in lost_of(event.outcome.result.failures) if event.outcome.result is not None else ():
             self.lost(failure)
         now = time.monotonic()
-        if done in (0, count) or now - self.last_line >= 1:
+        if done in (1, tally.known) or now - self.last_line >= 1:
             self.last_line = now
-            self.event(event="stage", stage=stage.name, done=done, items=count)
+            self.event(event="stage", stage=name, done=done, items=tally.known)
+
+    def status(self, status: Status) -> None:
+        """The table of a long run."""
+        seconds, eta = max(status.seconds, 1e-9), status.eta_seconds
+        steps = {
+            name: {
+                "queued": tally.queued,
+                "running": tally.running,
+                "done": tally.done,
+                "resumed": tally.resumed,
+                "failed": tally.failed,
+                "frames_per_second": round(tally.frames / seconds, 2),
+            }
+            for name, tally in status.steps.items()
+        }
+        self.event(
+            event="status",
+            steps=steps,
+            sources=status.sources,
+            sources_known=status.sources_known,
+            workers=status.workers,
+            busy_share=round(status.busy_share, 3),
+            eta_seconds=None if eta is None else round(eta),
+        )
+        if not self.bars:
+            return
+        known = "?" if status.sources_known is None else status.sources_known
+        left = "" if eta is None else f", about {eta / 60:.0f} min left"
+        busy = f"{status.workers} workers {status.busy_share:.0%} busy"
+        table = Table("step", *next(iter(steps.values()), {}), title=f"{status.sources} of {known} sources, {busy}{left}")
+        for name, fields in steps.items():
+            table.add_row(name, *map(str, fields.values()))
+        self.display.console.print(table)
+
+    def say(self, text: str) -> None:
+        if self.bars:
+            self.display.console.print(text, markup=False, highlight=False)
 
     def lost(self, failure: Failure) -> None:
         where = "" if failure.pts is None else f" pts {failure.pts}"
@@ -89,16 +143,17 @@ class Reporter:
         ]
         print(json.dumps({"event": "plan", "job": job, "inputs": inputs, **more}, indent=1 if self.bars else None))
 
-    def finish(self, job: str, summary: Summary, *, inputs: int, **more: Any) -> int:
-        """The last line; returns the exit code: 1 where anything was lost."""
+    def finish(self, job: str, summary: Summary, *, inputs: int, allowed: Allowed = 0, **more: Any) -> int:
+        """The last line; returns the exit code: 1 where more inputs lost something than are allowed to."""
         self.close()
-        lost = summary.lost
         fields = {
             "inputs": inputs,
             "frames": summary.counts["frames"],
             "faces": summary.counts["faces"],
             "edits": summary.counts["edits"],
-            "failures": len(lost),
+            "failures": summary.lost_count,
+            "inputs_failed": summary.sources_failed,
+            "inputs_finished_before": summary.sources_skipped,
             **more,
         }
         if self.bars:
@@ -106,4 +161,9 @@ class Reporter:
             print(f"{job}: {words}  in {time.monotonic() - self.started:.1f} s")
         seconds = {name: round(value, 3) for name, value in sorted(summary.seconds.items())}
         self.event(event="done", job=job, **fields, seconds_by_part=seconds)
-        return FAILED if lost else 0
+        limit = allowed if isinstance(allowed, int) else allowed * max(inputs, 1)
+        return FAILED if summary.sources_failed > limit or (summary.lost_count and not limit) else 0
+
+
+Allowed = int | float
+"""How many inputs may lose something: a number, or a share of them."""

@@ -12,7 +12,7 @@ The same command again goes on where it stopped. FACES: a Parquet file, a folder
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +22,8 @@ import torch
 import typer
 from safetensors.torch import load_file, save_file
 
-from jobs.errors import explained
+from jobs.errors import UsageError, explained
+from jobs.evaluate_options import LpipsHeads, LpipsWeights
 from ops.checkpoints.bundle import EditEntry, write_bundle
 from ops.device import resolve_device
 from ops.inversion.session import Precision
@@ -79,6 +80,8 @@ def e0_command(
     start_from: StartFrom = None,
     identity_network: IdentityNetwork = None,
     vgg_weights: VggWeights = None,
+    lpips_weights: LpipsWeights = None,
+    lpips_heads: LpipsHeads = None,
     threads: Threads = None,
     workers: Workers = 1,
     gpus_per_worker: GpusPerWorker = 0,
@@ -90,7 +93,8 @@ def e0_command(
     with explained():
         task, loop = e0_preset(preset)
         loop = _loop(loop, images, batch, seed, precision, max_minutes)
-        plan = _plan(data, prior, out, preset, changed(task, settings), loop, start_from, identity_network, vgg_weights)
+        files = perceptual_files(vgg_weights, lpips_weights, lpips_heads)
+        plan = _plan(data, prior, out, preset, changed(task, settings), loop, start_from, identity_network, files)
         _train(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
 
 
@@ -117,6 +121,8 @@ def prior_command(
     precision: PrecisionName = None,
     settings: Set = [],  # noqa: B006 - typer copies it
     vgg_weights: VggWeights = None,
+    lpips_weights: LpipsWeights = None,
+    lpips_heads: LpipsHeads = None,
     threads: Threads = None,
     workers: Workers = 1,
     gpus_per_worker: GpusPerWorker = 0,
@@ -129,7 +135,8 @@ def prior_command(
         task, loop = prior_preset()
         loop = _loop(loop, images, batch, seed, precision, max_minutes)
         sizes = prior_sizes(start_from, resolution, channel_base, channel_max, w_dim, mapping_layers)
-        plan = _plan(data, start_from, out, "mini", changed(task, settings), loop, anchor_from, None, vgg_weights, sizes=sizes)
+        files = perceptual_files(vgg_weights, lpips_weights, lpips_heads)
+        plan = _plan(data, start_from, out, "mini", changed(task, settings), loop, anchor_from, None, files, sizes=sizes)
         _train(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
 
 
@@ -149,6 +156,8 @@ def residual_command(
     start_from: StartFrom = None,
     identity_network: IdentityNetwork = None,
     vgg_weights: VggWeights = None,
+    lpips_weights: LpipsWeights = None,
+    lpips_heads: LpipsHeads = None,
     threads: Threads = None,
     workers: Workers = 1,
     gpus_per_worker: GpusPerWorker = 0,
@@ -160,9 +169,8 @@ def residual_command(
     with explained():
         task, loop = residual_preset(preset)
         loop = _loop(loop, images, batch, seed, precision, max_minutes)
-        plan = _plan(
-            data, prior, out, preset, changed(task, settings), loop, start_from, identity_network, vgg_weights, without_e2
-        )
+        files = perceptual_files(vgg_weights, lpips_weights, lpips_heads)
+        plan = _plan(data, prior, out, preset, changed(task, settings), loop, start_from, identity_network, files, without_e2)
         _train(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
 
 
@@ -303,6 +311,15 @@ def _loop(
     )
 
 
+def perceptual_files(vgg: Path | None, lpips: Path | None, heads: Path | None) -> tuple[Path, ...]:
+    """Of the one perceptual network that was named; () for EfficientNet-Lite0. Raises UsageError for two."""
+    if vgg is not None and lpips is not None:
+        raise UsageError("expected one perceptual network, got --vgg-weights and --lpips-weights; leave one of them out")
+    if heads is not None and lpips is None:
+        raise UsageError("--lpips-heads holds only LPIPS's heads; give AlexNet's file with --lpips-weights too")
+    return tuple(file for file in (vgg, lpips, heads) if file is not None)
+
+
 def _plan(
     data: str,
     prior: Path | None,
@@ -312,7 +329,7 @@ def _plan(
     loop: LoopSettings,
     start_from: str | None,
     identity_network: Path | None,
-    vgg_weights: Path | None,
+    perceptual: Sequence[Path],
     without_e2: bool = False,
     sizes: StyleGAN2Config | None = None,
 ) -> TrainingPlan:
@@ -333,7 +350,7 @@ def _plan(
         loop=loop,
         start_from=start_from,
         identity_network=absolute(identity_network),
-        perceptual_weights=absolute(vgg_weights),
+        perceptual_weights=tuple(str(file.absolute()) for file in perceptual),
         ablation=without_e2,
         sizes=sizes,
     )

@@ -20,6 +20,7 @@ import torch
 import typer
 
 from jobs.errors import explained
+from jobs.evaluate_options import LpipsHeads, LpipsWeights
 from jobs.train import (
     LICENCE,
     Batch,
@@ -39,6 +40,7 @@ from jobs.train import (
     Threads,
     VggWeights,
     Workers,
+    perceptual_files,
     watching,
 )
 from ops.device import resolve_device
@@ -68,6 +70,8 @@ def method_command(
     start_from: Annotated[Path | None, typer.Option("--start-from", help="Weights to begin with: an earlier result.")] = None,
     identity_network: IdentityNetwork = None,
     vgg_weights: VggWeights = None,
+    lpips_weights: LpipsWeights = None,
+    lpips_heads: LpipsHeads = None,
     threads: Threads = None,
     workers: Workers = 1,
     gpus_per_worker: GpusPerWorker = 0,
@@ -77,6 +81,7 @@ def method_command(
 ) -> None:
     """Train a part of HyperStyle, HFGI or StyleFeatureEditor: docs/methods.md."""
     with explained():
+        files = perceptual_files(vgg_weights, lpips_weights, lpips_heads)
         loop = method_loop(part)
         loop = replace(
             loop,
@@ -99,7 +104,7 @@ def method_command(
             base=absolute(Path(base)) if base is not None and Path(base).exists() else base,
             start_from=absolute(start_from),
             identity_network=absolute(identity_network),
-            perceptual_weights=absolute(vgg_weights),
+            perceptual_weights=tuple(str(file.absolute()) for file in files),
         )
         if threads is not None:
             torch.set_num_threads(threads)

@@ -1,7 +1,8 @@
 """The whole flow, both jobs, in order.
 
     invert   scan ─► track ─► invert            sources ─► store               slow; knows nothing of edits
-    render   plan ─► render ─► finalize         store + sources ─► videos      cheap; loads no encoder and no detector
+    render   plan ─► render ─► finalize         store + sources ─► files       cheap; loads no encoder and no detector
+    edit     all six, one source after the other in each, all sources at once
 
     step       one item                  reads                          writes                          barrier
     scan       chunk of a source         frames                         frames, faces                   -
@@ -9,24 +10,27 @@
     invert     chunk of a source         frames, tracks                 latents, residuals              -
     plan       source, its W+            latents, recipe                plan (work folder), edits       per source
     render     chunk of whole segments   frames, plan, residuals        segments (work folder)          -
-    finalize   source                    segments, source's sound       the edited file, contact sheet  per source
+    finalize   source                    segments, source's sound       the edited file, segments       per source
 
-Heavy steps are stateless maps over chunks; barriers are over rows small enough for one process. Frames never travel: an item
-names a source and a range, and every step decodes what it needs. So results do not depend on the runner, the number of workers,
-the length of chunks or, but for the last bits of float32 (see `Compute.batch_size`), the size of batches.
+Heavy steps are stateless maps over chunks; barriers are over the rows of one source, small enough for one process. Frames never
+travel: an item names a source and a range, and every step decodes what it needs. So results do not depend on the runner, the
+number of workers, the length of chunks, the company that items have in a batch or, but for the last bits of float32 (see
+`Compute.batch_size`), the size of batches; and an item that was lost can be done again, anywhere, and give the same.
+
+What is done is known by content (`pipeline.ledger`): source, settings, model, schema. The same command again does what is
+missing. `pipeline.course` moves sources along the stages; a runner gives their items to workers.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ops.checkpoints.bundle import Bundle
 from ops.device import Device
-from ops.editing.library import offers
+from ops.editing.library import load_edits, offers
+from ops.editing.recipe import EditRecipe
 from ops.face.align import CropMode
 from ops.face.detect import DetectorSettings
 from ops.face.paste import PasteSettings
@@ -34,21 +38,28 @@ from ops.face.track import TrackSettings
 from ops.inversion.session import Precision
 from ops.video.decode import Backend
 from ops.video.encode import EncodeOptions
-from pipeline.finalize import Finalize, Output
+from pipeline.course import Course
+from pipeline.finalize import Finalize
 from pipeline.invert import Invert
+from pipeline.ledger import Ledger, Seal, digest
+from pipeline.outputs import Outputs
 from pipeline.plan import Plan, PlanSettings
 from pipeline.render import Render
 from pipeline.runner import Report, Runner
 from pipeline.scan import Scan
-from pipeline.stage import Chunk, Outcome, Source, Stage
+from pipeline.sources import source_row
+from pipeline.stage import Source, Stage
 from pipeline.store import Store
-from pipeline.track import PASSED_THROUGH, TrackFaces
+from pipeline.summary import Summary, lost_of
+from pipeline.track import TrackFaces
 from schemas import Failure
+
+__all__ = ["Compute", "InvertSettings", "RenderSettings", "Summary", "edit", "invert", "lost_of", "render"]
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how models run. Never part of what a result is."""
+    """Where and how models run. But for `precision`, never part of what a result is."""
 
     device: Device = "auto"
     precision: Precision = "fp32"
@@ -80,138 +91,90 @@ class RenderSettings:
     sheet_frames: int = 6
 
 
-@dataclass
-class Summary:
-    """What a job did: the numbers of its last line."""
+@dataclass(frozen=True)
+class Policy:
+    """What may be replaced, and who is asked."""
 
-    counts: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
-    failures: list[Failure] = field(default_factory=list)
-
-    def add(self, outcomes: Sequence[Outcome], *counted: str) -> None:
-        """Take over the failures and seconds of a stage, and those counts that it is the authority for."""
-        for outcome in outcomes:
-            if outcome.failure is not None:
-                self.failures.append(outcome.failure)
-            if outcome.result is not None:
-                self.failures.extend(outcome.result.failures)
-                self.counts.update({name: outcome.result.counts.get(name, 0) for name in counted})
-                self.seconds.update(outcome.result.seconds)  # type: ignore[arg-type]
-
-    def join(self, other: Summary, counts: Sequence[str] | None = None) -> None:
-        """Add another part of the same job; only those counts, where both count the same things."""
-        self.counts.update({k: v for k, v in other.counts.items() if counts is None or k in counts})
-        self.seconds.update(other.seconds)
-        self.failures.extend(other.failures)
-
-    @property
-    def lost(self) -> list[Failure]:
-        """Failures proper: not the frames that have no face to edit."""
-        return lost_of(self.failures)
+    overwrite: bool = False
+    """Rows of other settings and files that this command did not make; what it has made already is kept in any case."""
+    admit: Callable[[Source], Failure | None] = lambda source: None
+    """Why a source that is not finished must not be started."""
+    count: int | None = None
+    """How many sources there are, if that is known."""
 
 
-def lost_of(failures: Iterable[Failure]) -> list[Failure]:
-    """Without the rows that only say why there was nothing to edit."""
-    return [failure for failure in failures if failure.reason not in PASSED_THROUGH]
-
-
-def invert(
-    sources: Sequence[Source],
-    store: Store,
-    bundle: Bundle,
-    settings: InvertSettings,
-    compute: Compute,
-    runner: Runner,
-    report: Report,
-) -> Summary:
-    """Fill the store with everything that does not depend on an edit."""
-    root, model, gpus = str(store.root), str(bundle.path.absolute()), compute.gpus_per_worker
-    stages = (
+def invert_stages(store: Store, bundle: Bundle, settings: InvertSettings, compute: Compute) -> list[Stage]:
+    """sources => rows of the store."""
+    root, model, cpus, gpus = str(store.root), str(bundle.path.absolute()), compute.cpus_per_worker, compute.gpus_per_worker
+    chunk, framing = compute.chunk_frames, bundle.framing
+    return [
         # Detection is a small network on every frame: a share of a GPU, or one core.
         Stage(
             "scan",
-            Scan(root, settings.detector, compute.backend, compute.device, bundle.framing.crop),
-            num_cpus=compute.cpus_per_worker,
-            num_gpus=gpus,
+            Scan(root, settings.detector, compute.backend, compute.device, framing.crop),
+            cpus,
+            gpus,
+            chunk,
+            decides={"detector": asdict(settings.detector), "crop": framing.crop},
+            writes=("frames", "faces"),
+            counted=("frames", "detections"),
         ),
         # A source's boxes and landmarks fit one process, and identities need all of them.
-        Stage("track", TrackFaces(root, settings.tracking, bundle.framing), driver=True),
+        Stage(
+            "track",
+            TrackFaces(root, settings.tracking, framing),
+            cpus,
+            frames=chunk,
+            whole=True,
+            decides={"tracking": asdict(settings.tracking), "framing": asdict(framing)},
+            writes=("tracks",),
+            counted=("tracks",),
+        ),
         # The encoder, the lower half of the generator and E1: the reason for a GPU.
         Stage(
             "invert",
-            Invert(
-                root,
-                model,
-                compute.batch_size,
-                compute.precision,
-                compute.device,
-                settings.crop,
-                compute.backend,
-            ),
-            num_cpus=compute.cpus_per_worker,
-            num_gpus=gpus,
+            Invert(root, model, compute.batch_size, compute.precision, compute.device, settings.crop, compute.backend),
+            cpus,
+            gpus,
+            chunk,
+            decides={"model": bundle.digest, "crop": settings.crop, "precision": compute.precision},
+            writes=("latents", "residuals"),
+            seals="invert",
+            counted=("faces",),
         ),
-    )
-    summary = Summary()
-    chunks = [chunk for source in sources for chunk in source.chunks(compute.chunk_frames)]
-    wholes = [source.whole() for source in sources]
-    for stage, items, counted in zip(
-        stages, (chunks, wholes, chunks), (("frames", "detections"), ("tracks",), ("faces",)), strict=True
-    ):
-        outcomes = runner.run(stage, items, report)
-        summary.add(outcomes, *counted)
-        write_failures(store, stage.name, outcomes)
-    for source in sources:
-        lost = [one for one in summary.lost if one.source_id == source.source_id]
-        content = {"settings": invert_settings_json(settings), "uri": source.uri, "lost": len(lost)}
-        store.write_manifest("invert", source.source_id, content)
-    return summary
+    ]
 
 
-def render(
-    sources: Sequence[Source],
-    outputs: dict[str, Output],
-    store: Store,
-    bundle: Bundle,
-    work: Path,
-    settings: RenderSettings,
-    compute: Compute,
-    runner: Runner,
-    report: Report,
-) -> Summary:
-    """Write the edited file of every source whose rows are in the store."""
-    root, model, folder = str(store.root), str(bundle.path.absolute()), str(work)
-    recipe = settings.plan.recipe
-    metadata = {"edits": recipe.to_text(), "model": bundle.name, "made_with": "styleres-video"}
-    given = offers(recipe.editors)
-    if used := [f"{name}: {given[name].record}" for name in dict.fromkeys(recipe.names) if name in given]:
-        metadata["editors"] = "; ".join(used)
+def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, compute: Compute, outputs: Outputs) -> list[Stage]:
+    """store + sources => edited files. A source that loses an item here cannot become a file."""
+    root, model, cpus, gpus = str(store.root), str(bundle.path.absolute()), compute.cpus_per_worker, compute.gpus_per_worker
+    recipe, paste = settings.plan.recipe, settings.paste.fitted(bundle.framing.crop)
+    recipe_id, metadata = identity_of(recipe, bundle)
     # Whole segments: what a segment is does not depend on the chunk it was in.
     gop = settings.encode.gop_frames
-    frames = max(1, compute.chunk_frames // gop) * gop
-    summary = Summary()
-    remaining = list(sources)
-
-    def run(stage: Stage, items: Callable[[Source], Sequence[Chunk]], *counted: str) -> None:
-        """A source that loses an item cannot become a file: it goes no further, the others do."""
-        nonlocal remaining
-        outcomes = runner.run(stage, [item for source in remaining for item in items(source)], report)
-        summary.add(outcomes, *counted)
-        write_failures(store, stage.name, outcomes)
-        failed = {outcome.item.source.source_id for outcome in outcomes if outcome.failure is not None}
-        remaining = [source for source in remaining if source.source_id not in failed]
-
-    # Codes are kilobytes per frame, and smoothing needs a track as a whole.
-    run(Stage("plan", Plan(root, model, folder, settings.plan), driver=True), lambda source: [source.whole()])
-    # Generator and E2 twice per face (with and without the edit), paste, encode.
-    run(
+    chunk = max(1, compute.chunk_frames // gop) * gop
+    planned = {"recipe": recipe_id, "smoothing": asdict(settings.plan.smoothing), "fade_seconds": settings.plan.fade_seconds}
+    pixels = {"paste": asdict(paste), "encode": asdict(settings.encode), "sheet_frames": settings.sheet_frames}
+    rendered = pixels | {"model": bundle.digest, "precision": compute.precision}
+    return [
+        # Codes are kilobytes per frame, and smoothing needs a track as a whole.
+        Stage(
+            "plan",
+            Plan(root, model, settings.plan),
+            cpus,
+            frames=chunk,
+            whole=True,
+            decides=planned,
+            writes=("work/plan",),
+            vital=True,
+        ),
+        # Generator and E2 twice per face (with and without the edit), paste, encode.
         Stage(
             "render",
             Render(
                 root,
                 model,
-                folder,
-                settings.paste.fitted(bundle.framing.crop),
+                paste,
                 settings.encode,
                 compute.batch_size,
                 compute.precision,
@@ -219,29 +182,133 @@ def render(
                 compute.backend,
                 settings.sheet_frames,
             ),
-            num_cpus=compute.cpus_per_worker,
-            num_gpus=compute.gpus_per_worker,
+            cpus,
+            gpus,
+            chunk,
+            decides=rendered,
+            writes=("work/segments", "work/edited", "work/sheet"),
+            vital=True,
+            counted=("frames", "edits"),
         ),
-        lambda source: source.chunks(frames),
-        "frames",
-        "edits",
-    )
-    # Copies packets: one core, and the disk.
-    run(
-        Stage("finalize", Finalize(folder, outputs, metadata, recipe.to_text(), settings.encode)),
-        lambda source: [source.whole()],
-        "outputs",
-    )
-    return summary
+        # Copies packets: one core, and the disk.
+        Stage(
+            "finalize",
+            Finalize(root, outputs, metadata, recipe.to_text(), recipe_id, settings.encode),
+            cpus,
+            frames=chunk,
+            whole=True,
+            decides={"outputs": asdict(outputs), "metadata": metadata},
+            # One manifest for each way to render, so that a second recipe does not forget the first.
+            seals=f"render-{digest(planned, rendered, asdict(outputs))[:16]}",
+            vital=True,
+            counted=("outputs",),
+        ),
+    ]
 
 
-def write_failures(store: Store, stage: str, outcomes: Sequence[Outcome]) -> None:
-    """Lost items become rows of the store, whatever else happens to the run, and replace those of an earlier run."""
-    store.clear_failures(stage, sorted({outcome.item.source.source_id for outcome in outcomes}))
-    failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
-    failures += [one for outcome in outcomes if outcome.result is not None for one in outcome.result.failures]
-    if failures:
-        store.write_failures(stage, failures)
+def invert(
+    sources: Iterable[Source],
+    store: Store,
+    bundle: Bundle,
+    settings: InvertSettings,
+    compute: Compute,
+    runner: Runner,
+    report: Report,
+    policy: Policy = Policy(),
+) -> Summary:
+    """Fill the store with everything that does not depend on an edit."""
+    return run(invert_stages(store, bundle, settings, compute), sources, store, runner, report, policy)
+
+
+def render(
+    sources: Iterable[Source],
+    outputs: Outputs,
+    store: Store,
+    bundle: Bundle,
+    settings: RenderSettings,
+    compute: Compute,
+    runner: Runner,
+    report: Report,
+    policy: Policy = Policy(),
+) -> Summary:
+    """Write the edited file of every source whose rows are in the store."""
+    return run(render_stages(store, bundle, settings, compute, outputs), sources, store, runner, report, policy)
+
+
+def edit(
+    sources: Iterable[Source],
+    outputs: Outputs,
+    store: Store,
+    bundle: Bundle,
+    inverting: InvertSettings,
+    rendering: RenderSettings,
+    compute: Compute,
+    runner: Runner,
+    report: Report,
+    policy: Policy = Policy(),
+) -> Summary:
+    """Both, source by source. Of a source that lost chunks on the way in, what could be inverted is edited."""
+    stages = invert_stages(store, bundle, inverting, compute) + render_stages(store, bundle, rendering, compute, outputs)
+    # Frames are counted once.
+    stages[0] = replace(stages[0], counted=())
+    return run(stages, sources, store, runner, report, policy)
+
+
+def run(
+    stages: Sequence[Stage], sources: Iterable[Source], store: Store, runner: Runner, report: Report, policy: Policy
+) -> Summary:
+    """Move every source along the stages, keeping account in the store."""
+    course = course_of(stages, sources, store, report, policy)
+    runner.run(course)
+    return course.summary
+
+
+def course_of(stages: Sequence[Stage], sources: Iterable[Source], store: Store, report: Report, policy: Policy) -> Course:
+    """The stages with what a store has to say about each source."""
+    ledger = Ledger(store)
+    inverts = stages[0].name == "scan"
+
+    def begin(source: Source) -> str:
+        """A render depends on what the inversion left."""
+        seal = None if inverts else ledger.sealed("invert", source.source_id)
+        return seal.after if seal is not None else ""
+
+    def changed(source: Source, seal: Seal, what: list[str]) -> Failure | None:
+        """Complete rows of other settings are hours of work: they go only if that is asked for."""
+        if not inverts or seal.failed or policy.overwrite:
+            return None
+        message = (
+            f"{source.uri} is in {store.root} already, inverted with other settings ({'; '.join(what)}); use --overwrite to "
+            "invert it again, or another --store"
+        )
+        return Failure(source.source_id, source.uri, "probe", "other_settings", message)
+
+    def started(source: Source) -> None:
+        if inverts:
+            store.write_part("sources", source.source_id, 0, source_row(source))
+
+    return Course(
+        stages,
+        sources,
+        ledger,
+        report,
+        begin=begin,
+        admit=policy.admit,
+        changed=changed,
+        started=started,
+        count=policy.count,
+    )
+
+
+def identity_of(recipe: EditRecipe, bundle: Bundle) -> tuple[str, dict[str, str]]:
+    """The recipe's key, which follows the bytes of the user's editor files, and what the edited files say of themselves."""
+    loaded = load_edits(recipe.names, bundle.editors(), recipe.editors, bundle.config.generator)
+    records = {name: edit.record for name, edit in loaded.items() if edit.record is not None}
+    metadata = {"edits": recipe.to_text(), "model": bundle.name, "made_with": "styleres-video"}
+    given = offers(recipe.editors)
+    if used := [f"{name}: {given[name].record}" for name in dict.fromkeys(recipe.names) if name in given]:
+        metadata["editors"] = "; ".join(used)
+    return recipe.id_with(records), metadata
 
 
 def invert_settings_json(settings: InvertSettings) -> dict[str, Any]:

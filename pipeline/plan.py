@@ -1,7 +1,7 @@
 """plan: `latents` of a whole source and a recipe => the codes to render. One item is a source; only W+ is read.
 
-Smoothing needs a track as a whole, so this is a barrier, and it is cheap. The plan is a Parquet file in the work folder, one
-row per face and frame that the recipe acts on.
+Smoothing needs a track as a whole, so this is a barrier, and it is cheap. The plan is a Parquet file in the store's work
+folder, one row per face and frame that the recipe acts on.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from io import RawIOBase
 from itertools import pairwise
-from pathlib import Path
-from typing import final
+from typing import IO, final
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +25,9 @@ from ops.editing.recipe import EditRecipe
 from ops.editing.smoothing import SmoothingSettings
 from ops.face.shots import find_cuts
 from pipeline.columns import array_from_column, edits_table, rows_or_none, wplus_from_table
+from pipeline.places import Place, exists, joined, place, writing
 from pipeline.stage import Chunk, Result, Source, Step
-from pipeline.store import Store
+from pipeline.store import Store, Written
 from pipeline.timer import Timer
 from schemas import Failure
 
@@ -46,7 +47,6 @@ class PlanSettings:
 class Plan(Step):
     store: str
     model: str
-    work: str
     settings: PlanSettings
 
     def open(self) -> Callable[[Chunk], Result]:
@@ -72,8 +72,8 @@ class Plan(Step):
                 )
                 for track in recipe.missing_tracks(tracks)
             ]
-            path = plan_path(self.work, source)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path = plan_path(self.store, source)
+            files: list[Written] = []
             pieces: list[tuple[PlannedRows, np.ndarray]] = []
             applied = []
             spans = shot_spans(store, source)
@@ -108,15 +108,17 @@ class Plan(Step):
             edited = 0
             with timer("store"):
                 if pieces:
-                    edited = write_plan(pieces, path)
-                    store.write_part("edits", source.source_id, recipe_id, pa.concat_tables(applied))
-            return Result({"edits": edited}, timer.seconds, tuple(failures))
+                    with writing(path) as file:
+                        edited = write_plan(pieces, file)
+                    files.append(Written(f"work/plan/{source.source_id}/{path.name}", file.size_bytes, file.sha256, edited))
+                    files.append(store.write_part("edits", source.source_id, recipe_id, pa.concat_tables(applied)))
+            return Result({"edits": edited}, timer.seconds, tuple(failures), tuple(files))
 
         return plan
 
 
-def plan_path(work: str, source: Source) -> Path:
-    return Path(work) / source.source_id / "plan.parquet"
+def plan_path(store: str, source: Source) -> Place:
+    return joined(place(store), f"work/plan/{source.source_id}/plan.parquet")
 
 
 def nested(codes_NLD: np.ndarray) -> pa.Array:
@@ -139,7 +141,7 @@ class PlannedRows:
     """What is added to S of the edited code, float32 [S]; None for the faces on which no edit in S acts."""
 
 
-def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], path: Path) -> int:
+def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], out: IO[bytes] | RawIOBase) -> int:
     """Those rows of several tracks, in order of pts, then track; return how many.
 
     A group of rows at a time: codes are most of what a plan holds, and a table of all would be as much again, twice.
@@ -163,7 +165,7 @@ def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], path: Path) -> 
                     "style_offset": pa.array([planned.style_offset[row] for planned, row in group], pa.list_(pa.float32())),
                 }
             )
-            writer = writer or pq.ParquetWriter(path, table.schema, use_dictionary=False)
+            writer = writer or pq.ParquetWriter(out, table.schema, use_dictionary=False)
             writer.write_table(table)
     finally:
         if writer is not None:
@@ -171,13 +173,14 @@ def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], path: Path) -> 
     return len(order)
 
 
-def read_plan(work: str, source: Source, pts_range: tuple[int, int]) -> PlannedRows | None:
+def read_plan(store: str, source: Source, pts_range: tuple[int, int]) -> PlannedRows | None:
     """None where the recipe acts on nothing in the range."""
-    path = plan_path(work, source)
-    if not path.exists():
+    path = plan_path(store, source)
+    if not exists(path):
         return None
     first, last = pts_range
-    rows = pq.read_table(path, filters=[("pts", ">=", first), ("pts", "<=", last)])
+    with path.open("rb") as file:
+        rows = pq.read_table(file, filters=[("pts", ">=", first), ("pts", "<=", last)])
     if len(rows) == 0:
         return None
     return PlannedRows(
@@ -190,12 +193,13 @@ def read_plan(work: str, source: Source, pts_range: tuple[int, int]) -> PlannedR
     )
 
 
-def planned_pts(work: str, source: Source) -> np.ndarray:
+def planned_pts(store: str, source: Source) -> np.ndarray:
     """Every pts at which the recipe acts, increasing; only that column is read."""
-    path = plan_path(work, source)
-    if not path.exists():
+    path = plan_path(store, source)
+    if not exists(path):
         return np.zeros(0, np.int64)
-    return np.unique(pq.read_table(path, columns=["pts"])["pts"].to_numpy())
+    with path.open("rb") as file:
+        return np.unique(pq.read_table(file, columns=["pts"])["pts"].to_numpy())
 
 
 def shot_spans(store: Store, source: Source) -> list[tuple[int, int]]:

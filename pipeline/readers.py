@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
 from ops.video.convert import Conversion
 from ops.video.decode import Backend, FrameReader
+from pipeline.fetch import FETCHER, require_unchanged
 from pipeline.stage import Source
 
 
@@ -17,10 +23,16 @@ class Readers:
         self._source_id: str | None = None
         self._reader: FrameReader | None = None
 
-    def of(self, source: Source) -> FrameReader:
+    def read(self, source: Source, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+        """(pts, frame) of frames [start, stop).
+
+        Raises MediaError, also where the file is not the one that was probed any more.
+        """
+        path = FETCHER.path(source.uri)
+        require_unchanged(source, path)
         if self._reader is None or self._source_id != source.source_id:
             if self._reader is not None:
                 self._reader.close()
-            self._reader = FrameReader(source.info, self._backend, conversion=self._conversion)
+            self._reader = FrameReader(replace(source.info, uri=str(path)), self._backend, conversion=self._conversion)
             self._source_id = source.source_id
-        return self._reader
+        return self._reader.read(start, stop)

@@ -9,7 +9,8 @@ first frame. So the edited video has the same bytes however its segments are spr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import final
@@ -25,11 +26,13 @@ from ops.video.decode import Backend
 from ops.video.encode import EncodeOptions, encode_segment
 from ops.video.image import write_image
 from pipeline.columns import array_from_column, residuals_from_table
+from pipeline.fetch import file_digest
+from pipeline.places import Place, joined, local_output, place
 from pipeline.plan import planned_pts, read_plan
 from pipeline.readers import Readers
 from pipeline.sheet import sheet_moments, write_strip
-from pipeline.stage import Chunk, Result, Source, Step
-from pipeline.store import Store, StoreError
+from pipeline.stage import Batched, Chunk, Result, Source, Step
+from pipeline.store import Store, StoreError, Written
 from pipeline.timer import Timer
 
 
@@ -46,12 +49,29 @@ class Face:
     residual: np.ndarray | None
 
 
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A chunk with the faces to render in it."""
+
+    chunk: Chunk
+    faces: dict[int, list[Face]]
+    """pts => faces, in order of track."""
+    sheet: frozenset[int]
+    """The pts that go onto the contact sheet."""
+    timer: Timer
+    strips: list[Written] = field(default_factory=list)
+    """Of the contact sheet, as they are written."""
+
+
+Frame = tuple[Planned, int, np.ndarray]
+"""A frame of a chunk, its pts, its pixels."""
+
+
 @final
 @dataclass(frozen=True)
 class Render(Step):
     store: str
     model: str
-    work: str
     paste: PasteSettings = field(default_factory=PasteSettings)
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     batch_size: int = 16
@@ -61,80 +81,88 @@ class Render(Step):
     sheet_frames: int = 6
     """Frames on the contact sheet, evenly spread over those that are edited; 0 for none."""
 
-    def open(self) -> Callable[[Chunk], Result]:
+    def open(self) -> Batched:
         # Frames that are encoded again are converted exactly: the fast conversion darkens by about one level each way.
         store, readers = Store.open(self.store), Readers(self.backend, "exact")
         bundle = open_bundle(self.model)
         model, framing = bundle.load("generate"), bundle.framing
         session = Session(model, device=resolve_device(self.device), precision=self.precision, batch_size=self.batch_size)
 
-        def render(chunk: Chunk) -> Result:
-            source, timer = chunk.source, Timer()
+        def load(chunk: Chunk) -> Planned:
+            timer = Timer()
             with timer("store"):
-                faces = faces_of(store, self.work, chunk)
-                sheet = sheet_moments(planned_pts(self.work, source), self.sheet_frames)
-            frames = timer.timed("decode", readers.of(source).read(chunk.start, chunk.stop))
-            edited = self._edited(frames, faces, sheet, session, framing, source, timer)
-            if source.info.kind == "image":
-                for _, frame in edited:
-                    write_image(image_path(self.work, source), frame)
-            else:
-                for start in range(chunk.start, chunk.stop, self.encode.gop_frames):
-                    count = min(self.encode.gop_frames, chunk.stop - start)
-                    with timer("encode"):
-                        encode_segment(islice(edited, count), source.info, self.encode, segment_path(self.work, source, start))
-            edits = sum(len(here) for here in faces.values())
-            return Result({"frames": chunk.stop - chunk.start, "edits": edits}, timer.seconds)
+                faces = faces_of(store, chunk)
+                sheet = sheet_moments(planned_pts(self.store, chunk.source), self.sheet_frames)
+            return Planned(chunk, faces, sheet, timer)
 
-        return render
+        def finish(loaded: Sequence[Planned]) -> list[Result]:
+            """One stream of frames through all items, so that a batch of faces may span several of them."""
+            timer = Timer()  # one, because the parts of several items' work lie within each other
+            together = [replace(one, timer=timer) for one in loaded]
 
-    def _edited(
-        self,
-        frames: Iterator[tuple[int, np.ndarray]],
-        faces: dict[int, list[Face]],
-        sheet: frozenset[int],
-        session: Session,
-        framing: Framing,
-        source: Source,
-        timer: Timer,
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """(pts, frame) => (pts, edited frame). Holds as many frames as a batch of faces needs, and no more."""
-        waiting: list[tuple[int, np.ndarray]] = []
+            def frames() -> Iterator[Frame]:
+                for one in together:
+                    read = readers.read(one.chunk.source, one.chunk.start, one.chunk.stop)
+                    for pts, frame in one.timer.timed("decode", read):
+                        yield one, pts, frame
+
+            edited = self._edited(frames(), session, framing)
+            results = []
+            for one in together:
+                mine = ((pts, frame) for _, pts, frame in islice(edited, one.chunk.frames))
+                results.append(self._written(one, mine))
+            seconds: list[dict[str, float]] = [one.timer.seconds for one in loaded]
+            for name, spent in timer.seconds.items():
+                seconds[0][name] += spent
+            return [replace(result, seconds=each) for result, each in zip(results, seconds, strict=True)]
+
+        return Batched(load, finish)
+
+    def _written(self, one: Planned, edited: Iterator[tuple[int, np.ndarray]]) -> Result:
+        """Encode the edited frames of a chunk: segments, or one image."""
+        source, chunk, files = one.chunk.source, one.chunk, []
+        if source.info.kind == "image":
+            for _, frame in edited:
+                files.append(kept(self.store, source, "edited", "edited.png", partial(write_image, frame=frame)))
+        else:
+            for start in range(chunk.start, chunk.stop, self.encode.gop_frames):
+                group = islice(edited, min(self.encode.gop_frames, chunk.stop - start))
+                with one.timer("encode"):
+                    encode = partial(encode_segment, group, source.info, self.encode)
+                    files.append(kept(self.store, source, "segments", f"{start:09d}.nut", encode))
+        edits = sum(len(here) for here in one.faces.values())
+        counts = {"frames": chunk.frames, "edits": edits}
+        return Result(counts, files=(*files, *one.strips))
+
+    def _edited(self, frames: Iterator[Frame], session: Session, framing: Framing) -> Iterator[Frame]:
+        """Frames => edited frames. Holds as many as a batch of faces needs, and no more."""
+        waiting: list[Frame] = []
         count = 0
-        for pts, frame in frames:
-            waiting.append((pts, frame))
-            count += len(faces.get(pts, ()))
+        for one, pts, frame in frames:
+            waiting.append((one, pts, frame))
+            count += len(one.faces.get(pts, ()))
             if count >= session.batch_size or len(waiting) >= 4 * session.batch_size:
-                yield from self._paste_all(waiting, faces, sheet, session, framing, source, timer)
+                yield from self._paste_all(waiting, session, framing)
                 waiting, count = [], 0
-        yield from self._paste_all(waiting, faces, sheet, session, framing, source, timer)
+        yield from self._paste_all(waiting, session, framing)
 
-    def _paste_all(
-        self,
-        frames: list[tuple[int, np.ndarray]],
-        faces: dict[int, list[Face]],
-        sheet: frozenset[int],
-        session: Session,
-        framing: Framing,
-        source: Source,
-        timer: Timer,
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        here = [face for pts, _ in frames for face in faces.get(pts, ())]
+    def _paste_all(self, frames: list[Frame], session: Session, framing: Framing) -> Iterator[Frame]:
+        here = [face for one, pts, _ in frames for face in one.faces.get(pts, ())]
         generated = None
         if here:
-            kept = [face.residual for face in here if face.residual is not None]
-            detail = np.stack(kept) if kept else None
-            with timer("model"):
+            residuals = [face.residual for face in here if face.residual is not None]
+            detail = np.stack(residuals) if residuals else None
+            with frames[0][0].timer("model"):
                 edited = session.generate(np.stack([face.edited_LD for face in here]), detail, style_offsets(here))
                 # What is unchanged but for the edit: the difference of the two is the edit and nothing else.
                 base = session.generate(np.stack([face.base_LD for face in here]), detail)
             generated = zip(here, framing.content(edited), framing.content(base), strict=True)
-        for pts, frame in frames:
+        for one, pts, frame in frames:
             result = frame
-            for _ in faces.get(pts, ()):
+            for _ in one.faces.get(pts, ()):
                 assert generated is not None
                 face, edited_crop, base_crop = next(generated)
-                with timer("paste"):
+                with one.timer("paste"):
                     result = paste(
                         result,
                         edited_crop,
@@ -144,16 +172,18 @@ class Render(Step):
                         landmarks=face.landmarks_52,
                         strength=face.fade,
                     )
-                if pts in sheet:
-                    with timer("sheet"):
-                        write_strip(self.work, source, pts, frame, base_crop, edited_crop, result, face.quad_42)
-            yield pts, result
+                if pts in one.sheet:
+                    with one.timer("sheet"):
+                        source = one.chunk.source
+                        crops = (frame, base_crop, edited_crop, result)
+                        one.strips.append(write_strip(self.store, source, pts, *crops, face.quad_42))
+            yield one, pts, result
 
 
-def faces_of(store: Store, work: str, chunk: Chunk) -> dict[int, list[Face]]:
+def faces_of(store: Store, chunk: Chunk) -> dict[int, list[Face]]:
     """pts => the faces to render there, in order of track, from the plan, the tracks and the residuals."""
     source = chunk.source
-    plan = read_plan(work, source, chunk.pts_range)
+    plan = read_plan(str(store.root), source, chunk.pts_range)
     if plan is None:
         return {}
     span = int(plan.pts_N[0]), int(plan.pts_N[-1])
@@ -197,11 +227,12 @@ def rows_by_key(track_N: np.ndarray, pts_N: np.ndarray) -> dict[tuple[int, int],
     return {key: row for row, key in enumerate(zip(track_N.tolist(), pts_N.tolist(), strict=True))}
 
 
-def segment_path(work: str, source: Source, start: int) -> Path:
-    folder = Path(work) / source.source_id / "segments"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{start:09d}.nut"
+def kept(store: str, source: Source, kind: str, name: str, write: Callable[[Path], object]) -> Written:
+    """Have a file written into a work folder of the store, wherever that is."""
+    with local_output(work_path(store, source, kind, name)) as path:
+        write(path)
+        return Written(f"work/{kind}/{source.source_id}/{name}", path.stat().st_size, file_digest(path))
 
 
-def image_path(work: str, source: Source) -> Path:
-    return Path(work) / source.source_id / "edited.png"
+def work_path(store: str, source: Source, kind: str, name: str) -> Place:
+    return joined(place(store), f"work/{kind}/{source.source_id}/{name}")

@@ -50,7 +50,7 @@ class Scan(Step):
 
             # A cut is a change against the frame before, so a chunk looks at the last frame of the one before it.
             lead = min(chunk.start, 1)
-            frames = timer.timed("decode", readers.of(chunk.source).read(chunk.start - lead, chunk.stop))
+            frames = timer.timed("decode", readers.read(chunk.source, chunk.start - lead, chunk.stop))
             previous = next(frames)[1] if lead else None
             scores = shot_scores(seen(frames), previous)
             source_id, part = chunk.source.source_id, range_part(chunk.start, chunk.stop)
@@ -59,7 +59,7 @@ class Scan(Step):
                     scores[0] = float("nan")  # no predecessor: null
                 counts = np.array([len(faces) for faces in found])
                 rows = frames_table(source_id, np.array(pts), np.array(scores), counts)
-                store.write_part("frames", source_id, part, rows)
+                files = [store.write_part("frames", source_id, part, rows)]
                 faces = [(at, index, face) for at, faces in zip(pts, found, strict=True) for index, face in enumerate(faces)]
                 if faces:
                     rows = faces_table(
@@ -71,7 +71,7 @@ class Scan(Step):
                         np.array([face.score for _, _, face in faces]),
                         [face.embedding for _, _, face in faces],
                     )
-                    store.write_part("faces", source_id, part, rows)
-            return Result({"frames": len(pts), "detections": len(faces)}, timer.seconds)
+                    files.append(store.write_part("faces", source_id, part, rows))
+            return Result({"frames": len(pts), "detections": len(faces)}, timer.seconds, files=tuple(files))
 
         return scan

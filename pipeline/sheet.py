@@ -5,13 +5,17 @@ Rendering workers write one strip per frame and face; finalize joins them under 
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ops.face.align import crop_face
 from ops.video.atomic import replaced_file
+from pipeline.parts import Written
+from pipeline.places import Place, joined, listed, place, writing
 from pipeline.stage import Source
 
 TILE = 256
@@ -28,7 +32,7 @@ def sheet_moments(pts: np.ndarray, count: int) -> frozenset[int]:
 
 
 def write_strip(
-    work: str,
+    store: str,
     source: Source,
     pts: int,
     frame: np.ndarray,
@@ -36,7 +40,7 @@ def write_strip(
     edited: np.ndarray,
     pasted: np.ndarray,
     quad_42: np.ndarray,
-) -> None:
+) -> Written:
     """One row of the sheet: the aligned crop of the source, the model's two pictures of it, the crop of the result.
 
     frame, pasted: uint8 [H, W, 3]; inversion, edited: float [h, w, 3] on the 0..255 scale, whose shape the tiles keep.
@@ -50,11 +54,16 @@ def write_strip(
         crop_face(pasted, quad_42, size),
     ]
     tiles = [centred(tile) for tile in tiles]
-    folder = Path(work) / source.source_id / "sheet"
-    folder.mkdir(parents=True, exist_ok=True)
-    place = int(quad_42.mean(axis=0)[0] * 16)  # faces of one frame from left to right
-    with replaced_file(folder / f"{pts:020d}_{max(place, 0):08d}.png") as temporary:
-        Image.fromarray(np.concatenate(tiles, axis=1)).save(temporary, format="PNG")
+    folder = sheet_folder(store, source)
+    left = int(quad_42.mean(axis=0)[0] * 16)  # faces of one frame from left to right
+    name = f"{pts:020d}_{max(left, 0):08d}.png"
+    with writing(folder / name) as file:
+        Image.fromarray(np.concatenate(tiles, axis=1)).save(cast(IO[bytes], file), format="PNG")
+    return Written(f"work/sheet/{source.source_id}/{name}", file.size_bytes, file.sha256)
+
+
+def sheet_folder(store: str, source: Source) -> Place:
+    return joined(place(store), f"work/sheet/{source.source_id}")
 
 
 def enlarged(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -71,12 +80,12 @@ def centred(tile: np.ndarray) -> np.ndarray:
     return square
 
 
-def join_strips(work: str, source: Source, title: str, out: Path) -> bool:
+def join_strips(store: str, source: Source, title: str, out: Path) -> bool:
     """Write the sheet of a source; False where no frame was edited."""
-    strips = sorted((Path(work) / source.source_id / "sheet").glob("*.png"))
+    strips = [file.path for file in listed(sheet_folder(store, source), ".png")]
     if not strips:
         return False
-    rows = [np.asarray(Image.open(strip).convert("RGB")) for strip in strips]
+    rows = [np.asarray(Image.open(BytesIO(strip.read_bytes())).convert("RGB")) for strip in strips]
     sheet = Image.new("RGB", (TILE * len(COLUMNS), 2 * HEADER + TILE * len(rows)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
     draw.text((8, 5), title, fill="black", font=font)

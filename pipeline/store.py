@@ -5,6 +5,7 @@
       meta/info.json                     schema version, model, shapes, codec
       <table>/<source_id>/<part>.parquet one part per chunk, one row group per part
       manifests/<stage>/<source_id>.json written last: the stage is complete
+      ledger/, work/                     of runs that are not finished (`pipeline.ledger`); gone afterwards
 
 A file appears whole or not at all: written under a temporary name, fsynced, renamed. A manifest speaks only
 of what is already on the disk, so a run killed at any instant leaves a store that the same command resumes.
@@ -14,7 +15,6 @@ store at a time; one process (the driver) creates it and writes its manifests.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -22,22 +22,49 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 import schemas
 from pipeline.dataset_card import dataset_card
+from pipeline.parts import (
+    KEY_COLUMNS,
+    DamagedPart,
+    Part,
+    StoreError,
+    Written,
+    conformed,
+    in_order,
+    overlaps,
+    range_part,
+    read_footer,
+    read_rows,
+    require_unique,
+    within,
+    write_rows,
+)
+from pipeline.places import (
+    Place,
+    Remote,
+    digest_of,
+    exists,
+    folders,
+    joined,
+    listed,
+    place,
+    remove,
+    remove_tree,
+    sync_folder,
+    write_text,
+)
+
+__all__ = ["DamagedPart", "Part", "Store", "StoreError", "StoreInfo", "Written", "range_part"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-_KEY_COLUMNS = ("source_id", "track_id", "pts")
-
-
-class StoreError(ValueError):
-    """The store, or what was to be written into it, is not as it must be; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -72,37 +99,17 @@ class StoreInfo:
         schemas.residuals_schema(self.residual_shape, self.residual_codec)
 
 
-@dataclass(frozen=True)
-class Part:
-    """One Parquet file of one table and source."""
-
-    name: str
-    path: Path
-    row_count: int
-    size_bytes: int
-    first_pts: int | None
-    """Smallest pts in it; None where it has no row with a pts."""
-    last_pts: int | None
-
-
-def range_part(start: int, stop: int) -> str:
-    """The name of the part for frames [start, stop) of a source, by ordinal; names sort in frame order."""
-    if not 0 <= start < stop:
-        raise StoreError(f"a part covers frames [start, stop) with 0 <= start < stop, got [{start}, {stop})")
-    return f"part-{start:09d}-{stop:09d}"
-
-
 class Store:
-    """A store on a local or shared disk. Cheap to open, picklable, safe to read from many processes.
+    """A store on a disk or in an object store. Cheap to open, picklable, safe to read from many processes.
 
     Make one with `Store.create`, `Store.open` or `Store.open_or_create`.
     """
 
-    def __init__(self, root: Path, info: StoreInfo) -> None:
+    def __init__(self, root: Place, info: StoreInfo) -> None:
         self.root = root
         self.info = info
-        # (table, source) -> {part name: (mtime_ns, size, Part)}: footers are read once per file and process.
-        self._footers: dict[tuple[str, str], dict[str, tuple[int, int, Part]]] = {}
+        # (table, source) -> {part name: (version, size, Part)}: footers are read once per file and process.
+        self._footers: dict[tuple[str, str], dict[str, tuple[str, int, Part]]] = {}
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r}, model={self.info.model_name!r})"
@@ -113,37 +120,38 @@ class Store:
     # ------------------------------------------------------------------------------- making and opening
 
     @classmethod
-    def create(cls, root: str | Path, info: StoreInfo) -> Store:
+    def create(cls, root: str | Place, info: StoreInfo) -> Store:
         """Makes an empty store in a new or empty folder.
 
         Raises:
             StoreError: `root` is a file, or a folder that holds something already.
         """
-        root = Path(root).absolute()
-        if root.exists() and not root.is_dir():
+        root = place(root)
+        if isinstance(root, Path) and root.exists() and not root.is_dir():
             raise StoreError(f"{root}: a store is a folder, this is a file; name another place")
-        if root.is_dir() and not _is_blank(root):
+        there = _contents(root)
+        if there:
             raise StoreError(
                 f"{root}: expected a new or empty folder for a new store, this one holds "
-                f"{sorted(p.name for p in root.iterdir())[:5]}; open the store that is there, or name another"
+                f"{there[:5]}; open the store that is there, or name another"
             )
-        _write_text(root / "meta" / "info.json", _to_json(asdict(info), f"{root}: settings"))
+        write_text(joined(root, "meta/info.json"), _to_json(asdict(info), f"{root}: settings"))
         store = cls(root, info)
         store._write_card()
         return store
 
     @classmethod
-    def open(cls, root: str | Path) -> Store:
+    def open(cls, root: str | Place) -> Store:
         """Opens an existing store.
 
         Raises:
             StoreError: no store there, its `meta/info.json` cannot be read, or its schema's major version is
                 newer than this code's.
         """
-        root = Path(root).absolute()
-        path = root / "meta" / "info.json"
-        if not path.is_file():
-            what = "no such folder" if not root.exists() else "no meta/info.json in it"
+        root = place(root)
+        path = joined(root, "meta/info.json")
+        if not exists(path):
+            what = "no such folder" if not isinstance(root, Path) or not root.exists() else "no meta/info.json in it"
             raise StoreError(f"{root}: expected a store, found {what}; `styleres invert` makes one")
         try:
             fields = json.loads(path.read_text("utf-8"))
@@ -162,18 +170,18 @@ class Store:
         return cls(root, info)
 
     @classmethod
-    def open_or_create(cls, root: str | Path, info: StoreInfo) -> Store:
+    def open_or_create(cls, root: str | Place, info: StoreInfo) -> Store:
         """Opens the store at `root` if there is one and it is of the same model, else makes it.
 
         Raises:
             StoreError: as `create`, `open` and `require_same_model`.
         """
-        root = Path(root).absolute()
-        if not (root / "meta" / "info.json").exists():
+        root = place(root)
+        if not exists(joined(root, "meta/info.json")):
             return cls.create(root, info)
         store = cls.open(root)
         store.require_same_model(info)
-        if not (root / "README.md").exists():  # whoever created it died in between
+        if not exists(root / "README.md"):  # whoever created it died in between
             store._write_card()
         return store
 
@@ -206,7 +214,7 @@ class Store:
 
     # --------------------------------------------------------------------------------------------- parts
 
-    def write_part(self, table: str, source_id: str, part: int | str, rows: pa.Table) -> Path:
+    def write_part(self, table: str, source_id: str, part: int | str, rows: pa.Table) -> Written:
         """Writes the rows of one chunk, atomically; the same part again replaces the former.
 
         Columns may come in any order and in any type that converts without loss. A table without rows is
@@ -215,37 +223,26 @@ class Store:
         Args:
             part: a number (`part-00007`), or a name such as `range_part(start, stop)`.
 
+        Returns:
+            What a manifest has to know of the file.
+
         Raises:
             StoreError: an unknown table, a bad name, columns that do not fit the table's schema, a null where
                 there may be none, rows of another source, or two rows with one primary key.
         """
-        path = self._folder(table, source_id) / f"{_part_name(part)}.parquet"
-        conformed = _conform(rows, self.schema(table), where=f"{table} of {source_id}")
-        others = set(pc.unique(conformed.column("source_id")).to_pylist()) - {source_id}
+        name = f"{_part_name(part)}.parquet"
+        path = self._folder(table, source_id) / name
+        ready = conformed(rows, self.schema(table), where=f"{table} of {source_id}")
+        others = set(pc.unique(ready.column("source_id")).to_pylist()) - {source_id}
         if others:
             raise StoreError(f"{table} of {source_id}: rows of other sources are in it: {sorted(others)[:3]}")
-        _require_unique(conformed, table, where=f"{table} of {source_id}, part {part}")
-        # W+ shrinks by a tenth as byte streams, feature maps do not shrink at all (schemas/README.md).
-        split = ["wplus.list.element.list.element"] if table == "latents" else False
-        with _atomic(path) as temporary, open(temporary, "wb") as file:
-            pq.write_table(
-                conformed,
-                file,
-                compression="zstd",
-                compression_level=1 if table == "residuals" else 3,
-                use_dictionary=False,
-                use_byte_stream_split=split,
-                write_statistics=list(_KEY_COLUMNS),
-                write_page_checksum=True,
-                row_group_size=max(1, conformed.num_rows),
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        return path
+        require_unique(ready, table, where=f"{table} of {source_id}, part {part}")
+        size_bytes, sha256 = write_rows(path, ready, table)
+        return Written(f"{table}/{source_id}/{name}", size_bytes, sha256, ready.num_rows)
 
     def has_part(self, table: str, source_id: str, part: int | str) -> bool:
         """Whether that chunk's rows are on the disk."""
-        return (self._folder(table, source_id) / f"{_part_name(part)}.parquet").is_file()
+        return exists(self._folder(table, source_id) / f"{_part_name(part)}.parquet")
 
     def parts(self, table: str, source_id: str) -> list[Part]:
         """The parts of one table and source, by name; reads only footers, and each only once.
@@ -255,13 +252,12 @@ class Store:
         """
         folder = self._folder(table, source_id)
         known = self._footers.get((table, source_id), {})
-        found: dict[str, tuple[int, int, Part]] = {}
-        for path in sorted(folder.glob("*.parquet")):
-            stat = path.stat()
-            entry = known.get(path.name)
-            if entry is None or entry[:2] != (stat.st_mtime_ns, stat.st_size):
-                entry = (stat.st_mtime_ns, stat.st_size, _read_part(path, stat.st_size))
-            found[path.name] = entry
+        found: dict[str, tuple[str, int, Part]] = {}
+        for file in listed(folder, ".parquet"):
+            entry = known.get(file.path.name)
+            if entry is None or entry[:2] != (file.version, file.size_bytes):
+                entry = (file.version, file.size_bytes, read_footer(file.path, file.size_bytes))
+            found[file.path.name] = entry
         self._footers[(table, source_id)] = found
         return [entry[2] for entry in found.values()]
 
@@ -293,43 +289,48 @@ class Store:
             raise StoreError(f"{table}: no column {', '.join(unknown)}; there are {', '.join(schema.names)}")
         if pts_range is not None and pts_range[0] > pts_range[1]:
             raise StoreError(f"{table}: pts_range is (first, last) with first <= last, got {pts_range}")
-        needed = [*wanted, *(n for n in (*_KEY_COLUMNS, *schemas.primary_key(table)) if n not in wanted)]
+        needed = [*wanted, *(n for n in (*KEY_COLUMNS, *schemas.primary_key(table)) if n not in wanted)]
         needed = list(dict.fromkeys(needed))
         pieces = []
         for each in self.stored_source_ids(table) if source_id is None else [source_id]:
             for part in self.parts(table, each):
-                if _overlaps(part, pts_range):
-                    pieces.append(_within(_read_rows(part, needed, schema), part, pts_range))
+                if overlaps(part, pts_range):
+                    pieces.append(within(read_rows(part, needed, schema), part, pts_range))
         if not pieces:
             return pa.schema([schema.field(n) for n in wanted], metadata=schema.metadata).empty_table()
         rows = pa.concat_tables(pieces)
         if len(pieces) > 1:
-            _require_unique(rows, table, where=f"{self.root}: {table} of {source_id or 'all sources'}")
-        return _sorted(rows, table).select(wanted).replace_schema_metadata(schema.metadata)
+            require_unique(rows, table, where=f"{self.root}: {table} of {source_id or 'all sources'}")
+        return in_order(rows, table).select(wanted).replace_schema_metadata(schema.metadata)
 
     # ---------------------------------------------------------------------------------------- manifests
 
-    def write_manifest(self, stage: str, source_id: str, content: Mapping[str, Any]) -> Path:
+    def write_manifest(
+        self, stage: str, source_id: str, content: Mapping[str, Any], files: Sequence[Written] | None = None
+    ) -> Place:
         """Declares a stage of a source complete. Call it last: it lists the parts that are there now.
 
         Args:
-            stage: `scan`, `track`, `invert`, `render`, or a name of your own (which lists no parts).
-            content: what the caller wants kept (settings, counts, timings): JSON values.
+            stage: `scan`, `track`, `invert`, or a name of your own (which lists no parts but those given).
+            content: what the caller wants kept (settings, counts): JSON values.
+            files: what the stage's steps have written; None to look at what is there, and read it.
 
         Raises:
             StoreError: a bad name, content that JSON cannot hold, or parts of one table that overlap in rows.
         """
-        tables: dict[str, dict[str, dict[str, int]]] = {}
-        for table in _tables_of(stage):
-            parts = self.parts(table, source_id)
-            # A chunk written under two names (the chunk length was changed between two runs) must be found
-            # here, not by whoever reads the store.
-            keys = [_read_rows(p, list(schemas.primary_key(table)), self.schema(table)) for p in parts]
-            if len(keys) > 1:
-                _require_unique(pa.concat_tables(keys), table, where=f"{self.root}: {table} of {source_id}")
-            for leftover in self._folder(table, source_id).glob(".*.tmp"):  # of workers that were killed
-                leftover.unlink(missing_ok=True)
-            tables[table] = {p.name: {"rows": p.row_count, "bytes": p.size_bytes} for p in parts}
+        tables: dict[str, dict[str, dict[str, Any]]] = {table: {} for table in _tables_of(stage)}
+        for file in self._written(stage, source_id) if files is None else files:
+            table, _, name = file.path.split("/")
+            tables.setdefault(table, {})[name.removesuffix(".parquet")] = {
+                "rows": file.rows,
+                "bytes": file.size_bytes,
+                "sha256": file.sha256,
+            }
+        for table in tables:
+            folder = self._folder(table, source_id)
+            if isinstance(folder, Path):
+                for leftover in folder.glob(".*.tmp"):  # of workers that were killed
+                    leftover.unlink(missing_ok=True)
         manifest = {
             "stage": stage,
             "source_id": source_id,
@@ -338,8 +339,24 @@ class Store:
             "content": dict(content),
         }
         path = self._manifest_path(stage, source_id)
-        _write_text(path, _to_json(manifest, f"manifest {stage} of {source_id}"))
+        write_text(path, _to_json(manifest, f"manifest {stage} of {source_id}"))
         return path
+
+    def _written(self, stage: str, source_id: str) -> Iterator[Written]:
+        """The parts that are there. A chunk written under two names must be found here, not by whoever reads the store."""
+        for table in _tables_of(stage):
+            parts = self.parts(table, source_id)
+            spans = sorted((p.first_pts, p.last_pts) for p in parts if p.first_pts is not None and p.last_pts is not None)
+            if any(last >= first for (_, last), (first, _) in pairwise(spans)):
+                keys = [read_rows(p, list(schemas.primary_key(table)), self.schema(table)) for p in parts]
+                require_unique(pa.concat_tables(keys), table, where=f"{self.root}: {table} of {source_id}")
+            for part in parts:
+                name = f"{table}/{source_id}/{part.name}.parquet"
+                yield Written(name, part.size_bytes, digest_of(part.path), part.row_count)
+
+    def remove_manifest(self, stage: str, source_id: str) -> None:
+        """The stage of the source counts as not done from now on."""
+        remove(self._manifest_path(stage, source_id))
 
     def read_manifest(self, stage: str, source_id: str) -> dict[str, Any] | None:
         """The `content` that `write_manifest` was given; None while the stage is not complete."""
@@ -352,14 +369,21 @@ class Store:
         if manifest is None:
             return False
         for table, parts in manifest["parts"].items():
-            folder = self._folder(table, source_id)
-            for name, facts in parts.items():
-                try:
-                    if (folder / f"{name}.parquet").stat().st_size != facts["bytes"]:
-                        return False
-                except FileNotFoundError:
-                    return False
+            there = {file.path.stem: file.size_bytes for file in listed(self._folder(table, source_id), ".parquet")}
+            if any(there.get(name) != facts["bytes"] for name, facts in parts.items()):
+                return False
         return True
+
+    def vouched_parts(self, source_id: str, stage: str = "invert") -> list[Written]:
+        """The files that a manifest vouches for; [] without one. `sha256` is empty where schema 1.1 wrote it."""
+        manifest = self._manifest(stage, source_id)
+        if manifest is None:
+            return []
+        return [
+            Written(f"{table}/{source_id}/{name}.parquet", facts["bytes"], facts.get("sha256", ""), facts["rows"])
+            for table, parts in manifest["parts"].items()
+            for name, facts in parts.items()
+        ]
 
     # ------------------------------------------------------------------------------------------- sources
 
@@ -370,16 +394,12 @@ class Store:
     def stored_source_ids(self, table: str = "sources") -> list[str]:
         """Keys of the sources that have a folder in a table, sorted."""
         self.schema(table)
-        folder = self.root / table
-        if not folder.is_dir():
-            return []
-        return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        return folders(self.root / table)
 
     def complete_source_ids(self, stage: str = "invert") -> list[str]:
         """Keys of the sources whose stage is complete, sorted."""
-        folder = self.root / "manifests" / _checked_name(stage, "stage")
-        names = sorted(p.stem for p in folder.glob("*.json")) if folder.is_dir() else []
-        return [name for name in names if self.is_complete(name, stage)]
+        folder = joined(self.root, f"manifests/{_checked_name(stage, 'stage')}")
+        return [file.path.stem for file in listed(folder, ".json") if self.is_complete(file.path.stem, stage)]
 
     def failures(self, source_id: str | None = None) -> pa.Table:
         """Every lost item of one source, or of all."""
@@ -402,7 +422,7 @@ class Store:
         """Forgets what one stage lost of some sources, before it is run for them again."""
         for source_id in source_ids:
             name = f"{_checked_name(stage, 'stage')}-{_part_name(part)}.parquet"
-            (self._folder("failures", source_id) / name).unlink(missing_ok=True)
+            remove(self._folder("failures", source_id) / name)
             self._footers.pop(("failures", source_id), None)
 
     def delete_source(self, source_id: str, tables: Sequence[str] | None = None) -> None:
@@ -416,20 +436,29 @@ class Store:
         """
         _checked_name(source_id, "source")
         chosen = schemas.TABLES if tables is None else tables
-        folders = [self._folder(table, source_id) for table in chosen]
-        manifests = self.root / "manifests"
-        for stage in sorted(manifests.iterdir()) if manifests.is_dir() else []:
-            (stage / f"{source_id}.json").unlink(missing_ok=True)
-            _sync_folder(stage)
+        paths = {table: self._folder(table, source_id) for table in chosen}
+        for stage in folders(self.root / "manifests"):
+            remove(joined(self.root, f"manifests/{stage}/{source_id}.json"))
+        for name in ("ledger", "work"):
+            for stage in folders(self.root / name):
+                remove_tree(joined(self.root, f"{name}/{stage}/{source_id}"))
+        for table, folder in paths.items():
+            if isinstance(folder, Remote):
+                remove_tree(folder)
+            self._footers.pop((table, source_id), None)
+        if isinstance(self.root, Path):
+            self._delete_locally({table: folder for table, folder in paths.items() if isinstance(folder, Path)})
+
+    def _delete_locally(self, paths: Mapping[str, Path]) -> None:
         # Renamed out of the tables first, so that no reader meets half of a source, even if we die here;
         # what an earlier deletion left goes with it.
+        assert isinstance(self.root, Path)
         trash = self.root / ".deleted" / secrets.token_hex(4)
-        for table, folder in zip(chosen, folders, strict=True):
+        for table, folder in paths.items():
             if folder.is_dir():
                 trash.mkdir(parents=True, exist_ok=True)
                 os.replace(folder, trash / table)
-                _sync_folder(folder.parent)
-            self._footers.pop((table, source_id), None)
+                sync_folder(folder.parent)
         if trash.exists():
             shutil.rmtree(trash)
         shutil.rmtree(trash.parent, ignore_errors=True)
@@ -449,17 +478,28 @@ class Store:
         count = self.row_counts()["latents"]
         return {table: size / count for table, size in self.sizes_bytes().items()} if count else {}
 
-    def verify(self, source_id: str) -> list[str]:
-        """Reads every page of a source, checksums included; one sentence per damaged part, [] if sound."""
-        damaged = []
+    def verify(self, source_id: str) -> dict[str, str]:
+        """Reads every byte of a source's parts, and compares them with what its manifest vouches for.
+
+        Returns:
+            path relative to the store => what is wrong with it; {} if sound. Parts that no manifest lists are read page by
+            page, checksums included.
+        """
+        vouched = {file.path: file for file in self.vouched_parts(source_id)}
+        damaged: dict[str, str] = {}
         for table in schemas.TABLES:
-            for path in sorted(self._folder(table, source_id).glob("*.parquet")):
+            for file in listed(self._folder(table, source_id), ".parquet"):
+                name = f"{table}/{source_id}/{file.path.name}"
+                expected = vouched.pop(name, None)
+                if expected is not None and expected.sha256:
+                    if digest_of(file.path) != expected.sha256:
+                        damaged[name] = f"{file.path}: its SHA-256 is not the one that it was written with; the file is damaged"
+                    continue
                 try:
-                    part = _read_part(path, path.stat().st_size)
-                    _read_rows(part, self.schema(table).names, self.schema(table))
+                    read_rows(read_footer(file.path, file.size_bytes), self.schema(table).names, self.schema(table))
                 except StoreError as error:
-                    damaged.append(str(error))
-        return damaged
+                    damaged[name] = str(error)
+        return damaged | {name: f"{joined(self.root, name)}: is missing" for name in vouched}
 
     # ----------------------------------------------------------------------------------------- internals
 
@@ -471,19 +511,18 @@ class Store:
             residual_shape=self.info.residual_shape,
             residual_codec=self.info.residual_codec,
         )
-        _write_text(self.root / "README.md", card)
+        write_text(self.root / "README.md", card)
 
     def _all_parts(self, table: str) -> Iterator[Part]:
         for source_id in self.stored_source_ids(table):
             yield from self.parts(table, source_id)
 
-    def _folder(self, table: str, source_id: str) -> Path:
+    def _folder(self, table: str, source_id: str) -> Place:
         self.schema(table)
-        return self.root / table / _checked_name(source_id, "source")
+        return joined(self.root, f"{table}/{_checked_name(source_id, 'source')}")
 
-    def _manifest_path(self, stage: str, source_id: str) -> Path:
-        folder = self.root / "manifests" / _checked_name(stage, "stage")
-        return folder / f"{_checked_name(source_id, 'source')}.json"
+    def _manifest_path(self, stage: str, source_id: str) -> Place:
+        return joined(self.root, f"manifests/{_checked_name(stage, 'stage')}/{_checked_name(source_id, 'source')}.json")
 
     def _manifest(self, stage: str, source_id: str) -> dict[str, Any] | None:
         path = self._manifest_path(stage, source_id)
@@ -505,8 +544,6 @@ def _tables_of(stage: str) -> tuple[str, ...]:
             return ("tracks",)
         case "invert":
             return ("sources", "frames", "faces", "tracks", "latents", "residuals")
-        case "render":
-            return ("edits", "segments")
         case _:
             return ()
 
@@ -528,161 +565,6 @@ def _part_name(part: int | str) -> str:
     return f"part-{part:05d}"
 
 
-# ------------------------------------------------------------------------------------------------- tables
-
-
-def _conform(rows: pa.Table, schema: pa.Schema, *, where: str) -> pa.Table:
-    """The same rows in the schema's column order, types and metadata; refuses what would lose something."""
-    absent = [name for name in schema.names if name not in rows.column_names]
-    extra = [name for name in rows.column_names if name not in schema.names]
-    if absent or extra or len(rows.column_names) != len(schema.names):
-        raise StoreError(
-            f"{where}: expected the columns {', '.join(schema.names)}; "
-            f"missing {', '.join(absent) or 'none'}, not expected {', '.join(extra) or 'none'}"
-        )
-    columns = []
-    for target in schema:
-        column = rows.column(target.name)
-        if column.type != target.type:
-            try:
-                column = column.cast(target.type)
-            except pa.ArrowException as error:
-                raise StoreError(f"{where}: column {target.name!r} is {target.type}, got {column.type} ({error})") from error
-        layout = rows.schema.field(target.name).metadata
-        if pa.types.is_fixed_size_binary(target.type) and layout != target.metadata:
-            # Raw bytes of another shape or number type may be as many: only the metadata tells them apart.
-            raise StoreError(
-                f"{where}: column {target.name!r} must be laid out as {target.metadata}, got {layout}; "
-                "build it with residuals_table(...)"
-            )
-        if column.null_count and not target.nullable:
-            raise StoreError(f"{where}: column {target.name!r} has {column.null_count} nulls, may have none")
-        columns.append(column)
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _require_unique(rows: pa.Table, table: str, *, where: str) -> None:
-    keys = list(schemas.primary_key(table))
-    if not keys or rows.num_rows < 2:
-        return
-    counts = rows.select(keys).group_by(keys).aggregate([([], "count_all")])
-    if counts.num_rows == rows.num_rows:
-        return
-    twice = counts.filter(pc.greater(counts.column("count_all"), 1)).select(keys).slice(0, 1).to_pylist()[0]
-    raise StoreError(
-        f"{where}: {rows.num_rows - counts.num_rows} rows stand there more than once, for instance {twice}; "
-        "delete the source (--overwrite) and invert it again"
-    )
-
-
-def _overlaps(part: Part, pts_range: tuple[int, int] | None) -> bool:
-    if pts_range is None:
-        return True
-    if part.first_pts is None or part.last_pts is None:
-        return False
-    return part.first_pts <= pts_range[1] and part.last_pts >= pts_range[0]
-
-
-def _within(rows: pa.Table, part: Part, pts_range: tuple[int, int] | None) -> pa.Table:
-    if pts_range is None:
-        return rows
-    pts = rows.column("pts")
-    inside = part.first_pts is not None and pts_range[0] <= part.first_pts
-    if inside and part.last_pts is not None and part.last_pts <= pts_range[1] and not pts.null_count:
-        return rows  # the whole part: no copy of its tensors
-    keep = pc.and_(pc.greater_equal(pts, pts_range[0]), pc.less_equal(pts, pts_range[1]))
-    return rows.filter(keep)
-
-
-def _sorted(rows: pa.Table, table: str) -> pa.Table:
-    keys = dict.fromkeys(("source_id", "pts", "track_id", *schemas.primary_key(table)))
-    order = pc.sort_indices(rows.select(list(keys)), sort_keys=[(key, "ascending") for key in keys])
-    # Parts are written in order, so this is the common case, and it spares a copy of every tensor.
-    in_place = pc.all(pc.equal(order, pa.array(range(rows.num_rows), pa.uint64()))).as_py()
-    return rows if in_place in (True, None) else rows.take(order)
-
-
-# -------------------------------------------------------------------------------------------------- files
-
-
-def _read_part(path: Path, size_bytes: int) -> Part:
-    try:
-        with pq.ParquetFile(path) as file:
-            footer = file.metadata
-            version = (file.schema_arrow.metadata or {}).get(schemas.SCHEMA_VERSION_KEY, b"").decode()
-            column = file.schema_arrow.names.index("pts")
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise _damaged(path, error) from error
-    try:
-        schemas.check_version(version, where=str(path))
-    except schemas.SchemaError as error:
-        raise StoreError(str(error)) from error
-    bounds: list[int] = []
-    for group in range(footer.num_row_groups):
-        # Scalars come before the nested columns in every schema, so the field's index is the leaf's.
-        statistics = footer.row_group(group).column(column).statistics
-        if statistics is not None and statistics.has_min_max:
-            bounds += [statistics.min, statistics.max]
-    first, last = (min(bounds), max(bounds)) if bounds else (None, None)
-    return Part(path.stem, path, footer.num_rows, size_bytes, first, last)
-
-
-def _read_rows(part: Part, columns: list[str], schema: pa.Schema) -> pa.Table:
-    try:
-        with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
-            rows = file.read(columns=columns)
-        for name in columns:
-            if name not in rows.column_names and schema.field(name).nullable:  # written by an older minor version
-                rows = rows.append_column(schema.field(name), pa.nulls(len(rows), schema.field(name).type))
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(part.path, error) from error
-    try:
-        return _conform(rows, pa.schema([schema.field(name) for name in columns]), where=str(part.path))
-    except StoreError as error:
-        raise StoreError(f"{error}; the part was not written for this store") from error
-
-
-def _damaged(path: Path, error: Exception) -> StoreError:
-    return StoreError(
-        f"{path}: cannot be read ({error}); the file is damaged. Delete its source (--overwrite) and invert it again"
-    )
-
-
-@contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """A temporary name in the same folder; renamed to `path` if the body succeeds, else removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` survive a power cut, where the system can open folders at all."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass  # some network file systems refuse; their rename is as durable as they make it
-    finally:
-        os.close(descriptor)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with _atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _to_json(value: Any, what: str) -> str:
     try:
         return json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
@@ -690,6 +572,10 @@ def _to_json(value: Any, what: str) -> str:
         raise StoreError(f"{what}: only finite JSON values can be kept ({error})") from error
 
 
-def _is_blank(folder: Path) -> bool:
-    """Nothing in it but folders and the temporary files of a creation that was killed."""
-    return all(p.is_dir() or p.name.endswith(".tmp") for p in folder.rglob("*"))
+def _contents(root: Place) -> list[str]:
+    """What a folder holds besides folders and the temporary files of a creation that was killed."""
+    if isinstance(root, Remote):
+        return [file.path.name for file in listed(root)] + folders(root)
+    if not root.is_dir() or all(p.is_dir() or p.name.endswith((".tmp", ".lock")) for p in root.rglob("*")):
+        return []
+    return sorted(p.name for p in root.iterdir())

@@ -17,7 +17,7 @@ from ops.face.framing import Framing
 from ops.face.track import FrameFaces, TrackResult, TrackSettings, track_faces, track_whole_frames
 from pipeline.columns import array_from_column, tracks_table
 from pipeline.stage import Chunk, Result, Source, Step
-from pipeline.store import Store, range_part
+from pipeline.store import Store, Written, range_part
 from pipeline.timer import Timer
 from schemas import Failure
 
@@ -45,6 +45,7 @@ class TrackFaces(Step):
                 else:
                     quad_42 = self.framing.frame_quad(source.info.height, source.info.width)
                     tracked = track_whole_frames(frames, quad_42, self.settings)
+            files: list[Written] = []
             with timer("store"):
                 if tracked.tracks:
                     rows = pa.concat_tables(
@@ -61,10 +62,10 @@ class TrackFaces(Step):
                         )
                         for one in tracked.tracks
                     )
-                    store.write_part("tracks", source.source_id, range_part(chunk.start, chunk.stop), rows)
+                    files.append(store.write_part("tracks", source.source_id, range_part(chunk.start, chunk.stop), rows))
                 failures = tuple(left_out(source, frames, tracked))
             faces = sum(len(one.pts) for one in tracked.tracks)
-            return Result({"tracks": len(tracked.tracks), "faces": faces}, timer.seconds, failures)
+            return Result({"tracks": len(tracked.tracks), "faces": faces}, timer.seconds, failures, tuple(files))
 
         return track
 

@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 from safetensors.torch import save_file
 from torch import Tensor
 
-from jobs.prepare import open_store, source_row
+from jobs.prepare import open_store
 from ops.checkpoints.bundle import Bundle, EditEntry, write_bundle
 from ops.device import Device
 from ops.editing.definitions import Definition, parse_definition
@@ -37,7 +37,8 @@ from ops.video.decode import Backend
 from ops.video.encode import EncodeOptions
 from ops.video.probe import probe
 from pipeline import flow, scan
-from pipeline.finalize import Output
+from pipeline.outputs import Outputs
+from pipeline.places import Place
 from pipeline.plan import PlanSettings
 from pipeline.runner import InProcessRunner, Runner, silent
 from pipeline.stage import Chunk, Result, Source, Step
@@ -222,7 +223,7 @@ def source_of(path: Path) -> Source:
 
 
 def inverted(
-    root: Path,
+    root: Place,
     sources: Sequence[Source],
     bundle: Bundle,
     *,
@@ -235,8 +236,6 @@ def inverted(
 ) -> tuple[Store, flow.Summary]:
     """A new store with these sources in it."""
     store = open_store(root, bundle, codec)
-    for source in sources:
-        store.write_part("sources", source.source_id, 0, source_row(source))
     compute = flow.Compute("cpu", "fp32", batch_size, chunk_frames, backend, gpus_per_worker=gpus_per_worker)
     summary = flow.invert(sources, store, bundle, flow.InvertSettings(), compute, runner or InProcessRunner(), silent)
     return store, summary
@@ -246,7 +245,7 @@ LOSSLESS = EncodeOptions(codec="ffv1", gop_frames=8)
 
 
 def rendered(
-    folder: Path,
+    folder: Place,
     store: Store,
     sources: Sequence[Source],
     bundle: Bundle,
@@ -263,14 +262,8 @@ def rendered(
     editors: Sequence[Definition] = (),
 ) -> tuple[list[Path], flow.Summary]:
     """The edited files, in the order of the sources."""
-    suffix = ".mkv" if encode.codec == "ffv1" else ".mp4"
-    videos = [folder / f"{Path(source.uri).stem}{suffix}" for source in sources]
-    outputs = {
-        source.source_id: Output(str(path), str(path.with_suffix(".png")) if sheet_frames else None, None)
-        for source, path in zip(sources, videos, strict=True)
-    }
-    work = folder / "work"
-    work.mkdir(parents=True)
+    suffixes = (".mkv",) if encode.codec == "ffv1" else (".mp4",)
+    outputs = Outputs(str(folder), suffixes=suffixes, sheets=bool(sheet_frames))
     settings = flow.RenderSettings(
         PlanSettings(parse_edits(edits).with_editors(editors), fade_seconds=fade_seconds),
         paste,
@@ -278,8 +271,8 @@ def rendered(
         sheet_frames=sheet_frames,
     )
     compute = flow.Compute("cpu", "fp32", batch_size, chunk_frames, backend, gpus_per_worker=gpus_per_worker)
-    summary = flow.render(sources, outputs, store, bundle, work, settings, compute, runner or InProcessRunner(), silent)
-    return videos, summary
+    summary = flow.render(sources, outputs, store, bundle, settings, compute, runner or InProcessRunner(), silent)
+    return [Path(outputs.of(source).video) for source in sources], summary
 
 
 def rows_of(store: Store) -> dict[str, pa.Table]:

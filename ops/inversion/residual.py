@@ -50,7 +50,7 @@ class ResLayer(nn.Module):
         )
         self.res_layer = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 3, padding=1),
-            nn.LeakyReLU(SLOPE),
+            nn.LeakyReLU(SLOPE, inplace=True),
             nn.Conv2d(out_channels, out_channels, 3, stride=stride, padding=1),
         )
 

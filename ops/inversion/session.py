@@ -7,8 +7,9 @@ a clip was cut into chunks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+import logging
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from ops.inversion.inverter import Inverter
 from ops.spaces import images_from_crops, levels_from_images
 
 Precision = Literal["fp32", "bf16", "fp16"]
+T = TypeVar("T")
 
 
 def feature_dtype(precision: Precision) -> torch.dtype:
@@ -51,39 +53,60 @@ class Session:
 
     def invert(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """crops uint8 [N, S, S, 3] => W+ float32 [N, L, D], detail float32 [N, ...] or None."""
-        codes, details = [], []
-        for rows, padded in self._batches(len(crops)):
-            with torch.inference_mode():
-                inversion = self.model.invert(images_from_crops(crops[padded], self.device))
-                codes.append(to_numpy(inversion.wplus_NLD)[:rows])
-                if inversion.detail is not None:
-                    details.append(to_numpy(inversion.detail)[:rows])
-        return np.concatenate(codes), np.concatenate(details) if details else None
+
+        def one(rows: int, padded: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+            inversion = self.model.invert(images_from_crops(crops[padded], self.device))
+            detail = None if inversion.detail is None else to_numpy(inversion.detail)[:rows]
+            return to_numpy(inversion.wplus_NLD)[:rows], detail
+
+        done = self._in_batches(len(crops), one)
+        details = [detail for _, detail in done if detail is not None]
+        return np.concatenate([code for code, _ in done]), np.concatenate(details) if details else None
 
     def generate(
         self, wplus_NLD: np.ndarray, detail: np.ndarray | None, style_offset_NS: np.ndarray | None = None
     ) -> np.ndarray:
         """W+, detail and what is added to S of the same N images => float32 [N, R, R, 3] on the 0..255 scale, not rounded."""
-        images = []
-        for rows, padded in self._batches(len(wplus_NLD)):
-            with torch.inference_mode():
-                code = self._tensor(wplus_NLD[padded])
-                kept = None if detail is None else self._tensor(detail[padded])
-                offset = None if style_offset_NS is None else self._tensor(style_offset_NS[padded])
-                images.append(levels_from_images(self.model.generate(code, kept, offset))[:rows])
-        return np.concatenate(images)
 
-    def _batches(self, count: int) -> Iterator[tuple[int, np.ndarray]]:
-        """(rows that count, indices of a full batch)."""
-        for start in range(0, count, self.batch_size):
+        def one(rows: int, padded: np.ndarray) -> np.ndarray:
+            code = self._tensor(wplus_NLD[padded])
+            kept = None if detail is None else self._tensor(detail[padded])
+            offset = None if style_offset_NS is None else self._tensor(style_offset_NS[padded])
+            return levels_from_images(self.model.generate(code, kept, offset))[:rows]
+
+        return np.concatenate(self._in_batches(len(wplus_NLD), one))
+
+    def _in_batches(self, count: int, one: Callable[[int, np.ndarray], T]) -> list[T]:
+        """`one` takes (rows that count, indices of a full batch). Where memory ends, batches are half as large from then on."""
+        results, start = [], 0
+        while start < count:
             stop = min(start + self.batch_size, count)
-            yield stop - start, np.minimum(np.arange(start, start + self.batch_size), count - 1)
+            padded = np.minimum(np.arange(start, start + self.batch_size), count - 1)
+            try:
+                with torch.inference_mode():
+                    results.append(one(stop - start, padded))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or self.batch_size == 1:
+                    raise
+                self.batch_size //= 2
+                logging.getLogger(__name__).warning("out of memory: batches of %d from now on", self.batch_size)
+            else:
+                start = stop
+                continue
+            if self.device.type == "cuda":  # after the exception, whose frames hold tensors, is gone
+                torch.cuda.empty_cache()
+        return results
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """CUDA has a class for it; the CPU's allocator says it in words."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

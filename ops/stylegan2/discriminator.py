@@ -35,16 +35,17 @@ class EqualisedConv(nn.Module):
         clamp: float | None = None,
     ) -> Tensor:
         kernel = self.weight.shape[-1]
-        weight = (self.weight * (1.0 / self.weight[0].numel() ** 0.5)).to(x.dtype)
+        # lrelu is positively homogeneous: all gains go into the weights, which are few, and none is a pass over the features.
+        whole = LRELU_GAIN * gain if active else gain
+        weight = (self.weight * (whole / self.weight[0].numel() ** 0.5)).to(x.dtype)
+        bias = None if self.bias is None else (self.bias * whole).to(x.dtype)
         if down:
             assert fir is not None, "the filter of the reduction"
             y = blur(x, fir, padding=1, stride=2) if kernel == 1 else blur(x, fir, padding=2)
-            y = F.conv2d(y, weight, stride=1 if kernel == 1 else 2)
+            y = F.conv2d(y, weight, bias, stride=1 if kernel == 1 else 2)
         else:
-            y = F.conv2d(x, weight, padding=kernel // 2)
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype)[:, None, None]
-        y = F.leaky_relu(y, LRELU_SLOPE) * (LRELU_GAIN * gain) if active else y * gain
+            y = F.conv2d(x, weight, bias, padding=kernel // 2)
+        y = F.leaky_relu(y, LRELU_SLOPE) if active else y
         return y if clamp is None else F.hardtanh(y, -clamp * gain, clamp * gain)  # one pass back where clamp takes four
 
 

@@ -132,9 +132,8 @@ class ModulatedConv(nn.Module):
         noise = (self.noise_const * (self.noise_strength * LRELU_GAIN))[None, None].to(y.dtype)
         bias = (self.bias * LRELU_GAIN)[:, None, None].to(y.dtype)
         if y.requires_grad:
-            y = F.leaky_relu(torch.addcmul(noise, y, scale) + bias, LRELU_SLOPE)
-            # hardtanh is clamp with one pass back instead of four.
-            return y if self.clamp is None else F.hardtanh(y, -self.clamp, self.clamp)
+            y = F.leaky_relu(torch.addcmul(noise + bias, y, scale), LRELU_SLOPE)
+            return y if self.clamp is None else F.hardtanh(y, -self.clamp, self.clamp)  # one pass back where clamp takes four
         # At 1024 px a new feature map costs ten times what is computed on it.
         torch.addcmul(noise, y, scale, out=y).add_(bias)
         F.leaky_relu(y, LRELU_SLOPE, inplace=True)

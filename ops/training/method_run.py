@@ -52,8 +52,8 @@ class MethodPlan:
     start_from: str | None = None
     """Weights to begin with, of the same part, when there is nothing to resume."""
     identity_network: str | None = None
-    perceptual_weights: str | None = None
-    """VGG16's; EfficientNet-Lite0, which comes with a pip package, if not given."""
+    perceptual_weights: tuple[str, ...] = ()
+    """VGG16's file, or LPIPS-Alex's one or two; none: EfficientNet-Lite0, which comes with a pip package."""
 
     @property
     def name(self) -> Part:

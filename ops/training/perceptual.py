@@ -1,4 +1,4 @@
-"""Perceptual distances: on EfficientNet-Lite0, which needs no download, and on VGG16, which the paper trains with.
+"""Perceptual distances: on EfficientNet-Lite0, which needs no download, on VGG16, which the paper trains with, and LPIPS.
 
 EfficientNet-Lite0 (Liu 2020) has its ImageNet weights in a pip package. It is frozen and has its batch normalisation folded
 into the convolutions, which about halves their time on a CPU.
@@ -7,13 +7,16 @@ into the convolutions, which about halves their time on a CPU.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ops.metrics.networks.lpips_alex import LpipsAlex
 from ops.metrics.networks.vgg16 import Vgg16Block4
+from ops.metrics.protocol import PROTOCOL_SIZE
 
 
 class SameConv(nn.Module):
@@ -30,12 +33,46 @@ class SameConv(nn.Module):
         self.active = active
 
     def forward(self, x: Tensor) -> Tensor:
-        before, after = self.pad
-        if before == after:
-            y = F.conv2d(x, self.conv.weight, self.conv.bias, self.conv.stride, padding=before, groups=self.conv.groups)
+        weight, bias, stride = self.conv.weight, self.conv.bias, self.conv.stride[0]
+        # In float32 torch's own gradient is the faster one where a stride leaves pixels out.
+        if self.conv.groups > 1 and x.requires_grad and (stride == 1 or x.dtype != torch.float32):
+            assert bias is not None
+            y: Tensor = _Depthwise.apply(x, weight.to(x.dtype), bias.to(x.dtype), stride, self.pad)  # type: ignore[no-untyped-call]
         else:
-            y = self.conv(F.pad(x, (before, after, before, after)))
-        return F.relu6(y) if self.active else y
+            y = same_conv(x, weight, bias, stride, self.pad, self.conv.groups)
+        return F.relu6(y, inplace=True) if self.active else y
+
+
+def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pad: tuple[int, int], groups: int) -> Tensor:
+    """pad: zeros (left and above, right and below)."""
+    before, after = pad
+    if before == after:
+        return F.conv2d(x, weight, bias, stride, padding=before, groups=groups)
+    return F.conv2d(F.pad(x, (before, after, before, after)), weight, bias, stride, groups=groups)
+
+
+class _Depthwise(torch.autograd.Function):
+    """`same_conv` of frozen weights, one filter per channel, whose gradient is a depthwise convolution too: torch's own takes
+    one to nine times as long on a CPU (benchmarks/README.md). The adjoint of filtering is filtering with the filter turned
+    round, of the gradient with zeros where a stride left pixels out."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int, pad: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.stride, ctx.pad, ctx.size = stride, pad, x.shape[-2:]
+        return same_conv(x, weight, bias, stride, pad, x.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (weight,) = ctx.saved_tensors
+        kernel, (before, after), (height, width) = weight.shape[-1], ctx.pad, ctx.size
+        if ctx.stride > 1:
+            rows, columns = (side + before + after - kernel + 1 for side in (height, width))
+            spread = grad.new_zeros((*grad.shape[:2], rows, columns)).to(memory_format=torch.channels_last)
+            spread[:, :, :: ctx.stride, :: ctx.stride] = grad
+            grad = spread
+        padded = F.conv2d(grad, weight.flip(2, 3), padding=kernel - 1, groups=weight.shape[0])
+        return padded[:, :, before : before + height, before : before + width], None, None, None, None
 
 
 class EfficientNetFeatures(nn.Module):
@@ -65,7 +102,7 @@ class EfficientNetFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         # The network was trained on (v - 127) / 128 of 0..255, which is [-1, 1] to within half a level.
-        x = self.stem(images.contiguous(memory_format=torch.channels_last))
+        x = self.stem(images)
         features = []
         for i, block in enumerate(self.blocks):
             y = block(x)
@@ -121,3 +158,20 @@ class VggPerceptual(nn.Module):
         with torch.no_grad():
             reference = self.network(targets)
         return (self.network(images) - reference).square().mean(dim=(1, 2, 3))
+
+
+class LpipsPerceptual(nn.Module):
+    """(images, targets) [N, 3, R, R] in [-1, 1] => [N]: LPIPS-Alex (Zhang et al. 2018, Eq. 1), which e4e trains with.
+
+    Pictures below 256 px are enlarged to it: AlexNet's first layer leaves 15 places a side of 64 px, and its last one 3.
+    """
+
+    def __init__(self, network: LpipsAlex):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        if images.shape[-1] < PROTOCOL_SIZE:
+            size = (PROTOCOL_SIZE, PROTOCOL_SIZE)
+            images, targets = (F.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in (images, targets))
+        return self.network(images, targets.detach())

@@ -187,7 +187,7 @@ class ResidualStep(nn.Module):
 
     def forward(self, images: Tensor, edit: SimulatedEdit) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """=> (weighted sum, losses by name, x' without gradients)."""
-        settings, perceptual, embed = self.settings, self.perceptual[0], self.embed[0]
+        settings, embed = self.settings, self.embed[0]
         encoded = self.encode(images, stop=True)
         offset_NLD = edit.offset(encoded.wplus_NLD)
         outputs, delta, gate = self.generate(encoded.wplus_NLD + offset_NLD, encoded.residual)
@@ -197,21 +197,24 @@ class ResidualStep(nn.Module):
             "adversarial": adversarial_loss(self.discriminate(outputs)),
             "regulariser": batch_mean(feature_regulariser(delta * gate if settings.regularised == "gated" else delta)),
             "pixel": batch_mean(pixel_loss(outputs, images), plain_N),
-            "perceptual": batch_mean(perceptual(outputs, images), plain_N),
         }
-        if embed is not None and settings.identity_weight > 0:
-            losses["identity"] = batch_mean(identity_loss(embed, outputs, images), plain_N)
+        rows = plain_N.nonzero()[:, 0]
+        if len(rows):
+            # Only the samples that it concerns, here and below: the rest would cost a pass and count nothing.
+            share = len(rows) / len(images)
+            losses["perceptual"] = share * self.distance(outputs[rows], images[rows]).mean()
+            if embed is not None and settings.identity_weight > 0:
+                losses["identity"] = share * identity_loss(embed, outputs[rows], images[rows]).mean()
         cycled_N = edited_N if settings.cycle_on == "edited" else torch.ones_like(edited_N)
         rows = cycled_N.nonzero()[:, 0]
         if settings.uses_cycle and len(rows):
-            # Only the samples that it concerns: the rest would cost a pass and count nothing.
             share = len(rows) / len(images)
             again = outputs[rows].detach() if settings.stop_gradients else outputs[rows]
             back = self.encode(again, stop=settings.stop_gradients)
             code = edit.part(rows, images.device).undo(back.wplus_NLD, offset_NLD[rows], settings.reversal)
             returned, _, _ = self.generate(code, back.residual)
             losses["cycle_pixel"] = share * pixel_loss(returned, images[rows]).mean()
-            losses["cycle_perceptual"] = share * perceptual(returned, images[rows]).mean()
+            losses["cycle_perceptual"] = share * self.distance(returned, images[rows]).mean()
             if embed is not None and settings.cycle_identity_weight > 0:
                 losses["cycle_identity"] = share * identity_loss(embed, returned, images[rows]).mean()
         rows = edited_N.nonzero()[:, 0]
@@ -244,6 +247,11 @@ class ResidualStep(nn.Module):
                 maps = [features(picture) for picture in (unedited, after, before)]
             found["edit_feature"] = edit_feature_loss(features(edited), *maps)
         return found
+
+    def distance(self, images: Tensor, targets: Tensor) -> Tensor:
+        """The perceptual loss [N]; its network's feature maps are of the step's precision too, what is summed is float32."""
+        with self.reduced(images):
+            return self.perceptual[0](images, targets).float()
 
     def encode(self, images: Tensor, *, stop: bool) -> Encoded:
         """images => W+ and F_a (gradients reach E1, and with `stop` nothing else)."""

@@ -20,6 +20,7 @@ from ops.checkpoints.prior import ANCHOR, DISCRIMINATOR, GENERATOR, Prior, read_
 from ops.device import channels_last, keep_freed_memory
 from ops.inversion.styleres import StyleRes
 from ops.metrics.networks.ir import load_arcface
+from ops.metrics.networks.lpips_alex import load_lpips
 from ops.metrics.networks.mobilefacenet import load_mobilefacenet
 from ops.metrics.networks.vgg16 import load_vgg16
 from ops.metrics.networks.weights import read_tensors
@@ -30,7 +31,7 @@ from ops.training.data import load_faces
 from ops.training.distributed import Worker
 from ops.training.e0 import E0Settings, E0Task, start_near_the_mean
 from ops.training.methods import MethodSettings
-from ops.training.perceptual import Perceptual, VggPerceptual
+from ops.training.perceptual import LpipsPerceptual, Perceptual, VggPerceptual
 from ops.training.presets import Preset, model_config
 from ops.training.prior import Anchored, PriorSettings, PriorTask
 from ops.training.residual import Distance, Features, ResidualSettings, ResidualTask, residual_parts
@@ -65,8 +66,9 @@ class TrainingPlan:
     """Weights to begin with, of the same part, when there is nothing to resume."""
     identity_network: str | None = None
     """MobileFaceNet's weights, or ArcFace's IR-SE50, for the identity loss; needed where one has a weight."""
-    perceptual_weights: str | None = None
-    """VGG16's, for the tree's perceptual loss; EfficientNet-Lite0, which comes with a pip package, if not given."""
+    perceptual_weights: tuple[str, ...] = ()
+    """VGG16's file for the tree's perceptual loss, or LPIPS-Alex's one or two; none: EfficientNet-Lite0, which a pip package
+    brings."""
     ablation: bool = False
     """E2 is left out: the residual is added as it is."""
     sizes: StyleGAN2Config | None = None
@@ -237,10 +239,13 @@ def _on_cpu(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
 
 
-def perceptual_of(vgg_weights: str | None, size: int, device: torch.device) -> tuple[Distance, Features | None]:
+def perceptual_of(weights: Sequence[str], size: int, device: torch.device) -> tuple[Distance, Features | None]:
     """The perceptual loss, and its network's features where it gives them."""
-    if vgg_weights is not None:
-        return channels_last(VggPerceptual(load_vgg16(Path(vgg_weights)))).to(device), None
+    files = [Path(file) for file in weights]
+    if files:
+        is_vgg = len(files) == 1 and any(name.startswith("layer0.") for name in read_tensors(files[0]))
+        network = VggPerceptual(load_vgg16(files[0])) if is_vgg else LpipsPerceptual(load_lpips(*files))
+        return channels_last(network).to(device), None
     perceptual = channels_last(Perceptual(scale=2 if size <= 64 else 1)).to(device)
     return perceptual, perceptual.features
 

@@ -58,7 +58,13 @@ def test_a_second_edit_does_not_invert_again(
 ) -> None:
     store = tmp_path / "store"
     first = styleres("edit", clip, "--edit", "warm=1", "--out", tmp_path / "a.mp4", "--store", store)
-    before = {name: when for name, when in tree(store).items() if not name.startswith("edits")}
+
+    def inverted() -> dict[str, int]:
+        """What rendering does not add to."""
+        added = ("edits", "segments", "manifests", "ledger", "work")
+        return {name: when for name, when in tree(store).items() if not name.startswith(added)}
+
+    before = inverted()
 
     def refused(*arguments: object) -> None:
         raise AssertionError("scanned again")
@@ -67,28 +73,33 @@ def test_a_second_edit_does_not_invert_again(
     second = styleres("edit", clip, "--edit", "cold=1", "--out", tmp_path / "b.mp4", "--store", store)
     third = styleres("render", "--store", store, "--edit", "cold=1", "--out", tmp_path / "c.mp4")
     assert (first.code, second.code, third.code) == (0, 0, 0)
-    assert {name: when for name, when in tree(store).items() if not name.startswith("edits")} == before
+    assert inverted() == before
     assert second.done["faces"] == 0 and second.done["frames"] == 20 and second.done["edits"] == third.done["edits"] == 40
     assert [a.tobytes() for a in decode_all(tmp_path / "b.mp4")[1]] != [a.tobytes() for a in decode_all(tmp_path / "a.mp4")[1]]
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
+    """Not by other edits; and what this command has finished, it does not do again, overwriting or not."""
     arguments = ("edit", clip, "--edit", "warm=1", "--out", tmp_path / "out.mp4", "--store", tmp_path / "store")
+    other = ("edit", clip, "--edit", "warm=2", *arguments[4:])
     assert styleres(*arguments).code == 0
     before = tree(tmp_path)
-    refused = styleres(*arguments)
-    assert (
-        refused.code == 2
-        and "out.mp4" in refused.error
-        and "exists already" in refused.error
-        and "--overwrite" in refused.error
-    )
+    refused = styleres(*other)
+    assert refused.code == 2 and "out.mp4" in refused.error and "exists already" in refused.error
+    assert "--overwrite" in refused.error and tree(tmp_path) == before
+    made = (tmp_path / "out.mp4").read_bytes()
+    for more in ((), ("--overwrite",)):
+        again = styleres(*arguments, *more)
+        assert again.code == 0 and again.done["inputs_finished_before"] == 1 and again.done["frames"] == 0
+        assert (tmp_path / "out.mp4").stat().st_mtime_ns == before["out.mp4"]
     (tmp_path / "out.mp4").unlink()
-    del before["out.mp4"]
-    refused = styleres(*arguments)
+    refused = styleres(*other)
     assert refused.code == 2 and "out.contact_sheet.png" in refused.error
-    assert tree(tmp_path) == before
-    assert styleres(*arguments, "--overwrite").code == 0
+    replaced = styleres(*other, "--overwrite")
+    assert replaced.code == 0 and replaced.done["faces"] == 0, "overwriting an edit does not invert again"
+    assert (tmp_path / "out.mp4").read_bytes() != made
+    # The first command's file is not there any more: it is made again, the same.
+    assert styleres(*arguments, "--overwrite").code == 0 and (tmp_path / "out.mp4").read_bytes() == made
 
 
 def test_an_input_is_never_an_output(styleres: Styleres, clip: Path) -> None:
@@ -292,13 +303,12 @@ def test_bad_inputs_are_named_and_the_good_ones_finish(tmp_path: Path, styleres:
     (tmp_path / "text.mp4").write_text("not a video\n")
     (tmp_path / "notes.txt").write_text("not a video\n" * 100)
     (tmp_path / "empty.mp4").touch()
-    (tmp_path / "folder").mkdir()
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 50)
     whole = clip.read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     copy = tmp_path / "copy.mp4"
     copy.write_bytes(whole)
-    bad = ["text.mp4", "notes.txt", "empty.mp4", "folder", "broken.png", "cut.mp4", "missing.mp4"]
+    bad = ["text.mp4", "notes.txt", "empty.mp4", "broken.png", "cut.mp4", "missing.mp4"]
     store = tmp_path / "store"
     inputs = [clip, *(tmp_path / name for name in bad), copy, other]
     ran = styleres("edit", *inputs, "--edit", "warm=1", "--out", tmp_path / "o", "--store", store)

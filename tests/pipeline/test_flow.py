@@ -228,10 +228,10 @@ def test_only_faces_with_an_edit_in_style_space_have_an_offset_in_the_plan(
     tmp_path: Path, kept: Store, source: Source, bundle: Bundle
 ) -> None:
     recipe = parse_edits(["warm=1", "brows=1@track=1@from=0.4@to=0.8"]).with_editors(tiny.user_editors(tmp_path / "files"))
-    step = Plan(str(kept.root), str(bundle.path), str(tmp_path / "work"), PlanSettings(recipe))
+    step = Plan(str(kept.root), str(bundle.path), PlanSettings(recipe))
     step.open()(source.whole())
     span = int(source.info.pts[0]), int(source.info.pts[-1])
-    planned = read_plan(str(tmp_path / "work"), source, span)
+    planned = read_plan(str(kept.root), source, span)
     assert planned is not None and len(planned.pts_N) == 69
     has = np.array([offset is not None for offset in planned.style_offset])
     inside = (planned.track_N == 1) & np.isin(planned.pts_N, source.info.pts[10:20])
@@ -267,7 +267,7 @@ def test_what_was_applied_is_told_with_the_files_it_came_from(
         assert any(f"grin: {record}" in value for value in file.metadata.values()), file.metadata
     np.save(tmp_path / "files" / "grin.npy", np.load(tmp_path / "files" / "grin.npy")[::-1].copy())
     recipe = parse_edits(edits).with_editors(editors)
-    Plan(str(kept.root), str(bundle.path), str(tmp_path / "work"), PlanSettings(recipe)).open()(source.whole())
+    Plan(str(kept.root), str(bundle.path), PlanSettings(recipe)).open()(source.whole())
     after = kept.read("edits", source.source_id)
     assert len(after) == len(rows) + 84, "the rows of the first render stay"
 
@@ -484,7 +484,7 @@ def test_a_clip_without_a_face_passes_through_whole(tmp_path: Path, bundle: Bund
     (video,), rendering = tiny.rendered(tmp_path / "o", store, [empty], bundle, "warm=1", sheet_frames=4)
     assert [f.reason for f in inverting.failures] == ["no_face"] and not inverting.lost and not rendering.failures
     assert worst_difference(pictures(video), source_frames(empty)) == 0
-    assert not video.with_suffix(".png").exists(), "there is nothing to show"
+    assert not video.with_suffix(".contact_sheet.png").exists(), "there is nothing to show"
 
 
 # --------------------------------------------------------------------------------------------------------- other ways
@@ -519,7 +519,7 @@ def test_a_contact_sheet_has_a_row_for_each_face_and_moment(
     from PIL import Image
 
     (video,), _ = tiny.rendered(tmp_path / "o", kept, [source], bundle, "warm=1@track=1", sheet_frames=4)
-    sheet = Image.open(video.with_suffix(".png"))
+    sheet = Image.open(video.with_suffix(".contact_sheet.png"))
     assert sheet.width == 4 * 256 and sheet.height == 2 * 28 + 4 * 256
     pixels = np.asarray(sheet)[56:]
     source_tiles, pasted_tiles = pixels[:, :256], pixels[:, 768:]

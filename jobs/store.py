@@ -1,0 +1,107 @@
+"""styleres store: look after a store. verify, compact, export, delete-track."""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePosixPath
+from typing import Annotated
+
+import typer
+
+from jobs.errors import FAILED, UsageError, explained
+from pipeline import upkeep
+from pipeline.lock import held
+from pipeline.store import Store
+
+app = typer.Typer(no_args_is_help=True, help="Look after a store: checksums, larger parts, export, removing a person.")
+
+Where = Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL of the store.", show_default=False)]
+Only = Annotated[list[str], typer.Option("--only", help="Key, path or file name of a source; all if not given.")]
+MIB = 1 << 20
+
+
+def chosen(store: Store, only: list[str]) -> list[str]:
+    """Keys of the sources meant. Raises UsageError for one that the store does not have."""
+    if not only:
+        return store.stored_source_ids()
+    names: dict[str, str] = {}
+    for row in store.sources().select(["source_id", "uri"]).to_pylist():
+        names |= dict.fromkeys((row["source_id"], row["uri"], PurePosixPath(row["uri"]).name), row["source_id"])
+    for wanted in only:
+        if wanted not in names:
+            raise UsageError(f"--only {wanted}: {store.root} has no such source")
+    return [names[wanted] for wanted in only]
+
+
+@app.command()
+def verify(
+    store: Where,
+    only: Only = [],  # noqa: B006 (typer copies it)
+    keep: Annotated[bool, typer.Option("--keep", help="Only say what is damaged; leave it where it is.")] = False,
+) -> None:
+    """Read every byte and compare with the checksums. Damaged parts are put aside: the same invert makes them again."""
+    with explained():
+        opened = Store.open(store)
+        damaged: list[str] = []
+        with held(opened.root, "store verify"):
+            for source_id in chosen(opened, only):
+                damaged += opened.verify(source_id).values() if keep else upkeep.put_aside(opened, source_id)
+    for line in damaged:
+        print(json.dumps({"event": "damaged", "message": line}))
+    print(json.dumps({"event": "done", "job": "store verify", "damaged": len(damaged)}))
+    raise typer.Exit(FAILED if damaged else 0)
+
+
+@app.command()
+def compact(
+    store: Where,
+    only: Only = [],  # noqa: B006
+    part_mib: Annotated[int, typer.Option("--part-mib", min=1, help="Size of a part at most.")] = upkeep.JOINED_BYTES // MIB,
+) -> None:
+    """Join the parts of finished sources into larger ones: fewer files, the same rows."""
+    with explained():
+        opened = Store.open(store)
+        before = after = 0
+        with held(opened.root, "store compact"):
+            for source_id in chosen(opened, only):
+                if opened.is_complete(source_id):
+                    one = upkeep.compact(opened, source_id, part_bytes=part_mib * MIB)
+                    before, after = before + one[0], after + one[1]
+    print(json.dumps({"event": "done", "job": "store compact", "parts_before": before, "parts_after": after}))
+
+
+@app.command()
+def export(
+    store: Where,
+    table: Annotated[str, typer.Option("--table", help="latents, tracks, residuals, ...", show_default=False)],
+    out: Annotated[str, typer.Option("--out", help="A .parquet or .arrow file, local or a URL.", show_default=False)],
+    only: Only = [],  # noqa: B006
+) -> None:
+    """Write one table as one file."""
+    with explained():
+        opened = Store.open(store)
+        rows = upkeep.export(opened, table, out, chosen(opened, only) if only else None)
+    print(json.dumps({"event": "done", "job": "store export", "rows": rows, "out": out}))
+
+
+@app.command("delete-track")
+def delete_track(
+    store: Where,
+    source: Annotated[str, typer.Option("--source", help="Key, path or file name.", show_default=False)],
+    track: Annotated[int, typer.Option("--track", min=0, help="Number of the track.", show_default=False)],
+) -> None:
+    """Remove one person's track from every table, detections and embeddings too; inverting again does not bring it back."""
+    with explained():
+        opened = Store.open(store)
+        (source_id,) = chosen(opened, [source])
+        with held(opened.root, "store delete-track"):
+            removed, made = upkeep.delete_track(opened, source_id, track)
+    print(json.dumps({"event": "done", "job": "store delete-track", "rows_removed": removed, "files_that_show_it": made}))
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""A whole edit of two clips as one call, and a process that forks children which do it and are killed on the way.
+
+    python -m tests.pipeline.faults FOLDER SEED KILLS
+
+prints how many children were killed, and how often the edit was finished: it then begins again in a new folder, round-1, …
+A child dies by SIGKILL just before or just after a random one of its changes to the disk: a rename, a removal, a folder made.
+All imports happen before the first fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jobs.prepare import open_store
+from ops.checkpoints.bundle import Bundle, open_bundle
+from ops.editing.recipe import parse_edits
+from ops.video.encode import EncodeOptions
+from pipeline import flow, scan
+from pipeline.course import Report, silent
+from pipeline.outputs import Outputs
+from pipeline.plan import PlanSettings
+from pipeline.runner import InProcessRunner, Runner
+from pipeline.stage import Chunk, Result, Source, Step
+from tests import tiny
+
+OPERATIONS = ("replace", "unlink", "mkdir", "rmdir")
+
+
+def edited(
+    folder: Path, sources: Sequence[Source], bundle: Bundle, runner: Runner | None = None, report: Report = silent
+) -> flow.Summary:
+    """Edit the sources; the store and the files are below the folder."""
+    store = open_store(folder / "store", bundle, "float32")
+    settings = flow.RenderSettings(PlanSettings(parse_edits(["warm=1"])), encode=EncodeOptions(codec="ffv1", gop_frames=8))
+    compute = flow.Compute("cpu", "fp32", 4, 8)
+    outputs = Outputs(str(folder / "out"), suffixes=(".mkv",))
+    return flow.edit(
+        sources, outputs, store, bundle, flow.InvertSettings(), settings, compute, runner or InProcessRunner(), report
+    )
+
+
+def left_by(folder: Path) -> dict[str, Any]:
+    """What a run leaves: rows of every table without regard to parts, and the bytes of every output."""
+    from pipeline.store import Store
+
+    store = Store.open(folder / "store")
+    tables = ("sources", "frames", "faces", "tracks", "latents", "residuals", "edits", "failures")
+    found: dict[str, Any] = {name: store.read(name).to_pylist() for name in tables}
+    found["complete"] = store.complete_source_ids()
+    found["out"] = {p.name: p.read_bytes() for p in sorted((folder / "out").iterdir())}
+    for name in ("ledger", "work"):
+        found[name] = [str(p) for p in (folder / "store" / name).rglob("*") if p.is_file()]
+    found["leftovers"] = [str(p) for p in folder.rglob(".*.tmp")]
+    return found
+
+
+def killed_after(count: int, after: bool) -> None:
+    """This process dies at the `count`th change to the disk from now on."""
+    left = [count]
+
+    def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+        def change(*arguments: Any, **named: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0 and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = function(*arguments, **named)
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return change
+
+    for name in OPERATIONS:
+        setattr(os, name, wrapped(getattr(os, name)))
+
+
+@dataclass(frozen=True)
+class KillOnce(Step):
+    """A step whose worker dies at its first item, once; the flag says that it has."""
+
+    step: Step
+    flag: str
+
+    def open(self) -> Any:
+        opened = self.step.open()
+
+        def die() -> None:
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(self.flag, os.O_CREAT | os.O_EXCL))
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        if hasattr(opened, "load"):
+            from pipeline.stage import Batched
+
+            def finish(loaded: Sequence[Any]) -> list[Result]:
+                die()
+                return opened.finish(loaded)
+
+            return Batched(opened.load, finish)
+
+        def work(chunk: Chunk) -> Result:
+            die()
+            return opened(chunk)
+
+        return work
+
+
+def main() -> None:
+    folder, seed, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    torch.set_num_threads(1)
+    scan.build_detector = lambda settings, device: tiny.MarkDetector()  # type: ignore[assignment]
+    bundle = open_bundle(folder / "bundle")
+    sources = [tiny.source_of(path) for path in sorted((folder / "in").iterdir())]
+    drawn, killed, rounds = random.Random(seed), 0, 0
+    while True:
+        count, late = drawn.randint(1, 25), drawn.random() < 0.5
+        child = os.fork()
+        if child == 0:
+            if killed < kills:
+                killed_after(count, late)
+            summary = edited(folder / f"round-{rounds}", sources, bundle)
+            os._exit(3 if summary.lost else 0)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            killed += 1
+            continue
+        if os.waitstatus_to_exitcode(status) != 0:
+            sys.exit("a run that was not killed lost something")
+        rounds += 1
+        if killed >= kills:
+            break
+    print(json.dumps({"killed": killed, "rounds": rounds}))
+
+
+if __name__ == "__main__":
+    main()

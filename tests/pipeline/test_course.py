@@ -1,0 +1,341 @@
+"""How sources move along the stages, what is resumed, and why something is done again: with steps that only write rows."""
+
+from __future__ import annotations
+
+import json
+import random
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ops.video.probe import SourceColor, SourceInfo
+from pipeline.columns import frames_table
+from pipeline.course import Course, Event, Noted, OutOfSpace, Settled
+from pipeline.ledger import Ledger, differences, merged
+from pipeline.runner import InProcessRunner
+from pipeline.stage import Batched, Chunk, Outcome, Result, Source, Stage, Step, gaps
+from pipeline.store import Store, range_part
+from pipeline.upkeep import put_aside
+from schemas import Failure
+from tests.pipeline.test_store import INFO
+
+DONE: Counter[str] = Counter()
+"""Frames that steps were asked to do, by stage."""
+TROUBLE: dict[str, Callable[[Chunk], None]] = {}
+
+
+def made(number: int, frames: int = 10) -> Source:
+    """A source that nobody opens."""
+    sha256 = f"{number:064x}"[::-1]
+    info = SourceInfo(
+        uri=f"/clips/{number}.mp4",
+        kind="video",
+        width=8,
+        height=8,
+        pts=np.arange(frames),
+        last_duration=1,
+        time_base=Fraction(1, 25),
+        rotation_degrees=0,
+        mirrored=False,
+        average_rate=None,
+        codec="h264",
+        pix_fmt="yuv420p",
+        color=SourceColor(),
+        sample_aspect_ratio=None,
+        container="mp4",
+        stream_index=0,
+        keyframe_pts=np.array([0]),
+        plain=True,
+        audio_streams=0,
+        subtitle_streams=0,
+        size_bytes=1,
+        sha256=sha256,
+    )
+    return Source(sha256[:16], info)
+
+
+@dataclass(frozen=True)
+class Write(Step):
+    """Writes a row for each frame."""
+
+    stage: str
+    store: str | None = None
+
+    def open(self) -> Callable[[Chunk], Result]:
+        store = None if self.store is None else Store.open(self.store)
+
+        def write(chunk: Chunk) -> Result:
+            TROUBLE.get(self.stage, lambda chunk: None)(chunk)
+            DONE[self.stage] += chunk.frames
+            files = []
+            if store is not None:
+                pts = chunk.source.info.pts[chunk.start : chunk.stop]
+                rows = frames_table(chunk.source.source_id, pts, pts + 0.5, pts)
+                files.append(store.write_part("frames", chunk.source.source_id, range_part(chunk.start, chunk.stop), rows))
+            return Result({"frames": chunk.frames}, files=tuple(files))
+
+        return write
+
+
+@pytest.fixture(autouse=True)
+def nothing_done() -> Iterator[None]:
+    DONE.clear()
+    TROUBLE.clear()
+    yield
+    TROUBLE.clear()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.create(tmp_path / "store", INFO)
+
+
+def stages(store: Store, *, frames: int = 4, setting: int = 1) -> list[Stage]:
+    root = str(store.root)
+    return [
+        Stage(
+            "scan", Write("scan", root), frames=frames, decides={"setting": setting}, writes=("frames",), counted=("frames",)
+        ),
+        Stage("track", Write("track"), frames=frames, whole=True, seals="invert"),
+        Stage("plan", Write("plan"), frames=frames, whole=True, seals="render-x", vital=True),
+    ]
+
+
+def ran(course: Course) -> Course:
+    InProcessRunner().run(course)
+    assert course.finished
+    return course
+
+
+def test_everything_is_done_once_and_a_second_run_does_nothing(store: Store) -> None:
+    sources = [made(i, 3 + i) for i in range(5)]
+    first = ran(Course(stages(store), sources, Ledger(store)))
+    total = sum(source.info.n_frames for source in sources)
+    assert Counter(scan=total, track=total, plan=total) == DONE
+    assert first.summary.sources_done == 5 and first.summary.sources_skipped == 0
+    assert not list((store.root / "ledger").rglob("*.json")), "manifests have taken the entries' place"
+    before = {p: p.read_bytes() for p in store.root.rglob("*") if p.is_file()}
+    second = ran(Course(stages(store), sources, Ledger(store)))
+    assert sum(DONE.values()) == 3 * total and second.summary.sources_skipped == 5
+    assert second.summary.counts["frames"] == 0, "counts are of what this run did"
+    assert {p: p.read_bytes() for p in store.root.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("frames", [4, 3, 64])
+def test_a_run_that_was_killed_goes_on_where_it_was_for_any_length_of_chunks(store: Store, frames: int) -> None:
+    """Killed at every item in turn; every frame's row is there once, and no chunk that was recorded is done again."""
+    source = made(1, 22)
+    for at in range(0, 22, 4):
+
+        def kill(chunk: Chunk, at: int = at) -> None:
+            if chunk.start == at:
+                raise KeyboardInterrupt
+
+        TROUBLE["scan"] = kill
+        DONE.clear()
+        with pytest.raises(KeyboardInterrupt):
+            InProcessRunner().run(Course(stages(store), [source], Ledger(store)))
+        assert DONE["scan"] == (4 if at else 0)
+    TROUBLE.clear()
+    DONE.clear()
+    # A worker that died between its data and its entry.
+    orphan = frames_table(source.source_id, source.info.pts[20:22], np.zeros(2), np.zeros(2))
+    store.write_part("frames", source.source_id, range_part(19, 22), orphan.slice(0, 2))
+    ran(Course(stages(store, frames=frames), [source], Ledger(store)))
+    assert DONE["scan"] == 2, "20 of 22 were done"
+    rows = store.read("frames", source.source_id)
+    assert rows["pts"].to_pylist() == list(range(22)) and rows["cut_score"].to_pylist() == [i + 0.5 for i in range(22)]
+    assert store.is_complete(source.source_id)
+
+
+def test_a_lost_item_is_tried_again_by_the_next_run_and_nothing_else_is(store: Store) -> None:
+    source = made(1, 12)
+
+    def trouble(chunk: Chunk) -> None:
+        if chunk.start == 4:
+            raise RuntimeError("no")
+
+    TROUBLE["scan"] = trouble
+    first = ran(Course(stages(store), [source], Ledger(store)))
+    assert first.summary.sources_failed == 1 and DONE == {"scan": 8, "track": 12, "plan": 12}, "the rest goes on"
+    assert [row["reason"] for row in store.failures().to_pylist()] == ["runtime_error"]
+    DONE.clear()
+    again = ran(Course(stages(store), [source], Ledger(store)))
+    assert not DONE and again.summary.sources_failed == 1, "the same loss costs nothing but its own item"
+    TROUBLE.clear()
+    healed = ran(Course(stages(store), [source], Ledger(store)))
+    assert DONE == {"scan": 4, "track": 12, "plan": 12}, "what depends on it is done again"
+    assert healed.summary.sources_done == 1 and store.failures().num_rows == 0
+    assert store.read("frames")["pts"].to_pylist() == list(range(12))
+
+
+def test_a_vital_loss_ends_its_source_and_no_other(store: Store) -> None:
+    sources = [made(i) for i in range(3)]
+
+    def trouble(chunk: Chunk) -> None:
+        if chunk.source is sources[1]:
+            raise RuntimeError("no")
+
+    TROUBLE["plan"] = trouble
+    course = ran(Course(stages(store), sources, Ledger(store)))
+    assert (course.summary.sources_done, course.summary.sources_failed) == (2, 1)
+    assert [store.read_manifest("render-x", s.source_id) is not None for s in sources] == [True, False, True]
+
+
+def test_other_settings_are_a_new_run_that_says_why_or_is_refused(store: Store) -> None:
+    source = made(1)
+    ran(Course(stages(store), [source], Ledger(store)))
+    DONE.clear()
+    said: list[list[str]] = []
+
+    def refuse(source: Source, seal: object, what: list[str]) -> Failure:
+        said.append(what)
+        return Failure(source.source_id, source.uri, "probe", "other_settings", "no")
+
+    before = {p: p.read_bytes() for p in store.root.rglob("*") if p.is_file() and "failures" not in p.parts}
+    refused = ran(Course(stages(store, setting=2), [source], Ledger(store), changed=refuse))
+    assert refused.summary.sources_failed == 1 and not DONE and said == [["scan.setting was 1, is 2"]]
+    assert {p: p.read_bytes() for p in before} == before, "nothing was touched"
+    events: list[Event] = []
+    ran(Course(stages(store, setting=2), [source], Ledger(store), events.append))
+    assert DONE == {"scan": 10, "track": 10, "plan": 10}
+    assert [e.message for e in events if isinstance(e, Noted)] == ["done again, because scan.setting was 1, is 2"]
+    assert store.read("frames").num_rows == 10
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "flip"])
+def test_a_damaged_part_is_done_again_and_only_that(store: Store, damage: str) -> None:
+    source = made(1, 12)
+    ran(Course(stages(store), [source], Ledger(store)))
+    path = store.parts("frames", source.source_id)[1].path
+    assert isinstance(path, Path)
+    good = path.read_bytes()
+    match damage:
+        case "truncate":
+            path.write_bytes(good[:-7])
+        case "remove":
+            path.unlink()
+        case "flip":
+            path.write_bytes(good[:50] + bytes([good[50] ^ 1]) + good[51:])
+            assert len(put_aside(store, source.source_id)) == 1 and not path.exists()
+    (store.root / "manifests" / "render-x" / f"{source.source_id}.json").unlink()
+    DONE.clear()
+    ran(Course(stages(store), [source], Ledger(store)))
+    assert DONE == {"scan": 4, "plan": 12} and path.read_bytes() == good and store.is_complete(source.source_id)
+
+
+def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(store: Store) -> None:
+    source = made(1, 12)
+
+    def full(chunk: Chunk) -> None:
+        if chunk.start == 8:
+            raise OSError(28, "No space left on device")
+
+    TROUBLE["scan"] = full
+    with pytest.raises(OutOfSpace, match="make room and run the same command again"):
+        ran(Course(stages(store), [source], Ledger(store)))
+    TROUBLE.clear()
+    DONE.clear()
+    ran(Course(stages(store), [source], Ledger(store)))
+    assert DONE["scan"] == 4 and store.is_complete(source.source_id)
+
+
+def test_sources_of_the_same_bytes_wait_for_each_other(store: Store) -> None:
+    twins = [made(1), replace(made(1), name="other.mp4"), made(2)]
+    course = ran(Course(stages(store), twins, Ledger(store)))
+    assert course.summary.sources_done == 3 and DONE["scan"] == 20
+
+
+@dataclass(frozen=True)
+class Together(Step):
+    """Notes which items came together; one that spoils it for all is found out."""
+
+    def open(self) -> Batched:
+        def finish(loaded: list[Chunk]) -> list[Result]:
+            for chunk in loaded:
+                TROUBLE.get("finish", lambda chunk: None)(chunk)
+            SIZES.append(len(loaded))
+            return [Result({"frames": chunk.frames}) for chunk in loaded]
+
+        def load(chunk: Chunk) -> Chunk:
+            TROUBLE.get("load", lambda chunk: None)(chunk)
+            return chunk
+
+        return Batched(load, finish)
+
+
+SIZES: list[int] = []
+
+
+def test_small_sources_share_a_batch_and_fail_alone() -> None:
+    """40 images: 16 at a time. One that cannot be read and one that spoils its batch cost themselves only."""
+    SIZES.clear()
+    sources = [made(i, 1) for i in range(40)]
+
+    def unreadable(chunk: Chunk) -> None:
+        if chunk.source is sources[3]:
+            raise OSError("broken")
+
+    def spoils(chunk: Chunk) -> None:
+        if chunk.source is sources[20]:
+            raise ValueError("spoils it")
+
+    TROUBLE.update(load=unreadable, finish=spoils)
+    course = ran(Course([Stage("invert", Together(), frames=16, counted=("frames",))], sources, None))
+    assert course.summary.counts["frames"] == 38
+    assert sorted(f.uri for f in course.summary.lost) == ["/clips/20.mp4", "/clips/3.mp4"]
+    assert max(SIZES) >= 15 and SIZES.count(1) == 15, "together, and one by one where one spoiled it"
+
+
+def test_twenty_thousand_sources_take_no_more_memory_than_a_thousand() -> None:
+    """Listed as they are worked off: the driver holds what is in flight."""
+
+    template = made(0, 1)
+
+    def peak(count: int) -> int:
+        sources = (replace(template, source_id=f"{number:016x}") for number in range(count))
+        tracemalloc.start()
+        course = Course([Stage("count", Write("scan"), frames=64)], sources, None)
+        course.look_ahead(64)
+        while (parcel := course.take()) is not None:
+            for item in parcel.items:
+                course.settle(parcel.stage, Outcome(item, Result(), None))
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert course.finished and course.summary.sources_done == count
+        return size
+
+    assert peak(20_000) < 1.2 * peak(1_000)
+
+
+def test_gaps_and_merged_ranges() -> None:
+    drawn = random.Random(1)
+    for _ in range(200):
+        cuts = sorted(drawn.sample(range(51), 6))
+        ranges = [(cuts[0], cuts[1]), (cuts[2], cuts[3]), (cuts[4], cuts[5])]
+        drawn.shuffle(ranges)
+        covered = {i for a, b in ranges for i in range(a, b)}
+        assert {i for a, b in gaps(ranges, 60) for i in range(a, b)} == set(range(60)) - covered
+        together = merged(ranges)
+        assert {i for a, b in together for i in range(a, b)} == covered
+        assert all(a[1] < b[0] for a, b in pairwise(together))
+
+
+def test_differences_are_said_by_name() -> None:
+    before, now = {"scan": {"a": 1, "b": [1]}, "x": None}, {"scan": {"a": 2, "b": [1]}, "x": None, "y": 3}
+    assert differences(before, now) == ["scan.a was 1, is 2", "y was None, is 3"]
+    assert differences(json.loads(json.dumps(before)), before) == []
+
+
+def test_events_tell_of_every_item(store: Store) -> None:
+    events: list[Event] = []
+    ran(Course(stages(store), [made(1, 9)], Ledger(store), events.append))
+    settled = Counter(event.stage.name for event in events if isinstance(event, Settled))
+    assert settled == {"scan": 3, "track": 1, "plan": 1}

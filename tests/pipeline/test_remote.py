@@ -1,0 +1,121 @@
+"""The whole flow in an object store: inputs, store and outputs in S3, with no disk that the steps share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ops.checkpoints.bundle import Bundle
+from pipeline import places, upkeep
+from pipeline.inputs import Probing, entries
+from pipeline.lock import StoreBusy, held
+from pipeline.places import Remote, exists, folders, joined, listed, local_file, place
+from pipeline.stage import Source
+from pipeline.store import Store
+from tests import tiny
+
+pytest.importorskip("moto", reason="the S3 server of these tests comes with pip install 'styleres-video[test]'")
+pytestmark = pytest.mark.slow
+BUCKET = "clips"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The URL of an empty bucket on a real server, which this process and its children find by their environment."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host.replace('0.0.0.0', '127.0.0.1')}:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        variables = {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y", "DEFAULT_REGION": "us-east-1", "ENDPOINT_URL": endpoint}
+        for name, value in variables.items():
+            patch.setenv(f"AWS_{name}", value)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        places.filesystem.cache_clear()
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        yield f"s3://{BUCKET}"
+    places.filesystem.cache_clear()
+    server.stop()
+
+
+def put(url: str, path: Path) -> str:
+    with places.writing(place(url)) as file:
+        file.write(path.read_bytes())
+    return url
+
+
+def test_places_read_and_write_the_same_here_and_there(s3: str, tmp_path: Path) -> None:
+    for root in (place(f"{s3}/places"), tmp_path):
+        with pytest.raises(RuntimeError), places.writing(root / "half") as file:
+            file.write(b"half a file")
+            raise RuntimeError
+        assert not exists(root / "half") and listed(root) == [] and folders(root / "none") == []
+        places.write_text(joined(root, "a/b.txt"), "words")
+        places.write_text(joined(root, "a/c.bin"), "more")
+        assert [(one.path.name, one.size_bytes) for one in listed(root / "a")] == [("b.txt", 5), ("c.bin", 4)]
+        assert [one.path.name for one in listed(root / "a", ".txt")] == ["b.txt"] and folders(root) == ["a"]
+        with local_file(joined(root, "a/b.txt")) as local:
+            assert local.read_text() == "words"
+        places.remove(joined(root, "a/b.txt"))
+        places.remove(joined(root, "a/b.txt"))
+        assert places.size_of(joined(root, "a/b.txt")) is None and places.size_of(joined(root, "a/c.bin")) == 4
+        places.remove_tree(root / "a")
+        places.remove_tree(root / "a")
+        assert folders(root) == []
+
+
+def test_the_flow_gives_the_same_in_s3_as_on_a_disk(
+    s3: str, tmp_path: Path, bundle: Bundle, source: Source, marks: None
+) -> None:
+    here, _ = tiny.inverted(tmp_path / "store", [source], bundle)
+    (ours,), _ = tiny.rendered(tmp_path / "out", here, [source], bundle, "warm=1", sheet_frames=2)
+    url = put(f"{s3}/in/marked.mp4", Path(source.uri))
+    lost: list[object] = []
+    (remote,) = Probing(entries([f"{s3}/in"]), lost.append)
+    assert not lost and remote.uri == url and remote.source_id == source.source_id and remote.output_name == "marked.mp4"
+    there, inverting = tiny.inverted(place(f"{s3}/store"), [remote], bundle)
+    videos, rendering = tiny.rendered(place(f"{s3}/out"), there, [remote], bundle, "warm=1", sheet_frames=2)
+    assert not inverting.lost and not rendering.lost
+    for name, rows in tiny.rows_of(here).items():
+        assert tiny.rows_of(there)[name].equals(rows), name
+    made = joined(place(f"{s3}/out"), videos[0].name)
+    assert isinstance(made, Remote) and made.read_bytes() == ours.read_bytes()
+    sheet = made.with_name(f"{made.stem}.contact_sheet.png")
+    assert sheet.read_bytes() == ours.with_suffix(".contact_sheet.png").read_bytes()
+    assert there.verify(remote.source_id) == {} and there.is_complete(remote.source_id)
+    assert folders(joined(there.root, "work/segments")) == [] and folders(joined(there.root, "ledger/render")) == []
+    again, second = tiny.inverted(place(f"{s3}/store"), [remote], bundle)
+    assert second.sources_skipped == 1 and second.counts["faces"] == 0
+    # Damage, repair, deletion: the same there.
+    path = again.parts("latents", remote.source_id)[0].path
+    with places.writing(path) as file:
+        file.write(b"PAR1")
+    assert len(upkeep.put_aside(again, remote.source_id)) == 1
+    tiny.inverted(place(f"{s3}/store"), [remote], bundle)
+    assert Store.open(f"{s3}/store").read("latents").equals(here.read("latents"))
+    Store.open(f"{s3}/store").delete_source(remote.source_id)
+    assert Store.open(f"{s3}/store").stored_source_ids() == []
+
+
+def test_a_lock_in_a_bucket_is_held_while_it_beats_and_taken_over_when_it_stops(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = place(f"{s3}/locked")
+    monkeypatch.setattr("pipeline.lock.SETTLE_SECONDS", 0.2)
+    with (
+        held(root, "edit", beat_seconds=0.2),
+        pytest.raises(StoreBusy, match="styleres edit, process"),
+        held(root, "invert", beat_seconds=0.5),
+    ):
+        pass
+    assert not exists(root / ".lock")
+    places.write_text(root / ".lock", '{"owner": "a", "job": "edit", "host": "another", "pid": 1, "beat": 7}')
+    with held(root, "invert", beat_seconds=0.2):
+        pass
+    assert threading.active_count() < 50
