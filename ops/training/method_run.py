@@ -28,7 +28,7 @@ from ops.spaces import crops_from_images, images_from_crops
 from ops.stylegan2.config import StyleGAN2Config
 from ops.training.data import load_faces
 from ops.training.distributed import Worker
-from ops.training.methods import MethodSettings, MethodTask, Part, parts_of
+from ops.training.methods import MethodSettings, MethodTask, Part, parts_of, start_gently
 from ops.training.presets import model_config
 from ops.training.run import DIRECTIONS, identity_network, perceptual_of, prior_weights
 from ops.training.trainer import LoopSettings, Progress, TrainingError, load_result, train
@@ -69,7 +69,9 @@ def run_method(plan: MethodPlan, worker: Worker | None = None, watch: Callable[[
     out, prior, part = Path(plan.out), Path(plan.prior), plan.task.part
     torch.manual_seed(plan.loop.seed)  # of the first weights; what is drawn later follows from seed and step
     model = model_for(method_of(part), prior, out, plan.base, needed_before(part))
-    if plan.start_from is not None:
+    if plan.start_from is None:
+        start_gently(model, part)
+    else:
         load_result(parts_of(model, part), Path(plan.start_from))
     size = model.config.input_size
     faces = load_faces(plan.data, size, "train")

@@ -336,10 +336,6 @@ class MethodTask(Task):
         self.optimizer = torch.optim.Adam(self.lesson.learnt.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
         self.scaler = torch.amp.GradScaler(worker.device.type, enabled=dtype == torch.float16)
 
-    def resumed(self, images: int) -> None:
-        if images == 0:
-            start_gently(self.model, self.settings.part)
-
     def trained(self) -> nn.Module:
         return self.lesson.learnt
 

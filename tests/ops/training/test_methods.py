@@ -18,7 +18,7 @@ from ops.inversion.inverter import Inverter
 from ops.inversion.methods import build_inverter
 from ops.inversion.sfe import Sfe
 from ops.training.method_run import method_of
-from ops.training.methods import Batch, Lesson, MethodSettings, MethodTask, Part, RefinedDeltas, parts_of
+from ops.training.methods import Batch, Lesson, MethodSettings, MethodTask, Part, RefinedDeltas, parts_of, start_gently
 from ops.training.trainer import LoopSettings, TrainingError, train
 from ops.training.warp import homography, random_perspective
 from tests.small_model import small
@@ -105,6 +105,19 @@ def test_a_part_learns_a_picture(part: Part) -> None:
         task.optimizer.step()
         totals.append(float(total.detach()))
     assert totals[-1] < 0.9 * totals[0], totals[::5]
+
+
+def test_a_gentle_start_is_near_what_the_code_alone_gives() -> None:
+    """Else the first steps unlearn noise: at 64 px an L2 of 0.96 where the code alone has 0.05."""
+    model = model_of("hfgi").eval()
+    assert isinstance(model, Hfgi)
+    found = model.invert(images())
+    plain = model.generator(model.generator.styles(found.wplus_NLD))
+    distances = [(model.generate(found.wplus_NLD, found.detail) - plain).abs().mean()]
+    start_gently(model, "hfgi")
+    again = model.invert(images())
+    distances.append((model.generate(again.wplus_NLD, again.detail) - plain).abs().mean())
+    assert distances[1] < 0.3 * distances[0], distances
 
 
 def test_an_identity_loss_needs_its_network() -> None:
