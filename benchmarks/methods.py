@@ -1,4 +1,4 @@
-"""What every inversion method costs, side by side in one process: parameters, bytes kept, and time of an inversion and of an edit.
+"""What every inversion method costs, side by side in one process: parameters, bytes kept, time to invert and to edit.
 
     python -m benchmarks.methods                       # the official FFHQ-1024 sizes, random weights, one face
     python -m benchmarks.methods --model models/hfgi --model models/sfe --batch 16
@@ -131,13 +131,9 @@ def main() -> None:
                 known[name] = facts(model)
                 del model
                 gc.collect()
-    print(
-        f"batch {arguments.batch}, {arguments.threads} threads, {arguments.rounds} rounds, torch {torch.__version__}, ", end=""
-    )
+    print(f"batch {arguments.batch}, {arguments.threads} threads, {arguments.rounds} rounds, torch {torch.__version__},")
     print(f"Python {platform.python_version()}; processor seconds per face\n")
-    print(
-        "| method | parameters | numbers beside W+ | bytes per face and frame, float16 | invert | a further edit | against e4e's |"
-    )
+    print("| method | parameters | numbers beside W+ | bytes, float16 | invert | a further edit | against e4e's |")
     print("|---|---|---|---|---|---|---|")
     middle = {name: (median(costs[name], "invert"), median(costs[name], "edit")) for name in names}
     base = middle.get("e4e", middle[names[0]])
