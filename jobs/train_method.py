@@ -40,6 +40,7 @@ from jobs.train import (
     Threads,
     VggWeights,
     Workers,
+    app,
     perceptual_files,
     watching,
 )
@@ -55,6 +56,7 @@ PartName = Annotated[
 Base = Annotated[str | None, typer.Option("--base", help="A StyleRes or e4e bundle on the same prior, for its encoder.")]
 
 
+@app.command("method")
 def method_command(
     part: PartName,
     data: Data,
@@ -124,6 +126,7 @@ def method_command(
         print(f"{seen} of {loop.images} images" + ("" if seen >= loop.images else "; the same command goes on from here"))
 
 
+@app.command("method-bundle")
 def method_bundle_command(
     method: Annotated[Literal["e4e", "hfgi", "hyperstyle", "sfe"], typer.Argument(metavar="METHOD", show_default=False)],
     prior: Prior,
