@@ -99,11 +99,7 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
     faces = load_faces(plan.data, model.config.encoder.input_size, "train")
     picture = preview_of(model, plan.data) if worker.rank == 0 else None
     model.to(worker.device)
-<<<<<<< HEAD
-    perceptual, features = perceptual_of(plan.perceptual_weights, model.config.encoder.input_size, worker.device)
-=======
-    perceptual, _ = perceptual_of(plan, model.config.encoder.input_size, worker.device)
->>>>>>> main
+    perceptual, _ = perceptual_of(plan.perceptual_weights, model.config.encoder.input_size, worker.device)
     embed = None if plan.identity_network is None else identity_network(Path(plan.identity_network)).to(worker.device)
     common: dict[str, Any] = {"dtype": plan.loop.dtype, "clip_norm": plan.loop.clip_norm, "worker": worker, "picture": picture}
     common["embed"] = embed
