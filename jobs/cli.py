@@ -12,6 +12,7 @@ from jobs.evaluate import app as evaluate
 from jobs.fetch import fetch
 from jobs.inspect import inspect
 from jobs.invert import invert
+from jobs.plan import plan
 from jobs.render import render
 from jobs.store import app as store
 from jobs.train import app as train
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command()(invert)
 app.command()(render)
 app.command()(edit)
+app.command()(plan)
 app.command()(inspect)
 app.command("convert")(convert_command)
 app.command()(fetch)
