@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Workers and tests share the cores: more OpenMP threads than cores are far slower than one.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test quick lint clean
+.PHONY: demo test quick lint mini64 clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m jobs.demo_clip demo/source.mp4
@@ -24,6 +24,19 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The embedded model from its data: FACES is a Parquet file of aligned faces, PRIOR a folder to go on from (none: from nothing).
+# Every step goes on where it was stopped; on two cores it takes a day from nothing.
+FACES ?= ../shared/data/faces128.parquet
+PRIOR ?=
+RUN ?= runs/mini64
+mini64: $(VENV)/.installed
+	$(BIN)/styleres train prior --data $(FACES) --out $(RUN) $(if $(PRIOR),--start-from $(PRIOR))
+	$(BIN)/styleres train e0 --data $(FACES) --prior $(RUN)/prior --out $(RUN) --start-from $(RUN)/prior/anchor.safetensors
+	$(BIN)/styleres train directions --data $(FACES) --prior $(RUN)/prior --out $(RUN)
+	$(BIN)/styleres train residual --data $(FACES) --prior $(RUN)/prior --out $(RUN)
+	$(BIN)/styleres train bundle --prior $(RUN)/prior --out $(RUN) --bundle ops/bundles/mini64
+	$(BIN)/styleres evaluate --data $(FACES) --model ops/bundles/mini64 --also-wplus --card
 
 # torch by its exact version first: an open range would fetch gigabytes of another build where the pinned one is at hand.
 $(VENV)/.installed: pyproject.toml constraints.txt

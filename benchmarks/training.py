@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from ops.device import keep_freed_memory
+from ops.device import channels_last, keep_freed_memory
 from ops.inversion.presets import mini64
 from ops.inversion.styleres import StyleRes
 from ops.stylegan2.discriminator import Discriminator
@@ -39,7 +39,7 @@ class Variant:
     name: str
     precision: torch.dtype
     last: bool
-    """Channels last, and glibc told to keep freed memory, as `styleres train` does."""
+    """Channels last throughout, and glibc told to keep freed memory, as `styleres train` does; else neither anywhere."""
     tcmalloc: bool
 
 
@@ -60,9 +60,8 @@ def task_of(variant: Variant, prior: Path | None) -> ResidualTask:
         model = model_on_prior(prior, "mini")
         discriminator = discriminator_on_prior(prior, model)
     perceptual = Perceptual()
-    layout = torch.channels_last if variant.last else torch.contiguous_format
     for part in (model, discriminator, perceptual):
-        part.to(memory_format=layout)  # type: ignore[call-overload]
+        channels_last(part)
     directions_KD = 0.05 * torch.randn(7, model.config.generator.w_dim)
     settings = residual_preset("mini")[0]
     return ResidualTask(model, discriminator, perceptual, settings, directions_KD=directions_KD, dtype=variant.precision)
@@ -71,7 +70,10 @@ def task_of(variant: Variant, prior: Path | None) -> ResidualTask:
 def work(variant: Variant, prior: Path | None, batch: int) -> None:
     """A child: takes a step for every line that it is given, and answers with its processor seconds."""
     torch.set_num_threads(1)
-    if variant.last and not variant.tcmalloc:
+    if not variant.last:
+        # Generator, discriminator and gradients ask for channels last by this name, whatever the weights' layout is.
+        torch.channels_last = torch.contiguous_format
+    elif not variant.tcmalloc:
         keep_freed_memory()
     task = task_of(variant, prior)
     size = task.model.config.encoder.input_size

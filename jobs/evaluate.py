@@ -61,7 +61,7 @@ Models = Annotated[
     ),
 ]
 
-app = typer.Typer(help=__doc__, invoke_without_command=True, pretty_exceptions_enable=False)
+app = typer.Typer(help=__doc__, invoke_without_command=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 app.command("video")(video_command)
 
 

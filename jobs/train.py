@@ -37,7 +37,7 @@ from ops.training.residual import ResidualSettings, residual_parts
 from ops.training.run import DIRECTIONS, TrainingPlan, changed, model_on_prior, run
 from ops.training.trainer import LoopSettings, Progress, load_result
 
-app = typer.Typer(no_args_is_help=True, help=__doc__)
+app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode="markdown")
 
 Data = Annotated[str, typer.Option("--data", help="Aligned faces: a Parquet file, a folder of images, or hf:NAME.")]
 Prior = Annotated[Path, typer.Option("--prior", help="Folder with generator and discriminator .safetensors and config.json.")]

@@ -10,6 +10,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from ops.checkpoints.torch_file import load_torch_file
 from ops.editing.editor import EditError
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".pt", ".pth")
@@ -86,4 +87,4 @@ def _load_without_executing(path: Path, suffix: str) -> object:
         case ".safetensors":
             return safetensors.torch.load_file(path)
         case _:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return load_torch_file(path)

@@ -78,10 +78,16 @@ class MappingNetwork(nn.Module):
             self.add_module(f"fc{i}", layer)
         self.register_buffer("w_avg", torch.zeros(config.w_dim))
 
-    def forward(self, z: Tensor, *, truncation: float = 1.0) -> Tensor:
+    def hidden(self, z: Tensor) -> Tensor:
+        """What the last layer reads."""
         x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
-        for i in range(self.num_layers):
+        for i in range(self.num_layers - 1):
             x = F.leaky_relu(self.get_submodule(f"fc{i}")(x), LRELU_SLOPE) * LRELU_GAIN
+        return x
+
+    def forward(self, z: Tensor, *, truncation: float = 1.0) -> Tensor:
+        last = self.get_submodule(f"fc{self.num_layers - 1}")
+        x = F.leaky_relu(last(self.hidden(z)), LRELU_SLOPE) * LRELU_GAIN
         return x if truncation == 1.0 else self.w_avg + truncation * (x - self.w_avg)
 
 

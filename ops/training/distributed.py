@@ -34,6 +34,12 @@ class Worker:
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag > 0)
 
+    def share(self, module: nn.Module) -> None:
+        """Every process takes the first one's parameters and buffers."""
+        if self.world > 1:
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, src=0)
+
     def barrier(self) -> None:
         if self.world > 1:
             dist.barrier()

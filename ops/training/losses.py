@@ -6,7 +6,7 @@ restricts them to the samples that they concern.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -77,18 +77,6 @@ def delta_regulariser(offsets_NLD: Tensor) -> Tensor:
     return (offsets_NLD[:, 1:] - offsets_NLD[:, :1]).square().mean()
 
 
-def edit_fidelity_loss(image_change: Tensor, code_change: Tensor, pool: int = 2) -> Tensor:
-    """|| P(x'_a - x'_0) - P(G(W_a) - G(W)) ||^2 / || P(G(W_a) - G(W)) ||^2 => [N], P average pooling. Ours, not the paper's.
-
-    image_change: what the edit changes in the output, code_change: what it changes without the residual, both [N, 3, R, R].
-    0 is an edit that passes whole, 1 one that is painted over. E2 can satisfy reconstruction and cycle alike by painting the
-    input over any edit, and at 64 px, where the residual can hold the whole picture, it does (docs/decisions/0005).
-    """
-    wanted = F.avg_pool2d(code_change, pool)
-    distance = (F.avg_pool2d(image_change, pool) - wanted).square().mean(dim=(1, 2, 3))
-    return distance / (wanted.square().mean(dim=(1, 2, 3)) + 1e-4)
-
-
 COMPOSITE_TONE = 9  # pixels at 64 px: what is wider is tone, what is finer is structure
 COMPOSITE_EDGE = 5
 COMPOSITE_FROM, COMPOSITE_TO = 0.05, 0.12
@@ -123,22 +111,6 @@ def _smooth(x: Tensor, width: int, scale: float) -> Tensor:
 def composite_loss(outputs: Tensor, target: Tensor, mask: Tensor, emphasis: float = 4.0) -> Tensor:
     """Mean of (1 + emphasis m) (x' - t)^2 => [N], for a `composite_target`: where an edit acts is a small part of a picture."""
     return ((1 + emphasis * mask) * (outputs - target).square()).mean(dim=(1, 2, 3))
-
-
-def edit_feature_loss(
-    after: Sequence[Tensor], before: Sequence[Tensor], code_after: Sequence[Tensor], code_before: Sequence[Tensor]
-) -> Tensor:
-    """`edit_fidelity_loss` in a network's features, per tap and averaged => [N]; ours too. Each argument: feature maps
-    [N, C, H, W] of one picture per tap, scaled here to unit length over channels.
-
-    In pixels an edit is mostly light and colour; what an expression changes is small there and large here.
-    """
-    ratios = []
-    for maps in zip(after, before, code_after, code_before, strict=True):
-        x, x0, g, g0 = (F.normalize(one.float(), dim=1) for one in maps)
-        distance = ((x - x0) - (g - g0)).square().mean(dim=(1, 2, 3))
-        ratios.append(distance / ((g - g0).square().mean(dim=(1, 2, 3)) + 1e-5))
-    return torch.stack(ratios).mean(dim=0)
 
 
 def simulated_edit(wplus_NLD: Tensor, random_w_ND: Tensor, alpha_N: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ A purely adversarial StyleGAN2 needs millions of images, and a projected one col
 the generator to the data while the discriminator teaches it detail:
 
     x -> E -> W+ -> G       must be x          L1, and distance in a network's features
-    z -> M -> W             must lie where E's codes lie      sliced Wasserstein distance to a queue of them, whitened
+    z -> M -> W             must lie where E's codes lie      recoloured now and then; sliced Wasserstein distance, whitened
     G(E(x)), G(M(z))        must look real     logistic loss, lazy R1, lightly augmented
 
 E is E0 of the preset `mini`, so that what anchored the prior is where `train e0` starts.
@@ -29,13 +29,15 @@ from ops.inversion.e4e import E4eEncoder
 from ops.metrics.fid import frechet_distance
 from ops.spaces import crops_from_images, images_from_crops
 from ops.stylegan2.discriminator import Discriminator
-from ops.stylegan2.generator import Generator
+from ops.stylegan2.generator import LRELU_GAIN, LRELU_SLOPE, FullyConnected, Generator, MappingNetwork
 from ops.training.augment import Augmentation, augment, draw_augmentation
 from ops.training.distributed import Worker
 from ops.training.losses import adversarial_loss, delta_regulariser, discriminator_loss, r1_penalty
-from ops.training.residual import Distance, Features
+from ops.training.residual import Distance
 from ops.training.trainer import Step, Task, descend
 
+Features = Callable[[Tensor], list[Tensor]]
+"""images in [-1, 1] => feature maps [N, C, H, W], fine to coarse."""
 W_AVERAGE_DECAY = 0.99
 """Of the mean code, per step."""
 
@@ -45,8 +47,10 @@ class PriorSettings:
     learning_rate: float = 2e-3
     """Of the synthesis network and the discriminator."""
     encoder_learning_rate: float = 1e-3
-    mapping_rate: float = 20.0
-    """The mapping network's learning rate over `learning_rate`: it follows the encoder's codes, which move."""
+    mapping_rate: float = 1.0
+    """The mapping network's learning rate over `learning_rate`. Before `recolour_every`, 20 was needed and did not suffice."""
+    recolour_every: int = 50
+    """Steps from one `recolour` of the mapping network to the next; it follows the encoder's codes, which move."""
     pixel_weight: float = 1.5
     perceptual_weight: float = 1.0
     wasserstein_weight: float = 2.0
@@ -91,6 +95,36 @@ def whitening(codes_QD: Tensor, floor: float = 0.05) -> Tensor:
     return directions_DD * scale_D @ directions_DD.t()
 
 
+@torch.no_grad()
+def recolour(mapping: MappingNetwork, codes_ND: Tensor, *, samples: int = 16_384) -> None:
+    """Set the last layer so that samples of W have the mean and the covariance of some codes, but for the activation's kink.
+
+    Whitening and colouring: with h what the last layer reads and y what its activation reads, both of covariance C and mean m,
+    W = C_y^(1/2) C_h^(-1/2) and b = m_y - W m_h. In gradients the narrow directions of codes shout, a network heeds them first
+    by making all samples the same, and the wide ones, in which faces differ, come last if ever.
+    """
+    draws = torch.Generator().manual_seed(0)
+    first = mapping.get_submodule("fc0")
+    assert isinstance(first, FullyConnected)
+    z = torch.randn(samples, first.weight.shape[1], generator=draws).to(codes_ND.device)
+    hidden = mapping.hidden(z).double()
+    y = codes_ND.double() / LRELU_GAIN
+    y = torch.where(y > 0, y, y / LRELU_SLOPE)
+    turn = _power(torch.cov(y.t()), 0.5) @ _power(torch.cov(hidden.t()), -0.5)
+    last = mapping.get_submodule(f"fc{mapping.num_layers - 1}")
+    assert isinstance(last, FullyConnected)
+    last.weight.copy_(turn * (turn.shape[1] ** 0.5 / last.lr_multiplier))
+    last.bias.copy_((y.mean(dim=0) - turn @ hidden.mean(dim=0)) / last.lr_multiplier)
+    mapping.w_avg.copy_(mapping(z).mean(dim=0))
+
+
+def _power(symmetric: Tensor, exponent: float, floor: float = 1e-6) -> Tensor:
+    """Of a covariance; directions without variance stay without it."""
+    values, vectors = torch.linalg.eigh(symmetric)
+    there = values > floor * values.mean()
+    return (vectors * torch.where(there, values.clamp_min(1e-30) ** exponent, 0.0)) @ vectors.t()
+
+
 class CodeQueue(nn.Module):
     """The last codes of the encoder, oldest overwritten first."""
 
@@ -110,6 +144,10 @@ class CodeQueue(nn.Module):
         self.codes_QD[places] = codes_ND.float()
         self.written += len(codes_ND)
         return self.codes_QD[: min(size, int(self.written))].clone()
+
+    def codes(self) -> Tensor | None:
+        """All, once it is full."""
+        return self.codes_QD if int(self.written) >= len(self.codes_QD) else None
 
 
 class Anchored(nn.Module):
@@ -197,7 +235,7 @@ class PriorStep(nn.Module):
         pictures = learnt.pictures(wplus_BLD, dtype=self.dtype)
         anchored = pictures[: len(images)]
         # M follows E, E does not follow M: the codes are constants here.
-        codes_QD = self.queue.add(wplus_NLD[:, 0].detach())
+        codes_QD = self.queue.add(wplus_NLD.detach().mean(dim=1))
         white_DD = whitening(codes_QD)
         chosen_ND = codes_QD[(draws.which_N * len(codes_QD)).long()]
         many_ND = learnt.generator.mapping(draws.many_z_ND)
@@ -269,7 +307,7 @@ class PriorTask(Task):
         """held_out: uint8 [N, R, R, 3], for pictures and the Frechet distance on `features`; without it, neither is made."""
         worker = worker or Worker()
         self.learnt, self.discriminator, self.settings, self.dtype = learnt, discriminator, settings, dtype
-        self.features, self.held_out, self.device = features, held_out, worker.device
+        self.features, self.held_out, self.device, self.worker = features, held_out, worker.device, worker
         config = learnt.generator.config
         self.queue = CodeQueue(settings.queue, config.w_dim).to(worker.device)
         learnt.requires_grad_(True).train()
@@ -312,6 +350,9 @@ class PriorTask(Task):
         draws = draw(step, config.z_dim, config.w_dim, settings)
         self.discriminator.requires_grad_(False)
         self.learnt.generator.synthesis.requires_grad_(step.index * step.batch >= settings.settle_images)
+        if step.index % settings.recolour_every == 0 and (codes_QD := self.queue.codes()) is not None:
+            recolour(self.learnt.generator.mapping, codes_QD)
+            self.worker.share(self.learnt.generator.mapping)
         due = settings.adversarial_weight > 0 and step.index % settings.adversarial_every == 0
         total, losses, fakes = self.learn(step.images, draws, due)
         descend(total, self.optimizer, self.scaler, self.learnt, math.inf)

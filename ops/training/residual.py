@@ -36,8 +36,6 @@ from ops.training.losses import (
     composite_loss,
     composite_target,
     discriminator_loss,
-    edit_feature_loss,
-    edit_fidelity_loss,
     edit_offset,
     feature_regulariser,
     identity_loss,
@@ -49,8 +47,6 @@ from ops.training.trainer import Step, Task, TrainingError, descend
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """(images, targets) in [-1, 1] => [N]: the perceptual loss."""
-Features = Callable[[Tensor], list[Tensor]]
-"""images in [-1, 1] => feature maps [N, C, H, W], fine to coarse."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +67,6 @@ class ResidualSettings:
     alpha: tuple[float, float] = (4.0, 5.0)
     composite_weight: float = 6.0
     """On `composite_loss`, which the paper does not have; 0 is the paper's loss. See docs/decisions/0005."""
-    edit_weight: float = 0.0
-    """On `edit_fidelity_loss`, its predecessor."""
-    edit_feature_weight: float = 0.0
-    """On `edit_feature_loss`: the same, in the features of the perceptual network; needs one that gives its features. Gained
-    nothing at 64 px (docs/decisions/0005)."""
     direction_share: float = 0.75
     """Share of simulated edits that go along one of the given directions instead of towards a random code."""
     direction_strength: tuple[float, float] = (0.7, 4.0)
@@ -171,18 +162,15 @@ class ResidualStep(nn.Module):
         discriminate: Callable[[Tensor], Tensor],
         perceptual: Distance,
         embed: Embedder | None,
-        features: Features | None,
         settings: ResidualSettings,
         dtype: torch.dtype,
     ):
         super().__init__()
-        if features is None and settings.edit_feature_weight > 0:
-            raise TrainingError("edit_feature_weight needs a perceptual network that gives its features; set it to 0")
         if embed is None and max(settings.identity_weight, settings.cycle_identity_weight) > 0:
             raise TrainingError("an identity loss needs an identity network; give one (--identity-network) or weight 0")
         self.model = model
         self.discriminate = discriminate
-        self.perceptual, self.embed, self.features = [perceptual], [embed], [features]  # lists: not sub-modules
+        self.perceptual, self.embed = [perceptual], [embed]  # lists: not sub-modules
         self.settings, self.dtype = settings, dtype
 
     def forward(self, images: Tensor, edit: SimulatedEdit) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -218,35 +206,18 @@ class ResidualStep(nn.Module):
             if embed is not None and settings.cycle_identity_weight > 0:
                 losses["cycle_identity"] = share * identity_loss(embed, returned, images[rows]).mean()
         rows = edited_N.nonzero()[:, 0]
-        if max(settings.composite_weight, settings.edit_weight, settings.edit_feature_weight) > 0 and len(rows):
-            for name, value in self.edit_losses(images[rows], encoded, offset_NLD[rows], outputs[rows], rows).items():
-                losses[name] = len(rows) / len(images) * value.mean()
+        if settings.composite_weight > 0 and len(rows):
+            target, mask = self.composite(images[rows], encoded.wplus_NLD[rows], offset_NLD[rows])
+            losses["composite"] = len(rows) / len(images) * composite_loss(outputs[rows], target, mask).mean()
         return weighted_sum(losses, settings), losses, outputs.detach()
 
-    def edit_losses(
-        self, images: Tensor, encoded: Encoded, offset_NLD: Tensor, edited: Tensor, rows: Tensor
-    ) -> dict[str, Tensor]:
-        """Some edited samples against what their code alone says: [N] each. Only `edited` has gradients."""
-        settings, features = self.settings, self.features[0]
-        code, residual = encoded.wplus_NLD[rows], encoded.residual[rows]
-        with torch.no_grad():
-            generator = self.model.generator
-            both = generator(generator.styles(torch.cat([code, code + offset_NLD])), dtype=self.dtype)
-            before, after = shown(both, self.model).chunk(2)
-        found = {}
-        if settings.composite_weight > 0:
-            found["composite"] = composite_loss(edited, *composite_target(images, before, after))
-        if max(settings.edit_weight, settings.edit_feature_weight) == 0:
-            return found
-        with torch.no_grad():
-            unedited, _, _ = self.generate(code, residual)
-        if settings.edit_weight > 0:
-            found["edit"] = edit_fidelity_loss(edited - unedited, after - before)
-        if features is not None and settings.edit_feature_weight > 0:
-            with torch.no_grad():
-                maps = [features(picture) for picture in (unedited, after, before)]
-            found["edit_feature"] = edit_feature_loss(features(edited), *maps)
-        return found
+    @torch.no_grad()
+    def composite(self, images: Tensor, code_NLD: Tensor, offset_NLD: Tensor) -> tuple[Tensor, Tensor]:
+        """What edited samples should look like, and where the code alone says so: `composite_target`."""
+        generator = self.model.generator
+        both = generator(generator.styles(torch.cat([code_NLD, code_NLD + offset_NLD])), dtype=self.dtype)
+        before, after = shown(both, self.model).chunk(2)
+        return composite_target(images, before, after)
 
     def distance(self, images: Tensor, targets: Tensor) -> Tensor:
         """The perceptual loss [N]; its network's feature maps are of the step's precision too, what is summed is float32."""
@@ -322,8 +293,6 @@ def weighted_sum(losses: dict[str, Tensor], settings: ResidualSettings) -> Tenso
         "adversarial": settings.adversarial_weight,
         "regulariser": settings.regulariser_weight,
         "composite": settings.composite_weight,
-        "edit": settings.edit_weight,
-        "edit_feature": settings.edit_feature_weight,
         "cycle_pixel": settings.cycle_pixel_weight,
         "cycle_perceptual": settings.cycle_perceptual_weight,
         "cycle_identity": settings.cycle_identity_weight,
@@ -345,7 +314,6 @@ class ResidualTask(Task):
         settings: ResidualSettings,
         *,
         embed: Embedder | None = None,
-        features: Features | None = None,
         directions_KD: Tensor | None = None,
         dtype: torch.dtype = torch.bfloat16,
         clip_norm: float = 1.0,
@@ -362,7 +330,7 @@ class ResidualTask(Task):
         def discriminate(images: Tensor) -> Tensor:
             return discriminator(images, dtype=dtype)
 
-        self.learn = worker.wrap(ResidualStep(model, discriminate, perceptual, embed, features, settings, dtype))
+        self.learn = worker.wrap(ResidualStep(model, discriminate, perceptual, embed, settings, dtype))
         self.judge = worker.wrap(DiscriminatorStep(discriminator, settings, dtype))
         self.optimizer = torch.optim.Adam(self.parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
         self.d_optimizer = torch.optim.Adam(

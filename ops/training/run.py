@@ -32,8 +32,8 @@ from ops.training.distributed import Worker
 from ops.training.e0 import E0Settings, E0Task, start_near_the_mean
 from ops.training.perceptual import LpipsPerceptual, Perceptual, VggPerceptual
 from ops.training.presets import Preset, model_config
-from ops.training.prior import Anchored, PriorSettings, PriorTask
-from ops.training.residual import Distance, Features, ResidualSettings, ResidualTask, residual_parts
+from ops.training.prior import Anchored, Features, PriorSettings, PriorTask
+from ops.training.residual import Distance, ResidualSettings, ResidualTask, residual_parts
 from ops.training.trainer import LoopSettings, Progress, TrainingError, load_result, result_weights, train
 
 DIRECTIONS = "directions.safetensors"
@@ -98,7 +98,7 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
     faces = load_faces(plan.data, model.config.encoder.input_size, "train")
     picture = preview_of(model, plan.data) if worker.rank == 0 else None
     model.to(worker.device)
-    perceptual, features = perceptual_of(plan, model.config.encoder.input_size, worker.device)
+    perceptual, _ = perceptual_of(plan, model.config.encoder.input_size, worker.device)
     embed = None if plan.identity_network is None else identity_network(Path(plan.identity_network)).to(worker.device)
     common: dict[str, Any] = {"dtype": plan.loop.dtype, "clip_norm": plan.loop.clip_norm, "worker": worker, "picture": picture}
     common["embed"] = embed
@@ -117,9 +117,7 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
                 load_result(residual_parts(model), Path(plan.start_from))
             discriminator = discriminator_on_prior(prior, model).to(worker.device)
             directions = boundary_directions(out)
-            task = ResidualTask(
-                model, discriminator, perceptual, plan.task, features=features, directions_KD=directions, **common
-            )
+            task = ResidualTask(model, discriminator, perceptual, plan.task, directions_KD=directions, **common)
     about = {"task": dataclasses.asdict(plan.task), "data": {"source": plan.data, "faces": len(faces.images)}}
     about["prior"] = {"generator": _digest(prior / "generator.safetensors")}
     return train(task, faces.images, plan.loop, out, worker=worker, watch=watch, about=about)

@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from ops.checkpoints.errors import CheckpointError, listing
+from ops.checkpoints.sniff import sniff
+from ops.checkpoints.torch_file import load_torch_file
 from ops.device import channels_last
 
-UNREADABLE = (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError)
-"""What readers raise for truncated, foreign and hostile files."""
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 COUNTER = ".num_batches_tracked"
 """Batch normalisation's counter of training steps: older files lack it, and evaluation never reads it."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A flat state dict, names => tensors in float32, from `.safetensors` or from `.pt`, `.pth` read with `weights_only`.
+    """A flat state dict, names => tensors in float32, from safetensors or a file of torch.save, whatever its suffix.
 
-    Raises CheckpointError for a path without a file, a file that is neither (a hostile pickle among them: it is refused, not
-    run), and for one that holds something else than named tensors.
+    Raises CheckpointError for anything else, a hostile pickle among it: it is refused, not run.
     """
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "nothing"
-        raise CheckpointError(f"{path}: expected a weight file (.pt, .pth or .safetensors), found {what}; check the path")
-    try:
-        if path.suffix == ".safetensors":
+    found = sniff(path)
+    match found.kind:
+        case "safetensors":
             content: object = safetensors.torch.load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"{path}: cannot be read as a file of tensors ({first_line}); expected the published .pt or .pth, or .safetensors "
-            "with the same names. Files that need more than tensors to be read are refused"
-        ) from error
+        case _:
+            content = load_torch_file(path, "a weight file (.pt, .pth or .safetensors) as published")
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{path}: expected a state dict (names => tensors), got {_kind(content)}")
     strange = [str(name) for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]

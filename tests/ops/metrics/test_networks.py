@@ -171,7 +171,7 @@ def test_a_hostile_file_is_refused_and_not_run(tmp_path: Path) -> None:
     for name, write in (("torch.pth", torch.save), ("plain.pt", lambda content, path: path.write_bytes(pickle.dumps(content)))):
         path = tmp_path / name
         write({"weight": Hostile(trace)}, path)
-        with pytest.raises(CheckpointError, match="cannot be read as a file of tensors"):
+        with pytest.raises(CheckpointError, match=r"holds objects besides tensors|this is a Python pickle"):
             read_tensors(path)
         assert not trace.exists()
     pickle.loads((tmp_path / "plain.pt").read_bytes())
@@ -183,7 +183,7 @@ def test_a_hostile_file_is_refused_and_not_run(tmp_path: Path) -> None:
 def test_broken_files_are_explained(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"broken{suffix}"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="cannot be read as a file of tensors"):
+    with pytest.raises(CheckpointError, match=r"this is .*; expected a weight file"):
         read_tensors(path)
 
 
@@ -193,7 +193,7 @@ def test_truncated_files_are_explained(tmp_path: Path) -> None:
         weights = {"a": torch.zeros(1000)}
         torch.save(weights, path) if suffix == ".pth" else save_file(weights, path)
         path.write_bytes(path.read_bytes()[:-200])
-        with pytest.raises(CheckpointError, match="cannot be read as a file of tensors"):
+        with pytest.raises(CheckpointError, match="cut off after"):
             read_tensors(path)
 
 
@@ -206,9 +206,9 @@ def test_other_content_is_named(tmp_path: Path) -> None:
         torch.save(content, tmp_path / "file.pt")
         with pytest.raises(CheckpointError, match=message):
             read_tensors(tmp_path / "file.pt")
-    with pytest.raises(CheckpointError, match="found nothing"):
+    with pytest.raises(CheckpointError, match="no such file"):
         read_tensors(tmp_path / "absent.pt")
-    with pytest.raises(CheckpointError, match="found a folder"):
+    with pytest.raises(CheckpointError, match="this is a folder"):
         read_tensors(tmp_path)
 
 

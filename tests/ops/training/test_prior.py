@@ -19,7 +19,7 @@ from ops.inversion.styleres import StyleRes
 from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.discriminator import Discriminator
 from ops.training.augment import Augmentation, augment, draw_augmentation
-from ops.training.prior import Anchored, CodeQueue, PriorSettings, PriorTask, sliced_wasserstein, whitening
+from ops.training.prior import Anchored, CodeQueue, PriorSettings, PriorTask, recolour, sliced_wasserstein, whitening
 from ops.training.run import model_on_prior, prior_parts
 from ops.training.trainer import LoopSettings, TrainingError, train
 from tests.small_model import SMALL
@@ -40,7 +40,7 @@ def small_task(settings: PriorSettings | None = None, held_out: np.ndarray | Non
     torch.manual_seed(0)
     model = StyleRes(SMALL)
     learnt = Anchored(model.generator, model.inverting()[0])
-    settings = settings or PriorSettings(queue=8, compared=8, directions=4, r1_every=2)
+    settings = settings or PriorSettings(queue=8, compared=8, directions=4, r1_every=2, recolour_every=3)
     pooled = lambda images: [images[:, :, ::4, ::4]]  # noqa: E731
     return PriorTask(learnt, Discriminator(SMALL.generator), distance, settings, features=pooled, held_out=held_out)
 
@@ -114,6 +114,22 @@ def test_a_held_generator_stays_while_the_anchor_learns(tmp_path: Path) -> None:
     for name, value in before.items():
         assert torch.equal(value, after[name]) or not name.startswith("generator.synthesis."), name
     assert not torch.equal(before["encoder.styles.0.linear.bias"], after["encoder.styles.0.linear.bias"])
+
+
+def test_recoloured_samples_have_the_mean_and_covariance_of_the_codes() -> None:
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    mapping = StyleRes(SMALL).generator.mapping
+    spread = torch.logspace(-2, 0, 16)
+    turned = torch.linalg.qr(torch.randn(16, 16, generator=generator)).Q
+    # Away from the activation's kink, where the match is exact: some channels positive, some negative.
+    codes = (torch.randn(5000, 16, generator=generator) * spread) @ turned * 0.1 + torch.tensor([1.0, -1.0]).repeat(8)
+    recolour(mapping, codes)
+    with torch.no_grad():
+        mapped = mapping(torch.randn(20_000, SMALL.generator.z_dim, generator=generator))
+    torch.testing.assert_close(mapped.mean(dim=0), codes.mean(dim=0), atol=0.01, rtol=0)
+    torch.testing.assert_close(torch.cov(mapped.t()), torch.cov(codes.t()), atol=5e-4, rtol=0)
+    torch.testing.assert_close(mapping.w_avg, mapped.mean(dim=0), atol=0.01, rtol=0)
 
 
 def test_the_whitened_distance_brings_samples_to_the_codes() -> None:

@@ -42,10 +42,6 @@ def l1(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).abs().mean(dim=(1, 2, 3))
 
 
-def features(images: Tensor) -> list[Tensor]:
-    return [images, torch.nn.functional.avg_pool2d(images, 4)]
-
-
 def edits(alpha: list[float], along: float = 0.0) -> SimulatedEdit:
     count = len(alpha)
     draws = torch.Generator().manual_seed(1)
@@ -55,8 +51,8 @@ def edits(alpha: list[float], along: float = 0.0) -> SimulatedEdit:
 def step_of(model: StyleRes, settings: ResidualSettings | None = None, **changes: object) -> ResidualStep:
     torch.manual_seed(2)
     discriminator = Discriminator(model.config.generator).requires_grad_(False)
-    settings = replace(settings or ResidualSettings(edit_weight=2.0, edit_feature_weight=2.0), **changes)  # type: ignore[arg-type]
-    return ResidualStep(model, discriminator, l1, None, features, settings, torch.float32)
+    settings = replace(settings or ResidualSettings(), **changes)  # type: ignore[arg-type]
+    return ResidualStep(model, discriminator, l1, None, settings, torch.float32)
 
 
 def images_of(count: int) -> Tensor:
@@ -78,8 +74,6 @@ def test_only_e1_and_e2_learn(model: StyleRes) -> None:
         "cycle_pixel",
         "cycle_perceptual",
         "composite",
-        "edit",
-        "edit_feature",
     }
     total.backward()
     assert learnt(model) == {"alignment", "extraction", "gates"}
@@ -117,16 +111,12 @@ def test_every_term_is_what_the_equations_say(model: StyleRes) -> None:
             moved = model.generator(model.generator.styles(code + offset))
             target, mask = losses.composite_target(x, plain, moved)
             expected["composite"] += float(((1 + 4 * mask) * (out - target) ** 2).mean()) / 4
-            change = out - model.generate(code, detail)
-            expected["edit"] += float(losses.edit_fidelity_loss(change, moved - plain)) / 4
-            pictures = (features(image) for image in (out, model.generate(code, detail), moved, plain))
-            expected["edit_feature"] += float(losses.edit_feature_loss(*pictures)) / 4
         logits = step.discriminate(outputs).numpy()
         expected["adversarial"] = float(np.log1p(np.exp(-logits)).mean())
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(value, rel=1e-4), name
     weights = {"adversarial": 0.03, "regulariser": 0.1, "pixel": 6, "perceptual": 2}
-    weights |= {"cycle_pixel": 1, "cycle_perceptual": 0.5, "composite": 6, "edit": 2, "edit_feature": 2}
+    weights |= {"cycle_pixel": 1, "cycle_perceptual": 0.5, "composite": 6}
     assert float(total) == pytest.approx(sum(weights[name] * value for name, value in expected.items()), rel=1e-4)
 
 
@@ -167,8 +157,6 @@ def test_gradient_stops_can_be_lifted(model: StyleRes) -> None:
 def test_settings_switch_terms(model: StyleRes) -> None:
     images, edit = images_of(2), edits([PLAIN, EDITED])
     assert "composite" not in step_of(model, composite_weight=0.0)(images, edit)[1]
-    assert {"edit", "edit_feature"} & step_of(model, edit_weight=0.0)(images, edit)[1].keys() == {"edit_feature"}
-    assert {"edit", "edit_feature"} & step_of(model, edit_feature_weight=0.0)(images, edit)[1].keys() == {"edit"}
     no_cycle = step_of(model, cycle_pixel_weight=0.0, cycle_perceptual_weight=0.0)(images, edit)[1]
     assert not any(name.startswith("cycle") for name in no_cycle)
     one, all_ = (step_of(model, cycle_on=on)(images, edit)[1]["cycle_pixel"] for on in ("edited", "all"))
