@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "invert": Subcommand("jobs.invert", "invert", "Invert every face of every INPUT into the store."),
     "render": Subcommand("jobs.render", "render", "Apply edits to the stored faces and write the edited videos."),
     "edit": Subcommand("jobs.edit", "edit", "Edit the faces of every INPUT: invert, then render."),
+    "plan": Subcommand("jobs.plan", "plan", "What an edit will take: frames, faces, seconds of work, bytes, hours."),
     "inspect": Subcommand("jobs.inspect", "inspect", "Sources, tracks, sizes, lost items of a store; edits, their units."),
     "convert": Subcommand("jobs.convert", "convert_command", "Convert another project's checkpoint into a folder of ours."),
     "fetch": Subcommand("jobs.fetch", "fetch", "Fetch an official file: download, verify, convert."),
