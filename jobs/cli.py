@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "invert": Subcommand("jobs.invert", "invert", "Invert every face of every INPUT into the store."),
     "render": Subcommand("jobs.render", "render", "Apply edits to the stored faces and write the edited videos."),
     "edit": Subcommand("jobs.edit", "edit", "Edit the faces of every INPUT: invert, then render."),
+    "plan": Subcommand("jobs.plan", "plan", "What an edit will take: frames, faces, seconds of work, bytes, hours."),
     "inspect": Subcommand("jobs.inspect", "inspect", "Sources, tracks, sizes, lost items of a store; edits, their units."),
     "convert": Subcommand("jobs.convert", "convert_command", "Convert another project's checkpoint into a folder of ours."),
     "fetch": Subcommand("jobs.fetch", "fetch", "Fetch an official file: download, verify, convert."),
@@ -34,7 +35,10 @@ COMMANDS: Final = {
     "directions": Subcommand("jobs.directions", "directions", "Find edit directions of a model, with strips of pictures."),
     "evaluate": Subcommand("jobs.evaluate", "app", "Measure models side by side, or an edited video against its source."),
     "store": Subcommand("jobs.store", "app", "Look after a store: checksums, larger parts, export, removal."),
-    "train": Subcommand("jobs.train", "app", "Train a prior, E0, edit directions, E1 and E2; write a bundle of all."),
+    # `train` and what jobs.train_method adds to it.
+    "train": Subcommand(
+        "jobs.train_method", "app", "Train a prior, E0, edit directions, E1 and E2, other methods; write bundles."
+    ),
 }
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+import secrets
 import shutil
 import sys
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from jobs.errors import FAILED, explained
 from ops.checkpoints.bundle import open_bundle
 from ops.checkpoints.doctor import Diagnosis, diagnose
 from ops.checkpoints.errors import CheckpointError
+from pipeline.places import PlaceError, exists, joined, place, remove, write_text
+from pipeline.store import Store
 
 OPTIONAL = ("decord",)  # PyAV reads everything that decord does
 IMPORTED = {"torch": "torch", "av": "av", "opencv-python": "cv2", "onnxruntime": "onnxruntime", "decord": "decord"}
@@ -45,11 +48,17 @@ def doctor(
         str | None, typer.Argument(metavar="[MODEL_OR_FILE]", help="A bundle, a checkpoint, an edit's file.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
+    store: Annotated[str | None, typer.Option("--store", help="Also check that this place can be written and read.")] = None,
+    ray_address: Annotated[str | None, typer.Option("--ray-address", help="Also check this cluster.")] = None,
+    insightface_pack: Annotated[str | None, typer.Option("--insightface-pack", help="Also look for this pack.")] = None,
 ) -> None:
-    """Say what a model or file is; without one, check this machine."""
+    """Say what a model or file is; without one, check this machine, and on request a cluster and the place of a store."""
     with explained(FAILED):
         if model is None:
             checks = environment()
+            checks += [] if insightface_pack is None else [pack(insightface_pack)]
+            checks += [] if store is None else storage(store)
+            checks += [] if ray_address is None else cluster(ray_address)
             failed = any(check.state == "missing" for check in checks)
             content: object = {"checks": [dataclasses.asdict(check) for check in checks]}
             lines = [f"{check.state:<8} {check.what:<22} {check.found}" for check in checks]
@@ -180,6 +189,49 @@ def embedded() -> Check:
     except CheckpointError as error:
         return Check("missing", "embedded model", str(error))
     return Check("ok", "embedded model", f"{bundle.name}, digest {bundle.digest[:16]}")
+
+
+def pack(name: str) -> Check:
+    """Whether an insightface pack is where `--detector insightface` looks for it."""
+    folder = Path.home() / ".insightface" / "models" / name
+    there = sorted(path.name for path in folder.glob("*.onnx"))
+    if not there:
+        return Check("missing", "insightface pack", f"{folder} has no .onnx files; see docs/checkpoints.md")
+    return Check("ok", "insightface pack", f"{', '.join(there)} in {folder}")
+
+
+def storage(where: str) -> list[Check]:
+    """Whether files can be written, read and removed there; what the store there is; room on its disk."""
+    try:
+        root = place(where)
+        probe_file = root / f".doctor-{secrets.token_hex(4)}"
+        write_text(probe_file, "written by styleres doctor")
+        same = probe_file.read_text("utf-8") == "written by styleres doctor"
+        remove(probe_file)
+    except (OSError, PlaceError) as error:
+        return [Check("missing", "store's place", f"{where} cannot be written: {error}")]
+    checks = [Check("ok" if same else "missing", "store's place", f"{root} can be written and read")]
+    if exists(joined(root, "meta/info.json")):
+        info = Store.open(root).info
+        checks.append(Check("ok", "store", f"model {info.model_name}, schema {info.schema_version}, {info.residual_codec}"))
+    if isinstance(root, Path):
+        free = shutil.disk_usage(root).free
+        checks.append(Check("ok" if free > LOW_DISK_BYTES else "warning", "store's disk", f"{free / 1e9:.1f} GB free"))
+    return checks
+
+
+def cluster(address: str) -> list[Check]:
+    """Nodes, what is free on them, and whether their versions are this machine's."""
+    from pipeline.runner_ray import cluster_facts  # Ray takes a second to import
+
+    try:
+        facts = cluster_facts(address)
+    except Exception as error:  # Ray raises whatever its layers raise
+        return [Check("missing", "cluster", f"{address} cannot be joined: {str(error).splitlines()[0]}")]
+    free = ", ".join(f"{facts.free.get(name, 0):g} of {facts.total.get(name, 0):g} {name}s free" for name in ("CPU", "GPU"))
+    checks = [Check("ok" if facts.nodes else "missing", "cluster", f"{facts.nodes} nodes, {free}")]
+    checks.append(Check("ok" if facts.free.get("CPU", 0) >= 1 else "warning", "room for a worker", free))
+    return checks
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from ops.editing.library import load_edits, offers
 from ops.editing.recipe import EditRecipe, load_recipe, parse_edits
 from ops.video.encode import VideoCodec
 from ops.video.image import IMAGE_SUFFIXES
-from pipeline.course import Report
+from pipeline.course import OUTPUT_EXISTS, Report
 from pipeline.fetch import is_plain
 from pipeline.flow import Policy, course_of
 from pipeline.inputs import Entry, Probing, entries, is_explicit, probed
@@ -159,7 +159,7 @@ def store_info(bundle: Bundle, codec: schemas.ResidualCodec) -> StoreInfo:
         wplus_shape=bundle.wplus_shape,
         residual_shape=bundle.residual_shape,
         residual_codec=codec,
-        injection_resolution=bundle.config.residual.resolution,
+        injection_resolution=bundle.config.injection_resolution,
         code_version=code_version(),
     )
 
@@ -297,7 +297,7 @@ def admission(outputs: Outputs, *, overwrite: bool) -> Callable[[Source], Failur
             message = (
                 f"{', '.join(existing)} exists already, and this command has not finished it; use --overwrite, or another --out"
             )
-            return Failure(source.source_id, source.uri, "probe", "output_exists", message)
+            return Failure(source.source_id, source.uri, "probe", OUTPUT_EXISTS, message)
         return None
 
     return admit

@@ -23,6 +23,10 @@ SPARE_SOURCES = 64
 """In flight at once, besides one for each frame that workers may want."""
 
 
+OUTPUT_EXISTS = "output_exists"
+"""The reason of a failure that is none where the same command wrote the outputs."""
+
+
 class OutOfSpace(RuntimeError):
     """A disk or quota is full. What was finished stays; the same command continues once there is room."""
 
@@ -299,9 +303,12 @@ class Course:
     def _refusal(self, state: Underway) -> tuple[Failure | None, list[str]]:
         """Why the source must not be touched, or what has changed since it was done before."""
         assert self.ledger is not None
-        failure = self._admit(state.source)
+        failure, last = self._admit(state.source), self.stages[-1]
         if failure is not None:
-            return failure, []
+            # The same command wrote them, and was killed, or lost something and tries again.
+            own = last.seals is not None and self.ledger.owns(last.seals, state.source.source_id)
+            if not (own and failure.reason == OUTPUT_EXISTS):
+                return failure, []
         upstream = state.upstream
         decides: dict[str, Any] = {}
         for stage in self.stages[state.at :]:
@@ -352,6 +359,9 @@ class Course:
             if state.at and self.stages[state.at - 1].seals is not None and self._sealed_from(state) == len(self.stages):
                 break
             stage, source = self.stages[state.at], state.source
+            last = self.stages[-1]
+            if self.ledger is not None and stage.vital and last.seals and not (state.at and self.stages[state.at - 1].vital):
+                self.ledger.begin(last.seals, source.source_id)
             state.key = key_of(stage, source, state.upstream) if self.ledger is not None else ""
             done = [] if self.ledger is None else self.ledger.resume(stage, source, state.key, self._sealing(state))
             todo = stage.chunks(source, state.key, [(one.item.start, one.item.stop) for one in done])

@@ -63,9 +63,7 @@ def is_explicit(argument: str) -> bool:
         return False
     if is_url(argument):
         return PurePosixPath(argument).suffix.lower() in MEDIA_SUFFIXES and not glob.has_magic(argument)
-    return (Path(argument).exists() and not Path(argument).is_dir()) or (
-        not glob.has_magic(argument) and not Path(argument).is_dir()
-    )
+    return not os.path.isdir(argument) and (os.path.exists(argument) or not glob.has_magic(argument))
 
 
 def entries(arguments: Sequence[str]) -> Iterator[Entry | Failure]:
@@ -82,18 +80,19 @@ def _expanded(argument: str) -> Iterator[Entry]:
     braces = _BRACES.search(argument)
     if argument.startswith("@"):
         yield from _of_list(Path(argument[1:]))
-    elif braces is not None and not Path(argument).exists():
+    elif braces is not None and not os.path.exists(argument):
         width = len(braces[1])
         for number in range(int(braces[1]), int(braces[2]) + 1):
             yield from _expanded(argument[: braces.start()] + f"{number:0{width}d}" + argument[braces.end() :])
     elif is_explicit(argument):
-        uri = argument if is_url(argument) else str(Path(argument).absolute())
-        yield Entry(uri, PurePosixPath(uri).name)
+        # Not pathlib, which interns the parts of every path: of a million, that shows.
+        uri = argument if is_url(argument) else os.path.join(os.getcwd(), argument)
+        yield Entry(uri, uri.rsplit("/", 1)[-1])
     elif argument.endswith(".tar"):
         yield from _of_tar(argument)
     elif argument.endswith(".parquet"):
         yield from _of_table(argument)
-    elif glob.has_magic(argument) and not Path(argument).exists():
+    elif glob.has_magic(argument) and not os.path.exists(argument):
         yield from _of_glob(argument)
     else:
         yield from _of_folder(argument)

@@ -22,7 +22,7 @@ from typing import Any, final
 
 import schemas
 from pipeline.parts import Written
-from pipeline.places import Place, joined, listed, place, remove, remove_tree, size_of, write_text
+from pipeline.places import Place, exists, joined, listed, place, remove, remove_tree, size_of, write_text
 from pipeline.stage import Chunk, Outcome, Result, Source, Stage, gaps
 from pipeline.store import Store
 from schemas import Failure
@@ -163,10 +163,20 @@ class Ledger:
             return None
         return Outcome(item, Result(content["counts"], {}, failures, files, outputs), None, resumed=True)
 
+    def begin(self, name: str, source_id: str) -> None:
+        """From now on, files that this render would write and that are there already may be its own."""
+        write_text(self._folder(name, source_id) / "begun.json", "{}")
+
+    def owns(self, name: str, source_id: str) -> bool:
+        """Whether a render of this name, finished or killed, may have written the outputs that are there."""
+        return exists(self._folder(name, source_id) / "begun.json") or self.sealed(name, source_id) is not None
+
     def forget(self, stages: Sequence[Stage], source_id: str) -> None:
         """Entries that a manifest has taken the place of, and files that only served to get there."""
         for stage in stages:
             remove_tree(self._folder(stage.name, source_id))
+            if stage.seals is not None:
+                remove_tree(self._folder(stage.seals, source_id))
             for name in stage.writes:
                 if name.startswith("work/"):
                     remove_tree(joined(self.store.root, f"{name}/{source_id}"))

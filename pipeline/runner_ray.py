@@ -470,6 +470,31 @@ class Metrics:
         self.busy.set(status.busy_share)
 
 
+@dataclass(frozen=True)
+class ClusterFacts:
+    """What a cluster is at this moment."""
+
+    nodes: int
+    total: dict[str, float]
+    free: dict[str, float]
+
+
+def cluster_facts(address: str) -> ClusterFacts:
+    """Join a cluster, look, and leave it again, unless this process had joined one before.
+
+    Raises whatever Ray raises where it cannot be joined; other versions of Python or Ray there are such a reason.
+    """
+    joined_here = not ray.is_initialized()
+    if joined_here:
+        ray.init(address=address, log_to_driver=False)
+    try:
+        alive = sum(1 for node in ray.nodes() if node["Alive"])
+        return ClusterFacts(alive, ray.cluster_resources(), ray.available_resources())
+    finally:
+        if joined_here:
+            ray.shutdown()
+
+
 def kinds_of(stages: Sequence[Stage]) -> list[Kind]:
     """The worker that can do every stage, and, where only some stages need a GPU, one for the others."""
     main = Kind(max(stage.num_cpus for stage in stages), max(stage.num_gpus for stage in stages))

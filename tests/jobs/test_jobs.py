@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from ops.checkpoints.bundle import Bundle
 from ops.video.decode import FrameReader
 from ops.video.probe import probe
 from pipeline import scan
+from pipeline.ledger import Ledger
 from pipeline.store import Store
 from tests import tiny
 from tests.jobs.conftest import Styleres, tree
@@ -100,6 +102,30 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path, styleres: Styleres, clip
     assert (tmp_path / "out.mp4").read_bytes() != made
     # The first command's file is not there any more: it is made again, the same.
     assert styleres(*arguments, "--overwrite").code == 0 and (tmp_path / "out.mp4").read_bytes() == made
+
+
+def test_an_edit_that_was_killed_after_its_file_was_written_is_finished_by_the_same_command(
+    tmp_path: Path, styleres: Styleres, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own file is not taken for somebody else's; another command still refuses."""
+    arguments = ("edit", clip, "--edit", "warm=1", "--out", tmp_path / "out.mp4", "--store", tmp_path / "store")
+    seal = Ledger.seal
+
+    def killed(self: Ledger, name: str, *rest: Any) -> None:
+        if name.startswith("render-"):
+            raise RuntimeError("killed")
+        seal(self, name, *rest)
+
+    monkeypatch.setattr(Ledger, "seal", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        styleres(*arguments)
+    monkeypatch.undo()
+    monkeypatch.setattr(scan, "build_detector", lambda settings, device: tiny.MarkDetector())
+    assert (tmp_path / "out.mp4").exists(), "the premise"
+    assert styleres("edit", clip, "--edit", "warm=2", *arguments[4:]).code == 2
+    again = styleres(*arguments)
+    assert again.code == 0 and again.done["faces"] == 0 and again.done["inputs_finished_before"] == 0
+    assert styleres(*arguments).done["inputs_finished_before"] == 1
 
 
 def test_an_input_is_never_an_output(styleres: Styleres, clip: Path) -> None:

@@ -1,0 +1,191 @@
+"""styleres plan: what a job will take, from a few frames of a few inputs."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jobs import options
+from jobs.errors import FAILED, UsageError, explained
+from jobs.prepare import definitions_from, open_store, recipe_from
+from ops.checkpoints.bundle import Bundle, open_bundle
+from pipeline import flow
+from pipeline.course import silent
+from pipeline.inputs import Entry, entries, probed
+from pipeline.outputs import Outputs
+from pipeline.plan import PlanSettings
+from pipeline.runner import InProcessRunner
+from pipeline.stage import Source
+from pipeline.store import Store
+from schemas import Failure
+
+WARM_FRAMES = 4
+"""Run once before anything is timed: models load, buffers are allocated."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What all inputs will take, if they are like those that were looked at."""
+
+    inputs: int
+    looked_at: int
+    unreadable: int
+    """Of those looked at."""
+    frames: int
+    faces: int
+    """Faces times frames: what is inverted."""
+    model_seconds: float
+    """In the detector, the encoder and the generator, on one device like this machine's."""
+    worker_seconds: float
+    """All of a worker's time: decoding, models, pasting, encoding, the store."""
+    store_bytes: int
+    hours: dict[int, float]
+    """Workers => hours, if all of them are busy all the time."""
+
+
+def plan(
+    inputs: options.Inputs,
+    edit: options.Edits = [],  # noqa: B006 (typer copies it)
+    recipe: options.RecipeFile = None,
+    editor: options.UserEditors = [],  # noqa: B006
+    editors: options.EditorFolders = [],  # noqa: B006
+    model: options.Model = "mini64",
+    detector: options.Detector = "centerface",
+    insightface_pack: options.Pack = "buffalo_l",
+    insightface_root: options.PackRoot = None,
+    residual_codec: options.Codec = "float16",
+    device: options.DeviceName = "auto",
+    precision: options.PrecisionName = "fp32",
+    batch_size: options.BatchSize = 16,
+    allow_hdr: options.AllowHdr = False,
+    sample: Annotated[int, typer.Option("--sample", min=1, help="Inputs to look at, evenly spread.")] = 3,
+    frames: Annotated[int, typer.Option("--frames", min=1, help="Frames of each of them to run.")] = 16,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="The most to say hours for.")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+) -> None:
+    """Frames, faces, seconds of work, bytes and hours of an edit, measured on a few frames. Writes nothing."""
+    with explained():
+        bundle = open_bundle(model)
+        parsed = recipe_from(edit, recipe, bundle, definitions_from(editor, editors)) if edit or recipe else None
+        compute = flow.Compute(device, precision, batch_size)
+        inverting = options.invert_settings_from(detector, insightface_pack, insightface_root, "fast")
+        rendering = None if parsed is None else flow.RenderSettings(PlanSettings(parsed), sheet_frames=0)
+        count, chosen = sampled(inputs, sample)
+        found = [probed(entry, allow_hdr=allow_hdr) for entry in chosen]
+        sources = [one for one in found if isinstance(one, Source)]
+        if not sources:
+            said = "; ".join(one.message for one in found if isinstance(one, Failure)) or "there is nothing"
+            raise UsageError(f"none of the inputs that were looked at can be read: {said}")
+        with tempfile.TemporaryDirectory(prefix="styleres-plan-") as folder:
+            store = open_store(Path(folder) / "store", bundle, residual_codec)
+            measured = measure(sources, frames, store, bundle, inverting, rendering, compute)
+        estimate = extrapolated(count, len(found), sources, measured, workers)
+    if as_json:
+        print(json.dumps(asdict(estimate)))
+    else:
+        show(estimate)
+    raise typer.Exit(FAILED if estimate.unreadable else 0)
+
+
+def sampled(arguments: Sequence[str], size: int) -> tuple[int, list[Entry]]:
+    """How many inputs there are, and `size` of them evenly spread; two passes, so that nothing is kept."""
+    count = sum(isinstance(one, Entry) for one in entries(arguments))
+    if count == 0:
+        raise UsageError("; ".join(one.message for one in entries(arguments) if isinstance(one, Failure)) or "no inputs")
+    places = {(2 * i + 1) * count // (2 * size) for i in range(size)}
+    listed = (one for one in entries(arguments) if isinstance(one, Entry))
+    return count, [entry for place, entry in enumerate(islice(listed, count)) if place in places]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a few frames took."""
+
+    frames: int
+    faces: int
+    seconds: dict[str, float]
+    store_bytes: int
+
+
+def measure(
+    sources: Sequence[Source],
+    frames: int,
+    store: Store,
+    bundle: Bundle,
+    inverting: flow.InvertSettings,
+    rendering: flow.RenderSettings | None,
+    compute: flow.Compute,
+) -> Measured:
+    """Run the steps on the first frames of each source; `finalize` copies packets and is left out."""
+    runner = InProcessRunner()
+    stages = flow.invert_stages(store, bundle, inverting, compute)
+    if rendering is not None:
+        stages += flow.render_stages(store, bundle, rendering, compute, Outputs(str(store.root / "out")))[:2]
+    policy = flow.Policy()
+    flow.run(stages, [beginning(sources[0], WARM_FRAMES)], store, runner, silent, policy)
+    warm = sum(store.sizes_bytes().values())
+    summary = flow.run(stages, [beginning(source, frames) for source in sources], store, runner, silent, policy)
+    if summary.lost:
+        raise UsageError(f"the frames that were tried cannot be done: {summary.lost[0].message}")
+    seconds = {name: float(value) for name, value in summary.seconds.items()}
+    size = sum(store.sizes_bytes().values()) - warm
+    done = sum(min(frames, source.info.n_frames) for source in sources)
+    return Measured(done, summary.counts["faces"], seconds, max(size, 0))
+
+
+def beginning(source: Source, frames: int) -> Source:
+    """The source as if it ended early; under a key of its own."""
+    count = min(frames, source.info.n_frames)
+    sha256 = f"{count:08x}{source.info.sha256[8:]}"
+    return replace(source, source_id=sha256[:16], info=replace(source.info, pts=source.info.pts[:count], sha256=sha256))
+
+
+def extrapolated(count: int, looked_at: int, sources: Sequence[Source], measured: Measured, workers: int) -> Estimate:
+    per_input = sum(source.info.n_frames for source in sources) / len(sources)
+    frames = round(per_input * count * len(sources) / looked_at)
+    scale = frames / measured.frames
+    model = sum(measured.seconds.get(name, 0.0) for name in ("detect", "model")) * scale
+    total = sum(measured.seconds.values()) * scale
+    several = sorted({1, *(1 << i for i in range(workers.bit_length())), workers})
+    return Estimate(
+        inputs=count,
+        looked_at=looked_at,
+        unreadable=looked_at - len(sources),
+        frames=frames,
+        faces=round(measured.faces * scale),
+        model_seconds=model,
+        worker_seconds=total,
+        store_bytes=round(measured.store_bytes * scale),
+        hours={n: total / n / 3600 for n in several if n <= workers},
+    )
+
+
+def show(estimate: Estimate) -> None:
+    table = Table("what", "about", title=f"{estimate.inputs} inputs, from {estimate.looked_at} of them")
+    table.add_row("frames", f"{estimate.frames:,}")
+    table.add_row("faces × frames", f"{estimate.faces:,}")
+    table.add_row("seconds in models, on a device like this one", f"{estimate.model_seconds:,.0f}")
+    table.add_row("seconds of one worker", f"{estimate.worker_seconds:,.0f}")
+    table.add_row("store", f"{estimate.store_bytes / 1e9:,.2f} GB")
+    for workers, hours in estimate.hours.items():
+        table.add_row(f"hours on {workers} worker{'s' if workers > 1 else ''}", f"{hours:,.2f}")
+    if estimate.unreadable:
+        table.add_row("could not be read, of those looked at", str(estimate.unreadable))
+    Console().print(table)
+
+
+def main() -> None:
+    typer.run(plan)
+
+
+if __name__ == "__main__":
+    main()
