@@ -35,7 +35,10 @@ COMMANDS: Final = {
     "directions": Subcommand("jobs.directions", "directions", "Find edit directions of a model, with strips of pictures."),
     "evaluate": Subcommand("jobs.evaluate", "app", "Measure models side by side, or an edited video against its source."),
     "store": Subcommand("jobs.store", "app", "Look after a store: checksums, larger parts, export, removal."),
-    "train": Subcommand("jobs.train", "app", "Train a prior, E0, edit directions, E1 and E2; write a bundle of all."),
+    # `train` and what jobs.train_method adds to it.
+    "train": Subcommand(
+        "jobs.train_method", "app", "Train a prior, E0, edit directions, E1 and E2, other methods; write bundles."
+    ),
 }
 
 

@@ -12,13 +12,31 @@ from ops.checkpoints.bundle import Bundle
 from ops.checkpoints.convert import convert
 from ops.inversion.presets import PresetName, preset
 
+FormatName = Literal[
+    "auto",
+    "styleres",
+    "e4e",
+    "psp",
+    "restyle-e4e",
+    "restyle-psp",
+    "hfgi",
+    "hyperstyle",
+    "sfe",
+    "sfe-inverter",
+    "nvidia",
+    "rosinality",
+]
+
 
 def convert_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="StyleRes, e4e, NVIDIA or rosinality.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Of StyleRes, e4e's family, NVIDIA, rosinality.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.", show_default=False)],
-    format: Annotated[
-        Literal["auto", "styleres", "e4e", "nvidia", "rosinality"], typer.Option("--format", help="auto: by what is in it.")
-    ] = "auto",
+    format: Annotated[FormatName, typer.Option("--format", help="auto: by what is in it.")] = "auto",
+    beside: Annotated[
+        list[Path], typer.Option("--with", metavar="FILE", help="Another file of the model: HyperStyle and SFE lie in several.")
+    ] = [],  # noqa: B006 (typer copies it)
     sizes: Annotated[
         Literal["auto", "ffhq1024", "cars512", "mini64"], typer.Option("--preset", help="auto: sizes are read off the tensors.")
     ] = "auto",
@@ -42,6 +60,7 @@ def convert_command(
             out,
             wanted=None if format == "auto" else format,
             preset=None if chosen is None else preset(chosen),
+            beside=beside,
             name=name,
             half=half,
             crop=crop,

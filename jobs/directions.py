@@ -55,7 +55,7 @@ def directions(
         loaded = opened.load()
         if not isinstance(loaded, StyleRes):
             raise UsageError(f"{model} is a {opened.method} bundle; directions are found with a StyleRes bundle")
-        size = opened.config.encoder.input_size
+        size = opened.config.input_size
         known = load_faces(data, size, "train", limit=faces)
         known = dataclasses.replace(known, attributes=known.attributes | _labelled(known.images, judge))
         found = find_edits(loaded, known, edits, pose=pose, components=ganspace)

@@ -18,7 +18,6 @@ from jobs.prepare import (
     working,
 )
 from jobs.report import Reporter
-from ops.checkpoints.bundle import open_bundle
 from pipeline import flow
 from pipeline.places import place
 from pipeline.plan import PlanSettings
@@ -35,6 +34,7 @@ def edit(
     editors: options.EditorFolders = [],  # noqa: B006
     store: options.KeptStore = None,
     model: options.Model = "mini64",
+    method: options.MethodName = "auto",
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     allow_hdr: options.AllowHdr = False,
@@ -72,7 +72,7 @@ def edit(
 ) -> None:
     """Edit the faces of every INPUT. The same command again does what is missing."""
     with explained(), Reporter(progress=progress) as reporter:
-        bundle = open_bundle(model)
+        bundle = options.bundle_from(model, method)
         inverting = options.invert_settings_from(detector, insightface_pack, insightface_root, crop)
         rendering = flow.RenderSettings(
             plan=PlanSettings(

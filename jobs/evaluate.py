@@ -27,8 +27,9 @@ from jobs.evaluate_video import video_command
 from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.device import Device, channels_last, keep_freed_memory, resolve_device
 from ops.face.detect import DetectorSettings, build_detector
+from ops.inversion.inverter import Inverter
 from ops.inversion.session import Precision, feature_dtype
-from ops.inversion.styleres import Inverter, StyleRes
+from ops.inversion.styleres import StyleRes
 from ops.metrics.attributes import JUDGE_SIZE, JUDGED, AttributeClassifier, load_judge, save_judge, train_classifier
 from ops.metrics.edits import PlannedEdit
 from ops.metrics.evaluation import EXAMPLES, Evaluator
@@ -176,12 +177,12 @@ def contenders_from(texts: Sequence[str]) -> list[Contender]:
 
 def common_size(contenders: Sequence[Contender]) -> int:
     """Side of the pictures that every model takes. Raises UsageError where they differ: their numbers would not compare."""
-    sizes = {one.name: one.bundle.config.encoder.input_size for one in contenders}
+    sizes = {one.name: one.bundle.config.input_size for one in contenders}
     if len(set(sizes.values())) > 1:
         said = ", ".join(f"{name} {size} px" for name, size in sizes.items())
         raise UsageError(f"the models take pictures of different sizes ({said}); measure those of one size together")
     for one in contenders:
-        size = one.bundle.config.encoder.input_size
+        size = one.bundle.config.input_size
         if one.bundle.framing.content_hw != (size, size):
             raise UsageError(f"{one.name}: its pictures do not fill the square; this evaluation compares square pictures only")
     return next(iter(sizes.values()))

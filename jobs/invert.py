@@ -8,7 +8,6 @@ from jobs import options
 from jobs.errors import explained
 from jobs.prepare import Given, open_store, require_untouched, working
 from jobs.report import Reporter
-from ops.checkpoints.bundle import open_bundle
 from pipeline import flow
 from pipeline.places import place
 from pipeline.stage import Stage
@@ -19,6 +18,7 @@ def invert(
     inputs: options.Inputs,
     store: options.StoreFolder,
     model: options.Model = "mini64",
+    method: options.MethodName = "auto",
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     allow_hdr: options.AllowHdr = False,
@@ -45,7 +45,7 @@ def invert(
 ) -> None:
     """Invert every face of every INPUT into the store. The same command again does what is missing."""
     with explained(), Reporter(progress=progress) as reporter:
-        bundle = open_bundle(model)
+        bundle = options.bundle_from(model, method)
         settings = options.invert_settings_from(detector, insightface_pack, insightface_root, crop)
         compute = options.compute_from(device, precision, batch_size, chunk_frames, decoder, cpus_per_worker, gpus_per_worker)
         allowed = options.allowed_from(max_failed)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ops.checkpoints.bundle import Bundle
+from ops.checkpoints.bundle import Bundle, open_method
 from ops.device import Device
 from ops.editing.smoothing import SmoothingSettings
 from ops.face.detect import DetectorSettings
@@ -37,6 +37,10 @@ KeptStore = Annotated[
 Only = Annotated[list[str], typer.Option("--only", help="Name or key of a source; all of the store if not given.")]
 StoreModel = Annotated[str | None, typer.Option("--model", help="The bundle, if the store's is not an embedded one.")]
 Model = Annotated[str, typer.Option(help="An embedded model's name, or a bundle's folder.")]
+MethodName = Annotated[
+    Literal["auto", "styleres", "e4e", "psp", "restyle", "hfgi", "hyperstyle", "sfe"],
+    typer.Option("--method", help="Which, where --model is a folder of a bundle per method; docs/methods.md compares them."),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what other settings made; what this command has finished stays.")
 ]
@@ -109,6 +113,11 @@ ItemSeconds = Annotated[
 NodeSeconds = Annotated[
     float, typer.Option("--node-seconds", min=0, help="How long to wait for an autoscaler's first node with room for a worker.")
 ]
+
+
+def bundle_from(model: str, method: str) -> Bundle:
+    """`--model` and `--method`."""
+    return open_method(model, None if method == "auto" else method)  # type: ignore[arg-type]
 
 
 def compute_from(

@@ -159,7 +159,7 @@ def store_info(bundle: Bundle, codec: schemas.ResidualCodec) -> StoreInfo:
         wplus_shape=bundle.wplus_shape,
         residual_shape=bundle.residual_shape,
         residual_codec=codec,
-        injection_resolution=bundle.config.residual.resolution,
+        injection_resolution=bundle.config.injection_resolution,
         code_version=code_version(),
     )
 

@@ -8,7 +8,6 @@ from jobs import options
 from jobs.errors import UsageError, explained
 from jobs.prepare import Given, admission, definitions_from, outputs_from, recipe_from, require_untouched, working
 from jobs.report import Reporter
-from ops.checkpoints.bundle import open_bundle
 from pipeline import flow
 from pipeline.plan import PlanSettings
 from pipeline.stage import Stage
@@ -24,6 +23,7 @@ def render(
     editors: options.EditorFolders = [],  # noqa: B006
     only: options.Only = [],  # noqa: B006
     model: options.StoreModel = None,
+    method: options.MethodName = "auto",
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     allow_hdr: options.AllowHdr = False,
@@ -57,7 +57,7 @@ def render(
     """Apply edits to the stored faces and write the edited videos. The same command again does what is missing."""
     with explained(), Reporter(progress=progress) as reporter:
         opened = Store.open(store)
-        bundle = open_bundle(model or opened.info.model_name)
+        bundle = options.bundle_from(model or opened.info.model_name, method)
         if bundle.digest != opened.info.model_digest:
             raise UsageError(
                 f"{store} was made with another {opened.info.model_name} than {bundle.path} holds now; "

@@ -243,7 +243,7 @@ def _train(
 ) -> None:
     _use_threads(threads)
     if workers == 1 and ray_address is None:
-        with _watching(progress, plan.name) as watch:
+        with watching(progress, plan.name) as watch:
             seen = run(plan, Worker(device=torch.device(resolve_device("auto"))), watch)
     else:
         from pipeline.train_ray import train_on_ray  # Ray takes a second to import; one process does without
@@ -260,7 +260,7 @@ def _train(
 
 
 @contextmanager
-def _watching(mode: str, name: str) -> Iterator[Callable[[Progress], None]]:
+def watching(mode: str, name: str) -> Iterator[Callable[[Progress], None]]:
     """A bar with losses and time left, or one line of JSON every few seconds."""
     import time
 

@@ -87,7 +87,7 @@ def written(one: Cropped, wplus_NLD: np.ndarray, detail: np.ndarray | None, stor
     source, pts_N, track_N = one.chunk.source, one.pts_N, one.track_N
     finite = np.isfinite(wplus_NLD).all(axis=(1, 2))
     if detail is not None:
-        finite &= np.isfinite(detail).all(axis=(1, 2, 3))
+        finite &= np.isfinite(detail).all(axis=tuple(range(1, detail.ndim)))
     failures = tuple(
         Failure(
             source.source_id,

@@ -78,11 +78,11 @@ class StoreInfo:
     wplus_shape: tuple[int, int]
     """(L, D) of a W+ code."""
     residual_shape: tuple[int, ...]
-    """Shape of one residual, (C, H, W) for a feature map."""
+    """Shape of one residual: (C, H, W) for a feature map, (0,) where the method keeps nothing beside W+."""
     residual_codec: schemas.ResidualCodec
     """How residuals are stored: `float32` keeps every bit, `float16` takes half the space."""
     injection_resolution: int
-    """Side, in features, of the generator's maps that the residual belongs to."""
+    """Side, in features, of the generator's maps that the residual belongs to; 0 where it belongs to none."""
     code_version: str
     """Version of styleres-video that created the store."""
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from ops.training.distributed import Worker
+from ops.training.method_run import MethodPlan, run_method
 from ops.training.run import TrainingPlan, run
 from ops.training.trainer import images_seen
 
 
 def train_on_ray(
-    plan: TrainingPlan, *, workers: int, gpus_per_worker: float, cpus_per_worker: float, address: str | None
+    plan: TrainingPlan | MethodPlan, *, workers: int, gpus_per_worker: float, cpus_per_worker: float, address: str | None
 ) -> int:
     """Run the plan on `workers` Ray processes; => images seen in all.
 
@@ -54,4 +55,9 @@ def _worker(config: dict[str, Any]) -> None:
     # An inherited OMP_NUM_THREADS is meant for one process: workers that share cores would spin against each other.
     torch.set_num_threads(config["threads"])
     context = train.get_context()
-    run(config["plan"], Worker(context.get_world_rank(), context.get_world_size(), get_device()))
+    worker = Worker(context.get_world_rank(), context.get_world_size(), get_device())
+    match config["plan"]:
+        case TrainingPlan() as plan:
+            run(plan, worker)
+        case MethodPlan() as plan:
+            run_method(plan, worker)

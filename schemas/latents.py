@@ -44,10 +44,12 @@ def residuals_schema(residual_shape: tuple[int, ...], codec: ResidualCodec) -> p
 
     `fixed_size_binary`, not nested lists: a map of half floats writes at 190 MB/s this way, 41 as lists.
 
+    residual_shape: (0,) for methods that keep nothing beside W+; the table then has no rows, and no files.
+
     Raises:
         SchemaError: an empty or non-positive shape, or an unknown codec.
     """
-    if not residual_shape or min(residual_shape) < 1:
+    if residual_shape != (0,) and (not residual_shape or min(residual_shape) < 1):
         raise SchemaError(f"a residual has positive sizes, for instance (512, 64, 64); got {residual_shape}")
     metadata = {
         "shape": json.dumps(list(residual_shape)),

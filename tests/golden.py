@@ -5,14 +5,20 @@ The weights are not stored: each tensor is drawn from a generator seeded by its 
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tests.conftest import SHARED
 
 SALT = "public"
 RTOL = 2e-4
@@ -90,3 +96,103 @@ class Golden:
             self._close(f"{key} pool", F.avg_pool2d(t, t.shape[-1] // 128).numpy(), arrays[f"pool/{key}"], peak)
             c = t.shape[-1] // 2
             self._close(f"{key} crop", t[:, :, c - 32 : c + 32, c - 32 : c + 32].numpy(), arrays[f"crop/{key}"], peak)
+
+
+# ------------------------------------------------------------------------------------- the other methods' golden set
+
+
+def baseline_section(system: str, name: str) -> dict[str, Tensor]:
+    """Synthetic tensors of one section of a method's golden set. What stands under several names is there once."""
+    section = json.loads((SHARED / "golden" / f"{system}_keys.json").read_text())["sections"][name]
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    tensors: dict[str, Tensor] = {}
+    for key, spec in section["tensors"].items():
+        shape = tuple(spec["shape"])
+        if "alias_of" in spec:
+            continue
+        match spec["init"]:
+            case "fir":
+                tensors[key] = torch.outer(taps, taps) / 64 * spec["scale"]
+            case "int0":
+                tensors[key] = torch.zeros(shape, dtype=torch.int64)
+            case init:
+                value = draw(f"{SALT}{section['seed_prefix']}.{key}", shape)
+                value = value.abs_() if init == "abs" else value
+                tensors[key] = value.mul_(spec["scale"]).add_(spec["offset"])
+    return tensors
+
+
+@functools.cache
+def e4e_encoder() -> dict[str, Tensor]:
+    """Of e4e, pSp, HFGI and SFE alike: the set gives equal names equal values. A gigabyte, so built once."""
+    return baseline_section("e4e", "encoder")
+
+
+@functools.cache
+def decoder() -> dict[str, Tensor]:
+    """The generator of all of them, by rosinality's names."""
+    return baseline_section("e4e", "decoder")
+
+
+def edit_offset() -> Tensor:
+    """What every edit of the set adds to W+: [1, 18, 512]."""
+    return 1.5 * 0.3 * draw(f"{SALT}edit.direction", (1, 18, 512))
+
+
+class Baseline:
+    """One method's vectors; calling it with a key and a tensor raises AssertionError where they differ."""
+
+    def __init__(self, system: str):
+        self.arrays: Mapping[str, np.ndarray] = dict(np.load(SHARED / "golden" / "public" / f"{system}.npz"))
+
+    def __call__(self, name: str, tensor: Tensor) -> None:
+        """Against what the set stores of it: all of it, statistics, a crop, a corner, or means of blocks."""
+        arrays, tensor = self.arrays, tensor.detach().float()
+        std = float(tensor.double().std())
+        limit = 1e-4 * max(1.0, std)
+        ours = tensor.numpy()
+        stored = {part for part in ("", "__stats", "__crop", "__down", "__corner") if name + part in arrays}
+        assert stored, name
+        if "" in stored:
+            assert ours.shape == arrays[name].shape, (name, ours.shape)
+            assert np.abs(ours - arrays[name]).max() <= limit, name
+        if "__stats" in stored:
+            flat = tensor.reshape(-1).double()
+            figures = [flat.mean(), flat.std(unbiased=False), flat.min(), flat.max(), flat.norm()]
+            draws = (draw(f"proj{k}:{name}", (flat.numel(),)).double() for k in range(4))
+            figures += [(flat * drawn).sum() / flat.numel() ** 0.5 for drawn in draws]
+            reference = arrays[f"{name}__stats"]
+            error = np.abs(np.array([float(x) for x in figures]) - reference)
+            assert (np.delete(error, 4) <= 1e-4 * std).all() and error[4] <= 1e-4 * reference[4], (name, error)
+        if "__crop" in stored:
+            reference = arrays[f"{name}__crop"]
+            channels, size = reference.shape[1], reference.shape[-1]
+            start = (ours.shape[-1] - size) // 2
+            crop = ours[:, :channels, start : start + size, start : start + size]
+            assert np.abs(crop - reference).max() <= limit, name
+        if "__down" in stored:
+            reference = arrays[f"{name}__down"]
+            down = F.adaptive_avg_pool2d(tensor, reference.shape[-1]).numpy()
+            assert np.abs(down - reference).max() <= limit, name
+        if "__corner" in stored:
+            assert np.abs(ours[0, :6, :6] - arrays[f"{name}__corner"]).max() <= limit, name
+
+
+@contextmanager
+def peak_below(limit_bytes: float, before_bytes: int) -> Iterator[None]:
+    """Raises AssertionError where this process grows, inside the block, beyond `limit_bytes` above what it once held."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again at what is held now
+    yield
+    grown = _status("VmHWM") - before_bytes
+    assert grown < limit_bytes, f"{grown / 1e9:.2f} GB more than before, allowed {limit_bytes / 1e9:.2f}"
+
+
+def resident_bytes() -> int:
+    """What this process holds now."""
+    return _status("VmRSS")
+
+
+def _status(field: str) -> int:
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None, field
+    return int(found[1]) * 1024

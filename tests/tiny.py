@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from jobs.prepare import open_store
-from ops.checkpoints.bundle import Bundle, EditEntry, Method, build_inverter, write_bundle
+from ops.checkpoints.bundle import Bundle, EditEntry, write_bundle
 from ops.device import Device
 from ops.editing.definitions import Definition, parse_definition
 from ops.editing.recipe import parse_edits
@@ -29,6 +29,7 @@ from ops.face.detect import Detector, DetectorSettings, Face
 from ops.face.framing import Crop
 from ops.face.paste import PasteSettings
 from ops.inversion.e4e import E4eConfig
+from ops.inversion.methods import Method, build_inverter
 from ops.inversion.residual import ResidualConfig
 from ops.inversion.styleres import StyleResConfig
 from ops.stylegan2.config import StyleGAN2Config
@@ -44,6 +45,7 @@ from pipeline.stage import Chunk, Result, Source, Step
 from pipeline.store import Store
 from schemas import ResidualCodec, source_id_from_sha256
 from tests.ops.video.media import make_video, moving_frames
+from tests.small_model import small
 
 WIDTH = 32
 CONFIG = StyleResConfig(
@@ -80,7 +82,8 @@ def tiny_bundle(
 ) -> Bundle:
     """A bundle with random weights, the same for the same seed."""
     torch.manual_seed(seed)
-    model = build_inverter(method, CONFIG)
+    config = CONFIG if method == "styleres" else small(method, CONFIG.generator, CONFIG.encoder)
+    model = build_inverter(method, config)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if not tensor.is_floating_point():
@@ -97,6 +100,14 @@ def tiny_bundle(
                 tensor.mul_(4.0)
             elif name.startswith("gates.convs.2"):
                 tensor.mul_(2.0)
+            elif name.startswith("inverter.styles") and name.endswith("weight"):
+                tensor.normal_(0, 1.0)
+            elif name == "encoder.linear.weight":  # HyperStyle's encoder of w
+                tensor.normal_(0, 6.0)
+            elif name.startswith("consultation.condition"):
+                tensor.mul_(4.0)
+            elif name.startswith("deltas."):
+                tensor.normal_(0, 1.0)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     components = torch.linalg.qr(torch.randn(WIDTH, 3)).Q.T.contiguous()
     directions = {
@@ -110,7 +121,7 @@ def tiny_bundle(
         path,
         name="tiny",
         method=method,
-        config=CONFIG,
+        config=config,
         licence="Apache-2.0",
         edits=EDITS,
         weights=weights,

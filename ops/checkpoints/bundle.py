@@ -1,7 +1,7 @@
 """Our model format: a folder of data, never of code.
 
     config.json               sizes, method, crop convention and content, edits, licence
-    weights.safetensors       the state dict of `ops.inversion.styleres.StyleRes`, any float type (float32 once loaded)
+    weights.safetensors       the state dict of the method's class (`ops.inversion.methods`), any float type
     directions.safetensors    tensors that the edits in the config name
     README.md                 the model card: data, licence, crop convention, measured quality
 
@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import safetensors
 import safetensors.torch
@@ -29,14 +29,12 @@ from ops.editing.direction import DirectionEditor
 from ops.editing.editor import Editor
 from ops.editing.ganspace import GanSpaceBasis, GanSpaceEdit, GanSpaceEditor
 from ops.face.framing import Crop, Framing
-from ops.inversion.e4e import E4eConfig
-from ops.inversion.residual import ResidualConfig
-from ops.inversion.styleres import E4e, Inverter, Parts, StyleRes, StyleResConfig
-from ops.stylegan2.config import StyleGAN2Config
+from ops.inversion.configs import config_from_json
+from ops.inversion.inverter import Inverter, Parts
+from ops.inversion.methods import Method, MethodConfig, build_inverter
 
 FORMAT = 1
 EMBEDDED = Path(__file__).resolve().parents[1] / "bundles"
-Method = Literal["styleres", "e4e"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Bundle:
     path: Path
     name: str
     method: Method
-    config: StyleResConfig
+    config: MethodConfig
     framing: Framing
     """How its images are cut out of pictures, and where in the model's square they lie."""
     edits: tuple[EditEntry, ...]
@@ -73,14 +71,14 @@ class Bundle:
         return self.config.generator.num_ws, self.config.generator.w_dim
 
     @property
-    def residual_shape(self) -> tuple[int, int, int]:
-        residual = self.config.residual
-        return residual.residual_channels, residual.resolution, residual.resolution
+    def residual_shape(self) -> tuple[int, ...]:
+        """Of what the method keeps of a face beside W+; (0,) where that is nothing."""
+        return self.config.detail_shape or (0,)
 
     def load(self, parts: Parts = "all") -> Inverter:
         """The model in float32 on the CPU, in evaluation mode, without gradients.
 
-        parts: "invert" leaves out E2; "generate" leaves out every encoder: neither built nor read from the disk.
+        parts: "invert" leaves out what only edits need, "generate" every encoder: neither built nor read from the disk.
         Raises CheckpointError that lists missing or unknown tensors.
         """
         with torch.device("meta"):
@@ -126,15 +124,6 @@ def editors_of(entries: Sequence[EditEntry], tensors: Mapping[str, Tensor], num_
     return editors
 
 
-def build_inverter(method: Method, config: StyleResConfig, parts: Parts = "all") -> Inverter:
-    """The one place where a method's name becomes its class."""
-    match method:
-        case "styleres":
-            return StyleRes(config, parts)
-        case "e4e":
-            return E4e(config, parts)
-
-
 def open_bundle(model: str | Path) -> Bundle:
     """A bundle by the name of an embedded model (`mini64`) or by its folder.
 
@@ -159,7 +148,7 @@ def open_bundle(model: str | Path) -> Bundle:
             raise CheckpointError(f"{config_path}: bundle format {content['format']}, this version reads {FORMAT}")
         if content["method"] not in get_args(Method):
             raise CheckpointError(f"{config_path}: method {content['method']!r}, expected one of {get_args(Method)}")
-        config = config_from_json(content)
+        config = config_from_json(content["method"], content)
         return Bundle(
             path=path,
             name=content["name"],
@@ -177,12 +166,33 @@ def open_bundle(model: str | Path) -> Bundle:
         raise CheckpointError(f"{config_path}: not a bundle's config ({error!r}); write it again") from error
 
 
+def open_method(model: str | Path, method: Method | None) -> Bundle:
+    """A bundle, or the bundle of one method in a folder that holds one per method (`FOLDER/hfgi`, `FOLDER/sfe`, ...).
+
+    Raises CheckpointError where the bundle is of another method, or where the folder has none of it, naming those that it has.
+    """
+    folder = Path(model)
+    there = [name for name in get_args(Method) if (folder / name / "config.json").is_file()]
+    if there and not (folder / "config.json").is_file():
+        if method is None or method not in there:
+            wanted = "name one by --method" if method is None else f"it has no {method}"
+            raise CheckpointError(f"{folder}: a folder of models of the methods {', '.join(there)}; {wanted}")
+        return open_bundle(folder / method)
+    bundle = open_bundle(model)
+    if method not in (None, bundle.method):
+        raise CheckpointError(
+            f"{bundle.path}: a {bundle.method} bundle, and --method says {method}; name a bundle of that method, or a folder "
+            "that has one for each method"
+        )
+    return bundle
+
+
 def write_bundle(
     path: Path,
     *,
     name: str,
     method: Method,
-    config: StyleResConfig,
+    config: MethodConfig,
     licence: str,
     edits: Sequence[EditEntry],
     weights: Mapping[str, Tensor],
@@ -214,29 +224,15 @@ def write_bundle(
     return open_bundle(path)
 
 
-def framing_of(where: Path, crop: str, content: Sequence[int] | None, config: StyleResConfig) -> Framing:
+def framing_of(where: Path, crop: str, content: Sequence[int] | None, config: MethodConfig) -> Framing:
     """A bundle's crop convention. Raises CheckpointError for one that no picture can be cut by."""
-    size = config.encoder.input_size
+    size = config.input_size
     try:
         framing = Framing(crop, size, (size, size) if content is None else tuple(content))  # type: ignore[arg-type]
         framing.content_of(config.generator.resolution)
     except ValueError as error:
         raise CheckpointError(f"{where}: {error}") from error
     return framing
-
-
-def config_from_json(content: Mapping[str, Any]) -> StyleResConfig:
-    """JSON has no tuples and no integer keys: put them back."""
-    generator = dict(content["generator"])
-    generator["channels"] = {int(res): count for res, count in generator["channels"].items()}
-    generator["resample_filter"] = tuple(generator["resample_filter"])
-    encoder = dict(content["encoder"])
-    encoder["groups"] = tuple(tuple(group) for group in encoder["groups"])
-    return StyleResConfig(
-        generator=StyleGAN2Config(**generator),
-        encoder=E4eConfig(**encoder),
-        residual=ResidualConfig(**content["residual"]),
-    )
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Foreign checkpoints => a bundle, or a generator's folder. Nothing but tensors and sizes comes over.
 
 official StyleRes file         => bundle, method styleres
-e4e's own file                 => bundle, method e4e
+e4e's family                   => bundle of that method (ops.checkpoints.family)
 NVIDIA pickle, rosinality .pt  => generator for `styleres train --prior` (ops.checkpoints.prior)
 """
 
@@ -11,27 +11,25 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
 import torch
 from torch import Tensor
 
-from ops.checkpoints.bundle import Bundle, Crop, Method, build_inverter, write_bundle
-from ops.checkpoints.contents import Content, Format, options_of, read_content
+from ops.checkpoints.bundle import Bundle, Crop, write_bundle
+from ops.checkpoints.contents import Content, Format, read_content
 from ops.checkpoints.errors import CheckpointError, listing
+from ops.checkpoints.family import read_hfgi, read_hyperstyle, read_restyle, read_sfe, read_wplus
+from ops.checkpoints.model import Model, check_names, fitted, tensors_only
 from ops.checkpoints.nvidia import discriminator_from_pickle, generator_from_pickle
-from ops.checkpoints.official import config_from_official, rows_of_latent_avg, state_dict_from_official
+from ops.checkpoints.official import config_from_official, state_dict_from_official
 from ops.checkpoints.prior import GENERATOR, Prior, write_prior
 from ops.checkpoints.rosinality import generator_from_rosinality
-from ops.checkpoints.sizes import encoder_sizes
-from ops.inversion.e4e import E4eConfig
-from ops.inversion.residual import ResidualConfig
 from ops.inversion.styleres import StyleResConfig
-from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.generator import Generator
 
 NOT_STATED = "not stated by the file: the licence of whoever published it holds, and of the data it was trained on"
@@ -41,43 +39,67 @@ RESEARCH = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A whole model in our names."""
-
-    method: Method
-    config: StyleResConfig
-    weights: Mapping[str, Tensor]
-
-
-def read_checkpoint(path: Path, wanted: Format | None = None, preset: StyleResConfig | None = None) -> Model | Prior:
+def read_checkpoint(
+    path: Path, wanted: Format | None = None, preset: StyleResConfig | None = None, beside: Sequence[Path] = ()
+) -> Model | Prior:
     """A foreign checkpoint as ours.
 
-    wanted: the format it must be; None takes what it looks like. preset: sizes to use instead of those read off the tensors,
-    where the file does not tell them. Raises CheckpointError that says what the file is, or lists missing and unknown tensors.
+    wanted: the format it must be; None takes what it looks like, where that is one. preset: sizes to use instead of those read
+    off the tensors, where the file does not tell them. beside: the other files of a model that lies in several. Raises
+    CheckpointError that says what the file is, or lists missing and unknown tensors; MissingCompanion where files are missing.
     """
     content = read_content(path)
-    if content.format is None:
-        raise CheckpointError(f"{path}: this is {content.what}, which is no model that can be converted; {content.next}")
-    if wanted not in (None, content.format):
-        raise CheckpointError(f"{path}: this is {content.what}, and --format says {wanted}; leave --format out")
+    companions = [read_content(other) for other in beside]
     try:
-        match content.format:
-            case "styleres":
-                return read_styleres(content, preset)
-            case "e4e":
-                return read_e4e(content, preset, asked_for=wanted == "e4e")
-            case "nvidia":
-                config, generator = generator_from_pickle(content.value)
-                return fitted_prior(Prior(config, generator, discriminator_from_pickle(content.value, config)))
-            case "rosinality":
-                return read_rosinality(content)
-            case other:
-                assert_never(other)
+        return read_as(content, chosen_format(content, wanted), preset, companions)
     except CheckpointError as error:
-        raise CheckpointError(f"{path} ({content.what}): {error}") from error
+        raise type(error)(f"{path} ({content.what}): {error}") from error
     except RecursionError as error:
         raise CheckpointError(f"{path} ({content.what}): nested deeper than any network") from error
+
+
+def chosen_format(content: Content, wanted: Format | None) -> Format:
+    """Raises CheckpointError for what is no model, for another format than the file's, and where somebody must say which."""
+    formats = content.formats
+    if not formats:
+        raise CheckpointError(f"this is no model that can be converted; {content.next}")
+    if wanted is not None and wanted not in formats:
+        raise CheckpointError(f"--format says {wanted}; leave --format out")
+    if wanted is None and len(formats) > 1:
+        names = " or ".join(f"--format {name}" for name in formats)
+        raise CheckpointError(
+            f"{' and '.join(formats)} have the same tensors and sum them differently, and this file's options do not name the "
+            f"encoder; say {names}"
+        )
+    return wanted or formats[0]
+
+
+def read_as(content: Content, format: Format, preset: StyleResConfig | None, companions: Sequence[Content]) -> Model | Prior:
+    """A file's content as a model of one format: the one place where a format becomes its reader."""
+    match format:
+        case "styleres":
+            return read_styleres(content, preset)
+        case "e4e" | "psp":
+            return read_wplus(content, format, None if preset is None else preset.encoder)
+        case "restyle-e4e":
+            return read_restyle(content, "from_first")
+        case "restyle-psp":
+            return read_restyle(content, "each")
+        case "hfgi":
+            return read_hfgi(content)
+        case "hyperstyle":
+            return read_hyperstyle(content, companions)
+        case "sfe":
+            return read_sfe(content, companions, editor=True)
+        case "sfe-inverter":
+            return read_sfe(content, companions, editor=False)
+        case "nvidia":
+            config, generator = generator_from_pickle(content.value)
+            return fitted_prior(Prior(config, generator, discriminator_from_pickle(content.value, config)))
+        case "rosinality":
+            return read_rosinality(content)
+        case other:
+            assert_never(other)
 
 
 def read_styleres(content: Content, preset: StyleResConfig | None) -> Model:
@@ -88,41 +110,6 @@ def read_styleres(content: Content, preset: StyleResConfig | None) -> Model:
     config = preset or config_from_official(e4e, smooth)
     weights = state_dict_from_official(e4e, content.value["latent_avg"], smooth, num_ws=config.generator.num_ws)
     return fitted(Model("styleres", config, weights))
-
-
-def read_e4e(content: Content, preset: StyleResConfig | None, *, asked_for: bool) -> Model:
-    """`encoder.*` and `decoder.*` of e4e's own file. Other prefixes (a training state's) are not the model's and left out."""
-    if "encoder_type" not in options_of(content.value) and not asked_for:
-        raise CheckpointError(
-            "its options do not name the encoder, and pSp has the same tensors but another sum; say --format e4e if it is e4e"
-        )
-    tensors = tensors_only(content.value["state_dict"], "")
-    encoder, decoder = under(tensors, "encoder."), under(tensors, "decoder.")
-    latent_avg = content.value.get("latent_avg")
-    if not isinstance(latent_avg, Tensor):
-        raise CheckpointError("the file lacks latent_avg, the mean code that the encoder's output is added to")
-    generator_config, generator = generator_from_rosinality(decoder, latent_avg, "decoder.")
-    if preset is not None:
-        config = config_of(generator_config, preset.encoder, preset.residual)
-    else:
-        sizes = encoder_sizes(encoder, feature_tap=1)
-        # e4e has no residual; the store still wants the sizes of one, and these fit the encoder's second tap.
-        resolution = sizes.feature_resolution
-        if resolution not in generator_config.channels:
-            raise CheckpointError(
-                f"an encoder of {sizes.input_size} px images on a generator of {generator_config.resolution} px: its "
-                f"features at {resolution} px have no counterpart; name the sizes with --preset"
-            )
-        residual = ResidualConfig(
-            resolution=resolution,
-            encoder_channels=sizes.feature_channels,
-            generator_channels=generator_config.channels[resolution],
-        )
-        config = config_of(generator_config, sizes, residual)
-    weights = {f"encoder.{name}": value for name, value in encoder.items()}
-    weights |= {f"generator.{name}": value for name, value in generator.items()}
-    weights["latent_avg"] = rows_of_latent_avg(latent_avg, config.generator.num_ws)
-    return fitted(Model("e4e", config, weights))
 
 
 def read_rosinality(content: Content) -> Prior:
@@ -136,59 +123,12 @@ def read_rosinality(content: Content) -> Prior:
     return fitted_prior(Prior(config, generator, None))
 
 
-def config_of(generator: StyleGAN2Config, encoder: E4eConfig, residual: ResidualConfig) -> StyleResConfig:
-    """The parts as one model. Raises CheckpointError where they do not fit together."""
-    try:
-        return StyleResConfig(generator, encoder, residual)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
-
-
-def tensors_only(part: Mapping[str, object], where: str) -> dict[str, Tensor]:
-    """A state dict. Raises CheckpointError for values that are no tensors."""
-    tensors = {name: value for name, value in part.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    others = [f"{where}{name} ({type(value).__name__})" for name, value in part.items() if name not in tensors]
-    if others:
-        raise CheckpointError(f"expected tensors only, got {listing(others)}")
-    return tensors
-
-
-def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those below a prefix, without it."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def fitted(model: Model) -> Model:
-    """The model, if it has just the tensors that it should have, in our order. Raises CheckpointError with the lists if not."""
-    with torch.device("meta"):
-        wanted = build_inverter(model.method, model.config).state_dict()
-    check_names(model.weights, wanted)
-    return replace(model, weights={name: model.weights[name] for name in wanted})
-
-
 def fitted_prior(prior: Prior) -> Prior:
     """The same for a generator."""
     with torch.device("meta"):
         wanted = Generator(prior.config).state_dict()
     check_names(prior.generator, wanted)
     return prior
-
-
-def check_names(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raises CheckpointError that lists what is missing, unknown or of another shape, by our names."""
-    missing, unknown = set(wanted) - set(got), set(got) - set(wanted)
-    shapes = [
-        f"{name} {list(got[name].shape)}, expected {list(wanted[name].shape)}"
-        for name in wanted
-        if name in got and got[name].shape != wanted[name].shape
-    ]
-    said = [
-        f"{what} ({len(names)}): {listing(names)}"
-        for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
-        if names
-    ]
-    if said:
-        raise CheckpointError("its tensors, by our names, do not make the model. " + "; ".join(said))
 
 
 # ----------------------------------------------------------------------------------------------------------- writing
@@ -223,6 +163,7 @@ def convert(
     *,
     wanted: Format | None = None,
     preset: StyleResConfig | None = None,
+    beside: Sequence[Path] = (),
     name: str | None = None,
     half: bool = False,
     crop: Crop = "ffhq",
@@ -236,9 +177,8 @@ def convert(
     whole or not at all; one that is there is refused unless `overwrite` says otherwise and it holds a model.
     """
     check_free(out, overwrite)
-    read = read_checkpoint(path, wanted, preset)
-    digest = sha256_of(path)
-    source = f"{path.name}, SHA-256 {digest}"
+    read = read_checkpoint(path, wanted, preset, beside)
+    source = "; ".join(f"{file.name}, SHA-256 {sha256_of(file)}" for file in (path, *beside))
     name = name or out.name
     with replaced_folder(out) as folder:
         match read:

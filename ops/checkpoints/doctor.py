@@ -9,8 +9,10 @@ from pathlib import Path
 from ops.checkpoints.bundle import EMBEDDED, open_bundle
 from ops.checkpoints.catalog import known_by_digest, read_catalog
 from ops.checkpoints.contents import read_content
-from ops.checkpoints.convert import Model, read_checkpoint, sha256_of
+from ops.checkpoints.convert import read_checkpoint, sha256_of
 from ops.checkpoints.errors import CheckpointError
+from ops.checkpoints.family import MissingCompanion
+from ops.checkpoints.model import Model
 from ops.checkpoints.prior import Prior, is_prior, read_prior_config
 from ops.checkpoints.sniff import sniff
 
@@ -52,14 +54,14 @@ def diagnose_folder(model: str, path: Path) -> Diagnosis:
     facts = {
         "name": bundle.name,
         "method": bundle.method,
-        "resolution": f"{config.generator.resolution} px, encoder {config.encoder.input_size} px",
+        "resolution": f"{config.generator.resolution} px, images of {config.input_size} px",
         "W+": f"{config.generator.num_ws} rows of {config.generator.w_dim}",
         "crop": f"{framing.crop}, content {framing.content_hw[0]} x {framing.content_hw[1]} of {framing.size} px",
         "parameters": f"{parameters:,}",
         "edits": ", ".join(entry.name for entry in bundle.edits) or "none of its own",
     }
-    if bundle.method == "styleres":
-        facts["residual"] = " x ".join(map(str, bundle.residual_shape))
+    if config.detail_shape is not None:
+        facts["residual"] = " x ".join(map(str, config.detail_shape))
     shown = bundle.name if bundle.path.parent == EMBEDDED else str(bundle.path)
     embedded = "embedded" if bundle.path.parent == EMBEDDED else None
     then = f"styleres edit INPUT --model {shown} --edit NAME=STRENGTH --out OUT"
@@ -100,9 +102,11 @@ def diagnose_file(path: Path) -> Diagnosis:
     if asset is not None:
         facts["published as"] = f"{asset.file} ({asset.about})"
     problem = None
-    if content.format is not None:
+    if content.formats:
         try:
-            facts |= converted_facts(read_checkpoint(path, content.format))
+            facts |= converted_facts(read_checkpoint(path, content.formats[0]))
+        except MissingCompanion as error:
+            facts["lies in several files"] = str(error).partition(": ")[2]
         except CheckpointError as error:
             problem = str(error)
     then = content.next.replace("FILE", str(path))
@@ -113,10 +117,10 @@ def converted_facts(read: Model | Prior) -> dict[str, str]:
     """Sizes of a checkpoint that converts."""
     match read:
         case Model():
-            generator, encoder = read.config.generator, read.config.encoder
-            facts = {"converts to": f"a {read.method} bundle", "encoder": f"{encoder.input_size} px, {encoder.num_ws} rows"}
-            if read.method == "styleres":
-                facts["E1 and E2"] = f"{read.config.residual.width} channels at {read.config.residual.resolution} px"
+            generator = read.config.generator
+            facts = {"converts to": f"a {read.method} bundle", "images": f"{read.config.input_size} px"}
+            if read.config.detail_shape is not None:
+                facts["residual"] = " x ".join(map(str, read.config.detail_shape))
         case Prior():
             generator = read.config
             facts = {"converts to": "a generator for styleres train --prior"}

@@ -13,7 +13,11 @@ from torch import Tensor
 
 from ops.checkpoints.errors import CheckpointError, listing
 from ops.inversion.e4e import E4eConfig
+from ops.inversion.hfgi import ConsultationConfig
+from ops.inversion.hyperstyle import HypernetConfig
+from ops.inversion.ir import Group
 from ops.inversion.residual import ResidualConfig
+from ops.inversion.sfe import FeatureConfig
 from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.resample import fir_kernel
 
@@ -77,15 +81,7 @@ def check_fir(name: str, kernel: Tensor, gain: float = 1.0) -> None:
 
 def encoder_sizes(tensors: Mapping[str, Tensor], feature_tap: int) -> E4eConfig:
     """An e4e encoder by its own names. `feature_tap`: which of c0..c3 is F0; nothing in the encoder says it."""
-    channels = [need(tensors, f"body.{i}.res_layer.1.weight", 4)[:2] for i in numbers(tensors, r"body\.(\d+)\.")]
-    # A group begins with the unit that halves the map. Where it also changes the number of channels, its shortcut has weights;
-    # the first group keeps its channels.
-    starts = [0, *(i for i, (out, into) in enumerate(channels) if i > 0 and out != into)]
-    if len(starts) != 4:
-        raise CheckpointError(
-            f"the encoder's body changes its channels {len(starts) - 1} times and not 3 times, so where its four groups begin "
-            "cannot be read from the file"
-        )
+    groups = body_groups(tensors)
     rows = numbers(tensors, r"styles\.(\d+)\.")
     depths = [len(numbers({name: t for name, t in tensors.items() if name.startswith(f"styles.{row}.convs.")},
                           rf"styles\.{row}\.convs\.(\d+)\.")) for row in rows]  # fmt: skip
@@ -101,15 +97,88 @@ def encoder_sizes(tensors: Mapping[str, Tensor], feature_tap: int) -> E4eConfig:
     return E4eConfig(
         input_size=16 << depths[0],
         stem_channels=need(tensors, "input_layer.0.weight", 4)[0],
-        groups=tuple(
-            (channels[a][1], channels[a][0], b - a) for a, b in zip(starts, [*starts[1:], len(channels)], strict=True)
-        ),
+        groups=groups,
         head_channels=need(tensors, "styles.0.convs.0.weight", 4)[0],
         w_dim=need(tensors, "styles.0.linear.weight", 2)[0],
         num_ws=len(rows),
         coarse_rows=depths.count(depths[0]),
         middle_rows=depths.count(depths[0] + 1),
         feature_tap=feature_tap,
+        image_channels=need(tensors, "input_layer.0.weight", 4)[1],
+    )
+
+
+def body_groups(tensors: Mapping[str, Tensor], unit: str = "res_layer.1") -> tuple[Group, ...]:
+    """The four groups of an encoder's body, whose units' first convolutions are `body.N.{unit}`.
+
+    A group begins with the unit that halves the map. Where it also changes the number of channels, its shortcut has weights;
+    the first group keeps its channels.
+    """
+    channels = [need(tensors, f"body.{i}.{unit}.weight", 4)[:2] for i in numbers(tensors, r"body\.(\d+)\.")]
+    starts = [0, *(i for i, (out, into) in enumerate(channels) if i > 0 and out != into)]
+    if not channels or len(starts) != 4:
+        raise CheckpointError(
+            f"the encoder's body changes its channels {len(starts) - 1} times and not 3 times, so where its four groups begin "
+            "cannot be read from the file"
+        )
+    ends = [*starts[1:], len(channels)]
+    return tuple((channels[a][1], channels[a][0], b - a) for a, b in zip(starts, ends, strict=True))
+
+
+def consultation_sizes(
+    alignment: Mapping[str, Tensor], consultation: Mapping[str, Tensor], input_size: int
+) -> ConsultationConfig:
+    """HFGI's two networks by their official names; both reduce by the official strides, which no tensor says."""
+    aligned = [need(alignment, "conv_layer1.0.weight", 4)[0]]
+    aligned += [need(alignment, f"conv_layer{n}.0.res_layer.1.weight", 4)[0] for n in (2, 3, 4)]
+    widths = [need(consultation, "conv_layer1.0.weight", 4)[0]]
+    widths += [need(consultation, f"conv_layer{n}.0.res_layer.1.weight", 4)[0] for n in (2, 3)]
+    return ConsultationConfig(
+        resolution=input_size // 4,
+        alignment_widths=(aligned[0], aligned[1], aligned[2], aligned[3]),
+        widths=(widths[0], widths[1], widths[2]),
+    )
+
+
+def hypernet_sizes(hypernet: Mapping[str, Tensor], deltas: Mapping[str, Tensor]) -> tuple[HypernetConfig, int]:
+    """HyperStyle's hypernetwork by the official names, its maps by ours => (sizes, side of its images in pixels)."""
+    blocks = numbers(hypernet, r"refinement_blocks\.(\d+)\.")
+    shared = [n for n in blocks if f"refinement_blocks.{n}.linear.weight" in hypernet]
+    own = [n for n in blocks if n not in shared]
+    if not shared or not own:
+        raise CheckpointError(f"expected heads of layers with and without a shared map, got {len(shared)} and {len(own)}")
+    head = {name: value for name, value in hypernet.items() if name.startswith(f"refinement_blocks.{shared[0]}.convs.")}
+    depth = len(numbers(head, rf"refinement_blocks\.{shared[0]}\.convs\.(\d+)\."))
+    groups = body_groups(hypernet, unit="conv1")
+    sizes = HypernetConfig(
+        stem_channels=need(hypernet, "conv1.weight", 4)[0],
+        groups=groups,
+        code_width=need(deltas, "shared.w1", 2)[0],
+        shared_width=need(hypernet, f"refinement_blocks.{shared[0]}.convs.0.weight", 4)[0],
+        plane_width=need(hypernet, f"refinement_blocks.{own[0]}.convs.0.weight", 4)[0],
+    )
+    return sizes, 1 << (depth - 1 + len(groups))
+
+
+def feature_sizes(inverter: Mapping[str, Tensor], fuser: Mapping[str, Tensor], input_size: int) -> FeatureConfig:
+    """SFE's inverter and fuser by the official names; strides are the official ones, which no tensor says."""
+    strides = (2, 2, 1, 2)
+    blocks = tuple(
+        (
+            need(inverter, f"block_{n}.0.conv1.weight", 4)[0],
+            len(numbers(inverter, rf"block_{n}\.(\d+)\.")),
+            stride,
+        )
+        for n, stride in enumerate(strides, start=1)
+    )
+    values = need(inverter, "styles.0.weight", 2)[1]
+    side = round((values / sum(width for width, _, _ in blocks)) ** 0.5)
+    return FeatureConfig(
+        input_size=input_size,
+        stem_channels=need(inverter, "conv.0.weight", 4)[0],
+        blocks=blocks,
+        depth=len(numbers(fuser, r"body\.(\d+)\.")),
+        pooled_side=side,
     )
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ops.device import channels_last, keep_freed_memory
-from ops.inversion.styleres import Inverter
+from ops.inversion.inverter import Inverter
 from ops.spaces import images_from_crops, levels_from_images
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -49,10 +49,10 @@ class Session:
     @property
     def input_size(self) -> int:
         """Side in pixels of the crops that `invert` takes."""
-        return self.model.config.encoder.input_size
+        return self.model.config.input_size
 
     def invert(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """crops uint8 [N, S, S, 3] => W+ float32 [N, L, D], detail float32 [N, C, R, R] or None."""
+        """crops uint8 [N, S, S, 3] => W+ float32 [N, L, D], detail float32 [N, ...] or None."""
 
         def one(rows: int, padded: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
             inversion = self.model.invert(images_from_crops(crops[padded], self.device))

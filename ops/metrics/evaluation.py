@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ops.editing.editor import Editor
-from ops.inversion.styleres import Inversion, Inverter, StyleRes
+from ops.inversion.inverter import CodeAlone, Inversion, Inverter
+from ops.inversion.styleres import StyleRes
 from ops.metrics.attributes import AttributeClassifier, logits
 from ops.metrics.edits import TO_GOAL, EditScores, PlannedEdit, SignedEdit, both_signs
 from ops.metrics.metric import Measurement, Metric
@@ -147,7 +148,7 @@ class Evaluator:
         Raises MetricError for a picture that cannot be measured, and KeyError for an edit without an editor.
         """
         model.to(self.device)
-        code_alone = model.wplus_only() if isinstance(model, StyleRes) else model
+        code_alone = model.wplus_only() if isinstance(model, StyleRes) else CodeAlone(model)
         readings = [self._reading(subject, model)]
         if wplus_subject is not None and isinstance(model, StyleRes):
             readings.append(self._reading(wplus_subject, code_alone))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.generator import LRELU_GAIN, LRELU_SLOPE, FullyConnected
+from ops.stylegan2.generator import LRELU_GAIN, LRELU_SLOPE, FullyConnected, normal_init
 from ops.stylegan2.resample import blur, fir_kernel
 
 MINIBATCH_STD_GROUP = 4
@@ -21,21 +21,28 @@ class EqualisedConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, *, bias: bool = True):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
+        self.weight = nn.Parameter(normal_init(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(
-        self, x: Tensor, fir: Tensor, *, down: bool = False, gain: float = 1.0, active: bool = True, clamp: float | None = None
+        self,
+        x: Tensor,
+        fir: Tensor | None = None,
+        *,
+        down: bool = False,
+        gain: float = 1.0,
+        active: bool = True,
+        clamp: float | None = None,
     ) -> Tensor:
         kernel = self.weight.shape[-1]
         # lrelu is positively homogeneous: all gains go into the weights, which are few, and none is a pass over the features.
         whole = LRELU_GAIN * gain if active else gain
         weight = (self.weight * (whole / self.weight[0].numel() ** 0.5)).to(x.dtype)
         bias = None if self.bias is None else (self.bias * whole).to(x.dtype)
-        if down and kernel == 1:
-            y = F.conv2d(blur(x, fir, padding=1, stride=2), weight, bias)
-        elif down:
-            y = F.conv2d(blur(x, fir, padding=2), weight, bias, stride=2)
+        if down:
+            assert fir is not None, "the filter of the reduction"
+            y = blur(x, fir, padding=1, stride=2) if kernel == 1 else blur(x, fir, padding=2)
+            y = F.conv2d(y, weight, bias, stride=1 if kernel == 1 else 2)
         else:
             y = F.conv2d(x, weight, bias, padding=kernel // 2)
         y = F.leaky_relu(y, LRELU_SLOPE) if active else y

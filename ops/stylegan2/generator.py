@@ -3,7 +3,7 @@
 Names follow NVIDIA's (`mapping.fc0`, `synthesis.b64.conv0`), so that a converted checkpoint is the same tensors.
 
 Every inversion method we follow asks two things of it, and it offers just these two seams:
-  * `Injection`: replace the features between the two convolutions at one resolution (StyleRes, HFGI, SFE);
+  * `Injection`: replace the features after one convolution (StyleRes and HFGI between the two of a block, SFE after both);
   * `weight_deltas`: scale convolution weights, per sample (HyperStyle).
 
 Legend: N batch, L rows of W+, D width of W, I/O channels in/out, k kernel, H W.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +30,19 @@ DEMODULATION_EPS = 1e-8
 MAPPING_LR_MULTIPLIER = 0.01
 
 
+ConvName = Literal["conv0", "conv1"]
+
+
 @dataclass(frozen=True)
 class Injection:
-    """Replace x, the features [N, C, res, res] after b{res}.conv0, by `transform(x)`."""
+    """Replace x, the features [N, C, res, res] after a convolution of block b{res}, by `transform(x)`.
+
+    After conv1, the block's own torgb still sees x: only the blocks above see what replaced it.
+    """
 
     resolution: int
     transform: Callable[[Tensor], Tensor]
+    after: ConvName = "conv0"
 
 
 def equalised_linear(x: Tensor, weight: Tensor, bias: Tensor, *, lr_multiplier: float = 1.0) -> Tensor:
@@ -233,9 +241,16 @@ class Generator(nn.Module):
         rows = wplus_NLD.float().unbind(dim=1)
         return [affine(rows[row]) * gain for _, affine, row, gain in self.style_layers()]
 
-    def features(self, styles: Sequence[Tensor], resolution: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
-        """S => F: the features [N, C, res, res] after b{res}.conv0, where an `Injection` would replace them."""
-        return self._run(styles, stop_at=resolution, injection=None, weight_deltas=None, dtype=dtype)
+    def features(
+        self,
+        styles: Sequence[Tensor],
+        resolution: int,
+        *,
+        after: ConvName = "conv0",
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """S => F: the features [N, C, res, res] after a convolution of b{res}, where an `Injection` would replace them."""
+        return self._run(styles, stop_at=(resolution, after), injection=None, weight_deltas=None, dtype=dtype)
 
     def forward(
         self,
@@ -255,15 +270,15 @@ class Generator(nn.Module):
         self,
         styles: Sequence[Tensor],
         *,
-        stop_at: int | None,
+        stop_at: tuple[int, ConvName] | None,
         injection: Injection | None,
         weight_deltas: Mapping[str, Tensor] | None,
         dtype: torch.dtype,
     ) -> Tensor:
         resolutions = self.config.resolutions
-        wanted = stop_at if injection is None else injection.resolution
-        if wanted is not None and wanted not in resolutions[1:]:
-            raise ValueError(f"expected an injection resolution among {resolutions[1:]}, got {wanted}")
+        place = stop_at if injection is None else (injection.resolution, injection.after)
+        if place is not None and place[0] not in resolutions[1:]:
+            raise ValueError(f"expected an injection resolution among {resolutions[1:]}, got {place[0]}")
         deltas = weight_deltas or {}
         remaining = iter(styles)
         batch = styles[0].shape[0]
@@ -273,12 +288,16 @@ class Generator(nn.Module):
             block = self.block(res)
             if res > 4:
                 x = block.conv0(x, next(remaining), self.fir, deltas.get(f"b{res}.conv0"))
-                if res == stop_at:
+                if (res, "conv0") == stop_at:
                     return x
-                if injection is not None and res == injection.resolution:
+                if injection is not None and (res, "conv0") == place:
                     x = injection.transform(x)
             x = block.conv1(x, next(remaining), self.fir, deltas.get(f"b{res}.conv1"))
+            if (res, "conv1") == stop_at:
+                return x
             rgb = block.torgb(x, next(remaining), deltas.get(f"b{res}.torgb"))
             image = rgb if image is None else upsample_2x(image, self.fir) + rgb
+            if injection is not None and (res, "conv1") == place:
+                x = injection.transform(x)
         assert image is not None
         return image

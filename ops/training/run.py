@@ -30,6 +30,7 @@ from ops.stylegan2.discriminator import Discriminator
 from ops.training.data import load_faces
 from ops.training.distributed import Worker
 from ops.training.e0 import E0Settings, E0Task, start_near_the_mean
+from ops.training.methods import MethodSettings
 from ops.training.perceptual import LpipsPerceptual, Perceptual, VggPerceptual
 from ops.training.presets import Preset, model_config
 from ops.training.prior import Anchored, Features, PriorSettings, PriorTask
@@ -45,7 +46,7 @@ Trained by `styleres train prior` on {images} images of {data}, anchored by an e
 average; `anchor.safetensors` is the encoder, where `styleres train e0` may start. It has the licence of its data.
 """
 PREVIEW_FACES = 16
-SettingsT = TypeVar("SettingsT", E0Settings, ResidualSettings, PriorSettings, LoopSettings)
+SettingsT = TypeVar("SettingsT", E0Settings, ResidualSettings, PriorSettings, MethodSettings, LoopSettings)
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
     faces = load_faces(plan.data, model.config.encoder.input_size, "train")
     picture = preview_of(model, plan.data) if worker.rank == 0 else None
     model.to(worker.device)
-    perceptual, _ = perceptual_of(plan, model.config.encoder.input_size, worker.device)
+    perceptual, _ = perceptual_of(plan.perceptual_weights, model.config.encoder.input_size, worker.device)
     embed = None if plan.identity_network is None else identity_network(Path(plan.identity_network)).to(worker.device)
     common: dict[str, Any] = {"dtype": plan.loop.dtype, "clip_norm": plan.loop.clip_norm, "worker": worker, "picture": picture}
     common["embed"] = embed
@@ -137,7 +138,7 @@ def _run_prior(plan: TrainingPlan, settings: PriorSettings, worker: Worker, watc
     faces = load_faces(plan.data, size, "train")
     held_out = load_faces(plan.data, size, "held_out", limit=HELD_OUT_FACES).images if worker.rank == 0 else None
     learnt.to(worker.device), discriminator.to(worker.device)
-    perceptual, features = perceptual_of(plan, size, worker.device)
+    perceptual, features = perceptual_of(plan.perceptual_weights, size, worker.device)
     task = PriorTask(
         learnt,
         discriminator,
@@ -236,9 +237,9 @@ def _on_cpu(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
 
 
-def perceptual_of(plan: TrainingPlan, size: int, device: torch.device) -> tuple[Distance, Features | None]:
+def perceptual_of(weights: Sequence[str], size: int, device: torch.device) -> tuple[Distance, Features | None]:
     """The perceptual loss, and its network's features where it gives them."""
-    files = [Path(file) for file in plan.perceptual_weights]
+    files = [Path(file) for file in weights]
     if files:
         is_vgg = len(files) == 1 and any(name.startswith("layer0.") for name in read_tensors(files[0]))
         network = VggPerceptual(load_vgg16(files[0])) if is_vgg else LpipsPerceptual(load_lpips(*files))

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.inversion.e4e import IRSEUnit
+from ops.inversion.ir import IRUnit
 from ops.metrics.networks.weights import load_strict, read_tensors
 
 FACE_SIZE = 112
@@ -33,10 +33,8 @@ class IRBackbone(nn.Module):
         body: list[nn.Module] = []
         for group, count in enumerate(units):
             for i in range(count):
-                unit = IRSEUnit(WIDTHS[group if i == 0 else group + 1], WIDTHS[group + 1], 2 if i == 0 else 1)
-                if not squeeze:
-                    unit.res_layer = nn.Sequential(*list(unit.res_layer)[:-1])
-                body.append(unit)
+                into, stride = WIDTHS[group if i == 0 else group + 1], 2 if i == 0 else 1
+                body.append(IRUnit(into, WIDTHS[group + 1], stride, squeeze=squeeze))
         self.body = nn.Sequential(*body)
         side = FACE_SIZE // 16
         self.output_layer = nn.Sequential(

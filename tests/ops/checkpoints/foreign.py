@@ -125,56 +125,78 @@ def rosinality_mapping(state: dict[str, Tensor], z: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------------- e4e's layout
 
 
-def e4e_encoder(num_ws: int = 8, seed: int = 1) -> dict[str, Tensor]:
-    """An e4e encoder's state dict by its own names: 32 px input, four groups that change their channels."""
-    torch.manual_seed(seed)
-    state: dict[str, Tensor] = {}
+State = dict[str, Tensor]
 
-    def norm(name: str, channels: int) -> None:
-        state[f"{name}.weight"] = 1 + 0.1 * torch.randn(channels)
-        state[f"{name}.bias"] = 0.1 * torch.randn(channels)
-        state[f"{name}.running_mean"] = 0.1 * torch.randn(channels)
-        state[f"{name}.running_var"] = 1 + 0.1 * torch.randn(channels).abs()
-        state[f"{name}.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
 
-    def conv(name: str, into: int, out: int, k: int, bias: bool = False) -> None:
-        state[f"{name}.weight"] = torch.randn(out, into, k, k) / (into * k * k) ** 0.5
-        if bias:
-            state[f"{name}.bias"] = 0.1 * torch.randn(out)
+def norm(state: State, name: str, channels: int) -> None:
+    state[f"{name}.weight"] = 1 + 0.1 * torch.randn(channels)
+    state[f"{name}.bias"] = 0.1 * torch.randn(channels)
+    state[f"{name}.running_mean"] = 0.1 * torch.randn(channels)
+    state[f"{name}.running_var"] = 1 + 0.1 * torch.randn(channels).abs()
+    state[f"{name}.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
 
-    conv("input_layer.0", 3, 16, 3)
-    norm("input_layer.1", 16)
-    state["input_layer.2.weight"] = 0.25 * torch.ones(16)
+
+def conv(state: State, name: str, into: int, out: int, k: int, bias: bool = False) -> None:
+    state[f"{name}.weight"] = torch.randn(out, into, k, k) / (into * k * k) ** 0.5
+    if bias:
+        state[f"{name}.bias"] = 0.1 * torch.randn(out)
+
+
+def stem(state: State, name: str, into: int, out: int) -> None:
+    conv(state, f"{name}.0", into, out, 3)
+    norm(state, f"{name}.1", out)
+    state[f"{name}.2.weight"] = 0.25 * torch.ones(out)
+
+
+def ir_unit(state: State, name: str, into: int, out: int, squeeze: bool) -> None:
+    norm(state, f"{name}.res_layer.0", into)
+    conv(state, f"{name}.res_layer.1", into, out, 3)
+    state[f"{name}.res_layer.2.weight"] = 0.25 * torch.ones(out)
+    conv(state, f"{name}.res_layer.3", out, out, 3)
+    norm(state, f"{name}.res_layer.4", out)
+    if squeeze:
+        conv(state, f"{name}.res_layer.5.fc1", out, out // 16, 1)
+        conv(state, f"{name}.res_layer.5.fc2", out // 16, out, 1)
+    if into != out:
+        conv(state, f"{name}.shortcut_layer.0", into, out, 1)
+        norm(state, f"{name}.shortcut_layer.1", out)
+
+
+def ir_se_50(state: State, channels: int = 3) -> None:
+    """Stem and body of a small one: four groups that change their channels."""
+    stem(state, "input_layer", channels, 16)
     b = 0
     for into, out, units in ((16, 16, 2), (16, 24, 1), (24, 32, 2), (32, 48, 1)):
         for unit in range(units):
-            a = into if unit == 0 else out
-            norm(f"body.{b}.res_layer.0", a)
-            conv(f"body.{b}.res_layer.1", a, out, 3)
-            state[f"body.{b}.res_layer.2.weight"] = 0.25 * torch.ones(out)
-            conv(f"body.{b}.res_layer.3", out, out, 3)
-            norm(f"body.{b}.res_layer.4", out)
-            conv(f"body.{b}.res_layer.5.fc1", out, out // 16, 1)
-            conv(f"body.{b}.res_layer.5.fc2", out // 16, out, 1)
-            if a != out:
-                conv(f"body.{b}.shortcut_layer.0", a, out, 1)
-                norm(f"body.{b}.shortcut_layer.1", out)
+            ir_unit(state, f"body.{b}", into if unit == 0 else out, out, squeeze=True)
             b += 1
-    conv("latlayer1", 32, 48, 1, bias=True)
-    conv("latlayer2", 24, 48, 1, bias=True)
+
+
+def e4e_encoder(
+    num_ws: int = 8, seed: int = 1, *, depths: tuple[int, ...] = (1, 1, 1, 2, 2, 2, 3, 3), six: bool = False
+) -> State:
+    """The state dict of e4e's, pSp's or (`six`, all depths equal) ReStyle's encoder by its own names: 32 px input."""
+    torch.manual_seed(seed)
+    state: State = {}
+    ir_se_50(state, 6 if six else 3)
+    if not six:
+        conv(state, "latlayer1", 32, 48, 1, bias=True)
+        conv(state, "latlayer2", 24, 48, 1, bias=True)
     for row in range(num_ws):
-        depth = 1 if row < 3 else 2 if row < 6 else 3
-        for n in range(depth):
-            conv(f"styles.{row}.convs.{2 * n}", 48 if n == 0 else 20, 20, 3, bias=True)
+        for n in range(depths[row]):
+            conv(state, f"styles.{row}.convs.{2 * n}", 48 if n == 0 else 20, 20, 3, bias=True)
         state[f"styles.{row}.linear.weight"] = torch.randn(W_DIM, 20)
         state[f"styles.{row}.linear.bias"] = 0.1 * torch.randn(W_DIM)
     return state
 
 
+def prefixed(prefix: str, state: State) -> State:
+    return {f"{prefix}.{name}": value for name, value in state.items()}
+
+
 def e4e_file(path: Path, *, namespace: bool = False, **more: Any) -> dict[str, Any]:
     """e4e's own file, small; returns its content."""
-    state = {f"encoder.{name}": value for name, value in e4e_encoder().items()}
-    state |= {f"decoder.{name}": value for name, value in rosinality_generator().items()}
+    state = prefixed("encoder", e4e_encoder()) | prefixed("decoder", rosinality_generator())
     options = {"encoder_type": "Encoder4Editing", "stylegan_size": 32, "dataset_type": "ffhq_encode", "device": "cuda:0"}
     torch.manual_seed(2)
     content = {
@@ -185,6 +207,134 @@ def e4e_file(path: Path, *, namespace: bool = False, **more: Any) -> dict[str, A
     }
     torch.save(content, path)
     return content
+
+
+# --------------------------------------------------------------------------------------- the other layouts of its family
+
+
+def family_file(path: Path, state: State, options: dict[str, Any]) -> dict[str, Any]:
+    """A dict of `state_dict`, `opts`, `latent_avg`."""
+    torch.manual_seed(2)
+    content = {"state_dict": state, "opts": options, "latent_avg": torch.randn(W_DIM).repeat(8, 1)}
+    torch.save(content, path)
+    return content
+
+
+def restyle_file(path: Path, encoder_type: str | None = "ProgressiveBackboneEncoder") -> dict[str, Any]:
+    """ReStyle's: six channels in, every head on the smallest map."""
+    state = prefixed("encoder", e4e_encoder(depths=(1,) * 8, six=True)) | prefixed("decoder", rosinality_generator())
+    options = {"input_nc": 6, "output_size": 32, "n_iters_per_batch": 3}
+    return family_file(path, state, options | ({} if encoder_type is None else {"encoder_type": encoder_type}))
+
+
+def hfgi_file(path: Path) -> dict[str, Any]:
+    """HFGI's: e4e's encoder, the alignment and the consultation encoder."""
+    state = prefixed("encoder", e4e_encoder()) | prefixed("decoder", rosinality_generator())
+    align: State = {}
+    stem(align, "conv_layer1", 6, 4)
+    chains = {"conv_layer2": (4, 6, 6, 6), "conv_layer3": (6, 8, 8, 8), "conv_layer4": (8, 10, 10, 10)}
+    chains |= {"dconv_layer1": (18, 10, 6, 6), "dconv_layer2": (12, 6, 4, 4), "dconv_layer3": (8, 4, 3, 3)}
+    for name, chain in chains.items():
+        for i in range(3):
+            ir_unit(align, f"{name}.{i}", chain[i], chain[i + 1], squeeze=False)
+    consult: State = {}
+    stem(consult, "conv_layer1", 3, 5)
+    for name, chain in (("conv_layer2", (5, 7, 7, 7)), ("conv_layer3", (7, 9, 9, 9))):
+        for i in range(3):
+            ir_unit(consult, f"{name}.{i}", chain[i], chain[i + 1], squeeze=False)
+    for name in ("condition_scale3", "condition_shift3"):
+        conv(consult, f"{name}.0", 9, CHANNELS[8], 3, bias=True)
+        conv(consult, f"{name}.2", CHANNELS[8], CHANNELS[8], 3, bias=True)
+    state |= prefixed("grid_align", align) | prefixed("residue", consult) | {"discriminator.x": torch.zeros(1)}
+    return family_file(path, state, {"dataset_type": "ffhq_encode", "distortion_scale": 0.15})
+
+
+def hyperstyle_files(path: Path, w_encoder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """HyperStyle's two: layers 0, 2, 3 (12 channels in and out) share a map, which each names as its own too."""
+    torch.manual_seed(5)
+    net: State = {}
+    conv(net, "conv1", 6, 8, 7)
+    norm(net, "bn1", 8)
+    net["relu.weight"] = 0.25 * torch.ones(8)
+    for b, (into, out) in enumerate(((8, 8), (8, 9), (9, 10), (10, 11))):
+        conv(net, f"body.{b}.conv1", into, out, 3)
+        norm(net, f"body.{b}.bn1", out)
+        conv(net, f"body.{b}.conv2", out, out, 3)
+        norm(net, f"body.{b}.bn2", out)
+        if b > 0:
+            conv(net, f"body.{b}.downsample.0", into, out, 1)
+            norm(net, f"body.{b}.downsample.1", out)
+    code = 7
+    shared = {"w1": (code, 12 * 9), "b1": (12 * 9,), "w2": (code, 12 * code), "b2": (12 * code,)}
+    for name, shape in shared.items():
+        net[f"shared_weight_hypernet.{name}"] = 0.2 * torch.randn(shape)
+    for layer in (0, 2, 3):
+        block = f"refinement_blocks.{layer}"
+        conv(net, f"{block}.convs.0", 11, 6, 3, bias=True)
+        conv(net, f"{block}.convs.2", 6, code, 3, bias=True)  # 32 px pictures: features of 2 px
+        net[f"{block}.linear.weight"], net[f"{block}.linear.bias"] = torch.randn(code, code), torch.randn(code)
+        for name in shared:
+            net[f"{block}.hypernet.{name}"] = net[f"shared_weight_hypernet.{name}"]
+    for layer, (into, out) in {5: (12, 10), 6: (10, 10), 8: (10, 8), 9: (8, 8)}.items():
+        block = f"refinement_blocks.{layer}"
+        conv(net, f"{block}.convs.0", 11, code, 3, bias=True)
+        conv(net, f"{block}.output.1", code, out * into, 1, bias=True)
+    state = prefixed("hypernet", net) | prefixed("decoder", rosinality_generator())
+    options = {"encoder_type": "SharedWeightsHyperNetResNet", "input_nc": 6, "n_iters_per_batch": 3}
+    content = family_file(path, state, options)
+    encoder: State = {}
+    ir_se_50(encoder)
+    encoder["linear.weight"], encoder["linear.bias"] = torch.randn(W_DIM, 48), torch.randn(W_DIM)
+    beside = family_file(w_encoder, prefixed("encoder", encoder) | prefixed("decoder", rosinality_generator(seed=9)), {})
+    return content, beside
+
+
+def sfe_files(path: Path, generator: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """StyleFeatureEditor's editor and its generator's file; `e4e_file` writes the third."""
+    torch.manual_seed(6)
+    inverter: State = {}
+    stem(inverter, "conv", 3, 5)
+    into = 5
+    for n, (width, units) in enumerate(((5, 1), (6, 2), (7, 1), (8, 1)), start=1):
+        for unit in range(units):
+            name = f"block_{n}.{unit}"
+            norm(inverter, f"{name}.bn1", into)
+            conv(inverter, f"{name}.conv1", into, width, 3)
+            norm(inverter, f"{name}.bn2", width)
+            inverter[f"{name}.prelu.weight"] = 0.25 * torch.ones(width)
+            conv(inverter, f"{name}.conv2", width, width, 3)
+            norm(inverter, f"{name}.bn3", width)
+            if unit == 0:
+                conv(inverter, f"{name}.downsample.0", into, width, 1)
+                norm(inverter, f"{name}.downsample.1", width)
+            into = width
+    norm(inverter, "content_layer.0", 7)
+    conv(inverter, "content_layer.1", 7, CHANNELS[8], 3)
+    norm(inverter, "content_layer.2", CHANNELS[8])
+    inverter["content_layer.3.weight"] = 0.25 * torch.ones(CHANNELS[8])
+    conv(inverter, "content_layer.4", CHANNELS[8], CHANNELS[8], 3)
+    norm(inverter, "content_layer.5", CHANNELS[8])
+    for row in range(8):
+        inverter[f"styles.{row}.weight"] = torch.randn(W_DIM, (5 + 6 + 7 + 8) * 9) / 15
+        inverter[f"styles.{row}.bias"] = 0.1 * torch.randn(W_DIM)
+
+    def fuser() -> State:
+        state: State = {}
+        conv(state, "conv", 2 * CHANNELS[8], CHANNELS[8], 1, bias=True)
+        for block in range(2):
+            for i in (0, 2, 5):
+                norm(state, f"body.{block}.body.{i}", CHANNELS[8])
+            for i in (1, 4):
+                conv(state, f"body.{block}.body.{i}", CHANNELS[8], CHANNELS[8], 3)
+            state[f"body.{block}.body.3.weight"] = 0.25 * torch.ones(CHANNELS[8])
+        return state
+
+    state = prefixed("inverter.fs_backbone", inverter) | prefixed("inverter.fuser", fuser()) | prefixed("encoder", fuser())
+    content = {"state_dict": state}
+    torch.save(content, path)
+    beside = {"g_ema": rosinality_generator(), "latent_avg": torch.randn(W_DIM), "d": {"x": torch.zeros(1)}}
+    torch.save(beside, generator)
+    return content, beside
 
 
 # ---------------------------------------------------------------------------------------------------- StyleRes's layout

@@ -16,7 +16,8 @@ from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.checkpoints.convert import Model, convert, read_checkpoint
 from ops.checkpoints.errors import CheckpointError
 from ops.checkpoints.prior import Prior, read_prior_config
-from ops.inversion.styleres import E4e, StyleRes
+from ops.inversion.styleres import StyleRes
+from ops.inversion.wplus import E4e
 from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.discriminator import Discriminator
 from ops.stylegan2.generator import Generator
@@ -160,23 +161,6 @@ def test_an_e4e_file_becomes_a_bundle_with_its_numbers(tmp_path: Path, namespace
     decoder = {name.removeprefix("decoder."): v for name, v in content["state_dict"].items() if name.startswith("decoder.")}
     assert_close(model.generate(codes(), None), foreign.rosinality_image(decoder, codes()))
     assert torch.equal(model.generator.mapping.w_avg, content["latent_avg"][0])
-
-
-def test_relatives_of_e4e_are_told_apart(tmp_path: Path) -> None:
-    """HFGI, HyperStyle and pSp have files of the same layout, and pSp's tensors even the same names and shapes."""
-    content = foreign.e4e_file(tmp_path / "e4e.pt")
-    tensors = content["state_dict"]
-    for more, options, message in (
-        ({"residue.conv.weight": torch.zeros(1)}, content["opts"], "HFGI"),
-        ({"hypernet.x": torch.zeros(1)}, content["opts"], "HyperStyle"),
-        ({"encoder.input_layer.0.weight": torch.zeros(16, 6, 3, 3)}, content["opts"], "ReStyle"),
-        ({}, {"encoder_type": "GradualStyleEncoder"}, "pSp has the same tensors"),
-        ({}, {}, "say --format e4e"),
-    ):
-        path = saved(tmp_path / "x.pt", {**content, "state_dict": tensors | more, "opts": options})
-        with pytest.raises(CheckpointError, match=message):
-            read_checkpoint(path)
-    assert isinstance(read_checkpoint(path, "e4e"), Model)
 
 
 def test_one_tensor_under_two_names_is_written_twice(tmp_path: Path) -> None:
@@ -329,7 +313,7 @@ def test_a_generators_folder_is_no_bundle_and_says_so(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_model_says_what_it_is(tmp_path: Path) -> None:
     direction = saved(tmp_path / "age.pt", torch.zeros(1, 512))
-    with pytest.raises(CheckpointError, match="an edit direction, which is no model"):
+    with pytest.raises(CheckpointError, match=r"an edit direction.*no model that can be converted"):
         read_checkpoint(direction)
     with pytest.raises(CheckpointError, match="--format says e4e"):
         foreign.styleres_file(tmp_path / "s.pt")

@@ -5,7 +5,6 @@ One process of its own for each memory figure: the peak of a process never falls
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from ops.checkpoints.bundle import open_bundle
-from ops.inversion.styleres import E4e, StyleRes, StyleResConfig
+from ops.inversion.styleres import StyleRes, StyleResConfig
+from ops.inversion.wplus import E4e
 from ops.spaces import crops_from_images
 from tests.conftest import SHARED
-from tests.golden import SALT, Golden, draw, input_image, synthetic_weights
+from tests.golden import SALT, Baseline, Golden, baseline_section, draw, edit_offset, input_image, synthetic_weights
 
 GOLDEN = SHARED / "golden"
 ROOT = Path(__file__).resolve().parents[3]
@@ -93,25 +92,6 @@ def test_inversion_is_the_officials(styleres: StyleRes) -> None:
 # ------------------------------------------------------------------------------------------------------------------ e4e
 
 
-def baseline_section(system: str, name: str) -> dict[str, Tensor]:
-    """Synthetic tensors of one section of a baseline's golden set (README_baselines.md)."""
-    section = json.loads((GOLDEN / f"{system}_keys.json").read_text())["sections"][name]
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    tensors = {}
-    for key, spec in section["tensors"].items():
-        shape = tuple(spec["shape"])
-        match spec["init"]:
-            case "fir":
-                tensors[key] = torch.outer(taps, taps) / 64 * spec["scale"]
-            case "int0":
-                tensors[key] = torch.zeros(shape, dtype=torch.int64)
-            case init:
-                value = draw(f"{SALT}{section['seed_prefix']}.{key}", shape)
-                value = value.abs_() if init == "abs" else value
-                tensors[key] = value.mul_(spec["scale"]).add_(spec["offset"])
-    return tensors
-
-
 @pytest.fixture(scope="module")
 def e4e(tmp_path_factory: pytest.TempPathFactory) -> Iterator[E4e]:
     folder = tmp_path_factory.mktemp("e4e")
@@ -134,46 +114,18 @@ def e4e(tmp_path_factory: pytest.TempPathFactory) -> Iterator[E4e]:
         yield model
 
 
-def assert_baseline(arrays: dict[str, np.ndarray], name: str, tensor: Tensor) -> None:
-    """One tensor against what the set stores of it: all of it, statistics, a crop, or means of blocks."""
-    std = float(tensor.double().std())
-    limit = 1e-4 * max(1.0, std)
-    ours = tensor.numpy()
-    stored = {part for part in ("", "__stats", "__crop", "__down") if name + part in arrays}
-    assert stored, name
-    if "" in stored:
-        assert np.abs(ours - arrays[name]).max() <= limit, name
-    if "__stats" in stored:
-        flat = tensor.reshape(-1).double()
-        figures = [flat.mean(), flat.std(unbiased=False), flat.min(), flat.max(), flat.norm()]
-        figures += [(flat * draw(f"proj{k}:{name}", (flat.numel(),)).double()).sum() / flat.numel() ** 0.5 for k in range(4)]
-        reference = arrays[f"{name}__stats"]
-        error = np.abs(np.array([float(x) for x in figures]) - reference)
-        assert (np.delete(error, 4) <= 1e-4 * std).all() and error[4] <= 1e-4 * reference[4], (name, error)
-    if "__crop" in stored:
-        reference = arrays[f"{name}__crop"]
-        channels, size = reference.shape[1], reference.shape[-1]
-        start = (ours.shape[-1] - size) // 2
-        crop = ours[:, :channels, start : start + size, start : start + size]
-        assert np.abs(crop - reference).max() <= limit, name
-    if "__down" in stored:
-        reference = arrays[f"{name}__down"]
-        down = torch.nn.functional.adaptive_avg_pool2d(tensor, reference.shape[-1]).numpy()
-        assert np.abs(down - reference).max() <= limit, name
-
-
 def test_e4e_is_the_officials(e4e: E4e) -> None:
-    arrays = dict(np.load(GOLDEN / "public" / "e4e.npz"))
+    golden = Baseline("e4e")
     assert e4e.encoder is not None
     image = input_image()
     _, c1, c2, c3 = e4e.encoder.body_features(image)
     for name, tap in (("c1", c1), ("c2", c2), ("c3", c3)):
-        assert_baseline(arrays, name, tap)
-    assert_baseline(arrays, "latent_raw", e4e.encoder(image)[0])
+        golden(name, tap)
+    golden("latent_raw", e4e.encoder(image)[0])
     latent = e4e.invert(image).wplus_NLD
-    assert_baseline(arrays, "latent", latent)
-    assert_baseline(arrays, "mapping_w_of_z", e4e.generator.mapping(draw(f"{SALT}z", (1, 512))))
-    assert_baseline(arrays, "image", e4e.generate(latent, None))
-    edited = latent + 1.5 * 0.3 * draw(f"{SALT}edit.direction", (1, 18, 512))
-    assert_baseline(arrays, "latent_edit", edited)
-    assert_baseline(arrays, "image_edit", e4e.generate(edited, None))
+    golden("latent", latent)
+    golden("mapping_w_of_z", e4e.generator.mapping(draw(f"{SALT}z", (1, 512))))
+    golden("image", e4e.generate(latent, None))
+    edited = latent + edit_offset()
+    golden("latent_edit", edited)
+    golden("image_edit", e4e.generate(edited, None))

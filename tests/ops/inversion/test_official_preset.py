@@ -21,7 +21,8 @@ from ops.editing.editor import AnyEditor, Editor, StyleEditor
 from ops.editing.ganspace import GanSpaceBasis, GanSpaceEditor, read_ganspace_table
 from ops.editing.gradctrl import CONTROLS, GradCtrlEditor
 from ops.editing.styleclip_global import StyleclipGlobalEditor
-from ops.inversion.styleres import Inversion, StyleRes, StyleResConfig, offset_styles
+from ops.inversion.inverter import Inversion, offset_styles
+from ops.inversion.styleres import StyleRes, StyleResConfig
 from ops.spaces import crops_from_images
 from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.discriminator import Discriminator

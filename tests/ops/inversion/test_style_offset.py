@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from ops.checkpoints.bundle import Method, build_inverter
+from ops.inversion.inverter import Inverter, offset_styles
+from ops.inversion.methods import Method, build_inverter
 from ops.inversion.session import Session
-from ops.inversion.styleres import Inverter, StyleRes, offset_styles
+from ops.inversion.styleres import StyleRes
 from ops.stylegan2.generator import Injection
-from tests.small_model import SMALL
+from tests.small_model import SMALL, small
 
 S = sum(SMALL.generator.style_channels.values())
 
@@ -19,7 +20,7 @@ S = sum(SMALL.generator.style_channels.values())
 def model(request: pytest.FixtureRequest) -> Inverter:
     torch.manual_seed(0)
     method: Method = request.param
-    return build_inverter(method, SMALL).requires_grad_(False).eval()
+    return build_inverter(method, small(method)).requires_grad_(False).eval()
 
 
 def inputs(count: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ops.checkpoints.bundle import Bundle
 from ops.editing.editor import Editor
-from ops.inversion.styleres import Inversion, Inverter, StyleRes
+from ops.inversion.inverter import Inversion, Inverter
+from ops.inversion.styleres import StyleRes
 from ops.metrics.attributes import AttributeClassifier, logits
 from ops.metrics.edits import PlannedEdit, both_signs
 from ops.metrics.evaluation import EXAMPLES, TIMED_FACES, Evaluator, Measured
@@ -178,7 +179,7 @@ class PaintsOver(Inverter):
 
     def __init__(self, model: StyleRes) -> None:
         super().__init__()
-        self.inner, self.config = model, model.config
+        self.inner, self.config, self.generator = model, model.config, model.generator
 
     def invert(self, images: Tensor) -> Inversion:
         return Inversion(self.inner.invert(images).wplus_NLD, images)
@@ -193,7 +194,7 @@ class Pastes(Inverter):
 
     def __init__(self, model: StyleRes) -> None:
         super().__init__()
-        self.inner, self.config = model, model.config
+        self.inner, self.config, self.generator = model, model.config, model.generator
 
     def invert(self, images: Tensor) -> Inversion:
         code = self.inner.invert(images).wplus_NLD

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from jobs.train import perceptual_files
 from ops.checkpoints.errors import CheckpointError
 from ops.metrics.networks.lpips_alex import LpipsAlex
 from ops.metrics.networks.vgg16 import Vgg16Block4
-from ops.training.e0 import E0Settings
 from ops.training.perceptual import (
     EfficientNetFeatures,
     LpipsPerceptual,
@@ -27,8 +25,7 @@ from ops.training.perceptual import (
     same_conv,
 )
 from ops.training.presets import Preset, residual_preset
-from ops.training.run import TrainingPlan, perceptual_of
-from ops.training.trainer import LoopSettings
+from ops.training.run import perceptual_of
 
 
 @pytest.mark.parametrize(("kernel", "stride", "side"), [(3, 1, 8), (5, 1, 7), (3, 2, 8), (5, 2, 8), (3, 2, 7)])
@@ -108,8 +105,7 @@ def test_lpips_by_path_is_a_training_loss(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = LpipsAlex()
     torch.save(network.state_dict(), tmp_path / "lpips.pth")
-    plan = TrainingPlan("", "", "", "mini", E0Settings(), LoopSettings(images=1, batch=1))
-    lpips, features = perceptual_of(replace(plan, perceptual_weights=(str(tmp_path / "lpips.pth"),)), 64, torch.device("cpu"))
+    lpips, features = perceptual_of((str(tmp_path / "lpips.pth"),), 64, torch.device("cpu"))
     assert isinstance(lpips, LpipsPerceptual) and features is None
     images = (torch.rand(2, 3, 64, 64) * 2 - 1).requires_grad_()
     targets = (torch.rand(2, 3, 64, 64) * 2 - 1).requires_grad_()
@@ -119,11 +115,11 @@ def test_lpips_by_path_is_a_training_loss(tmp_path: Path) -> None:
     distance.sum().backward()
     assert images.grad is not None and images.grad.any() and targets.grad is None
     torch.save(Vgg16Block4().state_dict(), tmp_path / "vgg.pth")
-    vgg, _ = perceptual_of(replace(plan, perceptual_weights=(str(tmp_path / "vgg.pth"),)), 64, torch.device("cpu"))
+    vgg, _ = perceptual_of((str(tmp_path / "vgg.pth"),), 64, torch.device("cpu"))
     assert isinstance(vgg, VggPerceptual)
     with pytest.raises(CheckpointError, match="heads"):
         torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "alexnet.pth")
-        perceptual_of(replace(plan, perceptual_weights=(str(tmp_path / "alexnet.pth"),)), 64, torch.device("cpu"))
+        perceptual_of((str(tmp_path / "alexnet.pth"),), 64, torch.device("cpu"))
 
 
 def test_one_perceptual_network_at_a_time() -> None:
