@@ -180,6 +180,7 @@ class Crew:
         # One object for all workers: a hundred of them do not cost a hundred copies.
         self.shared = ray.put((tuple(course.stages), course.ledger))
         self.checked = self.told = time.monotonic()
+        self.idle_since: float | None = None
         self.metrics = Metrics()
 
     # -------------------------------------------------------------------------------------------------- the loop
@@ -196,7 +197,10 @@ class Crew:
                 self._hire()
                 if not self.hands:
                     self._wait_for_room()
+                elif all(hand.where is not None for hand in self.hands):
+                    self._wait_for_another_kind()
                 continue
+            self.idle_since = None
             done, _ = ray.wait(references, num_returns=1, timeout=CHECK_SECONDS)
             for reference in done:
                 self._receive(reference)
@@ -381,6 +385,19 @@ class Crew:
                     "rest: see `ray status`, or wait for them to end"
                 )
             time.sleep(1.0)
+
+    def _wait_for_another_kind(self) -> None:
+        """Those who are there cannot do what is left, and there is no room for one who can; or it is just being given out."""
+        now = time.monotonic()
+        if self.idle_since is None:
+            self.idle_since = now
+            return
+        if now - self.idle_since > self.settings.start_seconds:
+            raise ResourceError(
+                f"waited {self.settings.start_seconds:g} s for a worker with {self.kinds[0]}, which the items that are left "
+                f"need; {resources_line()}. Other jobs hold the rest: see `ray status`, or wait for them to end"
+            )
+        time.sleep(min(1.0, now - self.idle_since))
 
     def _hire(self) -> None:
         """As many workers as free resources, `workers` and the work at hand allow."""

@@ -42,7 +42,9 @@ def edited(
 ) -> flow.Summary:
     """Edit the sources; the store and the files are below the folder."""
     store = open_store(folder / "store", bundle, "float32")
-    settings = flow.RenderSettings(PlanSettings(parse_edits(["warm=1"])), encode=EncodeOptions(codec="ffv1", gop_frames=8))
+    settings = flow.RenderSettings(
+        PlanSettings(parse_edits(["warm=1"])), encode=EncodeOptions(codec="ffv1", gop_frames=8), sheet_frames=0
+    )
     compute = flow.Compute("cpu", "fp32", 4, 8)
     outputs = Outputs(str(folder / "out"), suffixes=(".mkv",))
     return flow.edit(

@@ -19,6 +19,7 @@ from torch import Tensor
 from ops.checkpoints.bundle import Bundle
 from ops.editing.editor import Editor
 from ops.inversion.inverter import Inversion, Inverter
+from ops.inversion.methods import Method
 from ops.inversion.styleres import StyleRes
 from ops.metrics.attributes import AttributeClassifier, logits
 from ops.metrics.edits import PlannedEdit, both_signs
@@ -165,6 +166,21 @@ def test_faces_without_labels_are_measured_without_attributes(bundle: Bundle, fa
     counts = {one.count for one in measured.measurements if one.metric.name == "ghost"}
     assert counts == {COUNT}, "both signs of every face"
     assert evaluator.unedited("source") == ()
+
+
+@pytest.mark.parametrize("method", ["psp", "restyle", "hfgi", "hyperstyle", "sfe"])
+def test_every_method_is_measured_as_it_is(tmp_path: Path, face_file: Path, method: Method) -> None:
+    """With what it keeps beside W+: the L2 is that of its own invert and generate; ghosts are seen against its code alone."""
+    bundle = tiny.tiny_bundle(tmp_path / method, method=method)
+    model = bundle.load()
+    (measured,) = evaluator_of(face_file, (WARM,)).measure(model, bundle.editors(), method)
+    images = images_from_crops(open_faces(face_file, 32, "held_out", limit=COUNT).crops(0, COUNT))
+    with torch.no_grad():
+        found = [model.invert(part) for part in images.split(8)]
+        shown = torch.cat([model.generate(one.wplus_NLD, one.detail) for one in found])
+    levels = images_from_crops(crops_from_images(shown))
+    assert number(values(measured), "L2") == pytest.approx(float((levels - images).square().mean()), rel=1e-3)
+    assert any(name == "ghost" for name, _, _ in values(measured))
 
 
 def test_a_target_edit_has_no_way_back(bundle: Bundle, face_file: Path) -> None:
