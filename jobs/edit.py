@@ -46,7 +46,7 @@ def edit(
     residual_codec: options.Codec = "float16",
     smoothing: options.Smoothing = "none",
     smoothing_seconds: options.SmoothingSeconds = None,
-    paste: options.PasteMode = "delta",
+    paste: options.PasteMode = "composite",
     mask: options.Mask = "soft",
     color_match: options.ColorMatch = False,
     codec: options.VideoCodec = "libx264",

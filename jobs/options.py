@@ -82,8 +82,12 @@ SmoothingSeconds = Annotated[
     float | None, typer.Option("--smoothing-seconds", help="Width of the smoothing; the filter's default if not given.")
 ]
 PasteMode = Annotated[
-    Literal["delta", "replace"],
-    typer.Option("--paste", help="delta: add only what the edit changed; replace: the generated face."),
+    Literal["delta", "composite", "replace"],
+    typer.Option(
+        "--paste",
+        help="delta: add only what the edit changed; composite: where it changed structure, show the generated face instead; "
+        "replace: the generated face.",
+    ),
 ]
 Mask = Annotated[Literal["soft", "face"], typer.Option("--mask", help="face: the shape of the face.")]
 ColorMatch = Annotated[bool, typer.Option("--color-match", help="Match the colours of the source's crop.")]

@@ -30,7 +30,7 @@ def render(
     progress: options.ProgressMode = "auto",
     smoothing: options.Smoothing = "none",
     smoothing_seconds: options.SmoothingSeconds = None,
-    paste: options.PasteMode = "delta",
+    paste: options.PasteMode = "composite",
     mask: options.Mask = "soft",
     color_match: options.ColorMatch = False,
     codec: options.VideoCodec = "libx264",

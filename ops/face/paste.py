@@ -2,6 +2,9 @@
 
 delta     frame + mask · warp(edited - reference). The frame's own detail and grain stay; no difference, no
           change: where edited equals reference the result is the frame, bit for bit.
+composite frame + mask · (m · (warp(edited + L(source - reference)) - frame) + (1 - m) · warp(L(edited - reference))). Where
+          the edit changed structure, m, what the model drew in the tone of the source: a mouth that `delta` would add to
+          the old one takes its place. Elsewhere the frame, with the edit's change of tone, L; no difference, no change.
 replace   frame + mask · (warp(edited) - frame). Shows exactly what the model drew, at the model's resolution.
 
 Convention: as in `align` (TL BL BR TR, integer coordinate = pixel centre). The warp is made so that a crop
@@ -30,11 +33,18 @@ class PasteError(ValueError):
     """A paste that cannot be made as asked. The message says what was expected and what came."""
 
 
+PasteMode = Literal["delta", "composite", "replace"]
+# Of `_structure`, in shares of the crop's side: what is wider is tone; how far around a changed edge is changed.
+TONE_SHARE: Final = 9 / 64
+EDGE_SHARE: Final = 5 / 64
+STRUCTURE_FROM, STRUCTURE_TO = 0.02 * 127.5, 0.06 * 127.5  # grey levels; lower than in training: what moved at all is redrawn
+
+
 @dataclass(frozen=True)
 class PasteSettings:
     """How an edited crop goes back into its frame."""
 
-    mode: Literal["replace", "delta"] = "delta"
+    mode: PasteMode = "delta"
     mask: MaskSettings = field(default_factory=MaskSettings)
     color_match: bool = False
     """Scale (and, in replace, shift) each channel so that the *reconstruction* has the source crop's mean and
@@ -66,7 +76,7 @@ def paste(
 
     frame       uint8 [H, W, 3] RGB.
     edited      float [h, w, 3] RGB in 0..255, unclipped values allowed; square for faces.
-    reference   the model's reconstruction without an edit, like `edited`; needed by mode "delta".
+    reference   the model's reconstruction without an edit, like `edited`; needed by all modes but "replace".
     quad_42     where the crop was cut.
     landmarks   [5, 2] or [68, 2] in source pixels; needed by mask kind "face".
     strength    0..1, multiplies the mask (fades at gaps, at a track's ends); 0 returns a copy of the frame.
@@ -87,22 +97,56 @@ def paste(
     if settings.color_match:
         measured = layer if reference is None else np.asarray(reference, np.float32)
         gain, offset = _colour_match(frame, measured, quad_42, settings.mask, landmarks)
-    if settings.mode == "delta":
-        assert reference is not None  # _check has seen to it
-        layer = (layer - np.asarray(reference, np.float32)) * gain
-    else:
-        layer = layer * gain + offset
+    size = (x1 - x0, y1 - y0)
+    source = frame[y0:y1, x0:x1].astype(np.float32)
+    match settings.mode:
+        case "delta":
+            assert reference is not None  # _check has seen to it
+            change = _warp_layer((layer - np.asarray(reference, np.float32)) * gain, quad_42, shift, size)
+        case "composite":
+            assert reference is not None
+            change = _composite_change(frame, source, layer, np.asarray(reference, np.float32), gain, quad_42, shift, size)
+        case "replace":
+            change = _warp_layer(layer * gain + offset, quad_42, shift, size) - source
 
     mask = _mask(MASK_SIZE, frame, quad_42, settings.mask, landmarks)
-    weight = _warp_mask(mask, quad_42, shift, (x1 - x0, y1 - y0), beyond_is_zero=settings.mask.kind != "edges")
-    warped = _warp_layer(layer, quad_42, shift, (x1 - x0, y1 - y0))
-    source = frame[y0:y1, x0:x1].astype(np.float32)
-    change = warped if settings.mode == "delta" else warped - source
+    weight = _warp_mask(mask, quad_42, shift, size, beyond_is_zero=settings.mask.kind != "edges")
     change *= (weight * np.float32(strength))[:, :, None]
     # Where the weight is 0 the change is 0 and the sum is the source's own integer: no select is needed to
     # keep it.
     out[y0:y1, x0:x1] = np.clip(np.rint(source + change), 0.0, 255.0).astype(np.uint8)
     return out
+
+
+def _composite_change(
+    frame: np.ndarray,
+    source: np.ndarray,
+    edited: np.ndarray,
+    reference: np.ndarray,
+    gain: np.ndarray,
+    quad_42: np.ndarray,
+    source_from_window: np.ndarray,
+    wh: tuple[int, int],
+) -> np.ndarray:
+    """What mode "composite" adds to the window's pixels, float32 [h, w, 3]; `source` are those pixels."""
+    difference = (edited - reference) * gain
+    tone = _smoothed(difference, TONE_SHARE)
+    structure = _smoothed(np.abs(difference - tone).mean(axis=2), EDGE_SHARE)
+    changed = np.clip((structure - STRUCTURE_FROM) / (STRUCTURE_TO - STRUCTURE_FROM), 0.0, 1.0)
+    if not changed.any():
+        return _warp_layer(tone, quad_42, source_from_window, wh)
+    crop = crop_face(frame, quad_42, edited.shape[:2]).astype(np.float32)
+    drawn = _warp_layer(edited + _smoothed(crop - reference, TONE_SHARE), quad_42, source_from_window, wh)
+    where = _warp_mask(changed, quad_42, source_from_window, wh, beyond_is_zero=True)[:, :, None]
+    return where * (drawn - source) + (1 - where) * _warp_layer(tone, quad_42, source_from_window, wh)
+
+
+def _smoothed(layer: np.ndarray, share: float) -> np.ndarray:
+    """Box mean over `share` of the shorter side, an odd number of pixels, twice."""
+    side = 2 * round((share * min(layer.shape[:2]) - 1) / 2) + 1
+    for _ in range(2):
+        layer = cv2.blur(layer, (side, side), borderType=cv2.BORDER_REPLICATE)
+    return layer
 
 
 def _window(quad_42: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
@@ -197,8 +241,9 @@ def _check(
         raise PasteError(f"paste: expected a frame uint8 [H, W, 3] RGB, got {frame.dtype} {list(frame.shape)}.")
     if edited.ndim != 3 or edited.shape[2] != 3 or 0 in edited.shape:
         raise PasteError(f"paste: expected an edited crop [h, w, 3] in 0..255, got {list(edited.shape)}.")
-    if settings.mode == "delta" and reference is None:
-        raise PasteError("paste: mode 'delta' needs the reconstruction as reference; pass it, or use mode 'replace'.")
+    if settings.mode != "replace" and reference is None:
+        needs = f"mode {settings.mode!r} needs the reconstruction as reference"
+        raise PasteError(f"paste: {needs}; pass it, or use mode 'replace'.")
     if reference is not None and reference.shape != edited.shape:
         raise PasteError(f"paste: expected a reference of shape {list(edited.shape)}, got {list(reference.shape)}.")
     if not (np.isfinite(edited).all() and (reference is None or np.isfinite(reference).all())):

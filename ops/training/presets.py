@@ -101,6 +101,7 @@ def residual_preset(preset: Preset) -> tuple[ResidualSettings, LoopSettings]:
         identity_weight=0.1,
         adversarial_weight=0.1,
         regulariser_weight=5.0,
+        edit_share=0.5,
         composite_weight=0.0,
         direction_share=0.0,
         cycle_pixel_weight=0.0,

@@ -53,7 +53,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 class ResidualSettings:
     """Weights are per sample: a loss that concerns half of the samples counts half as much in the whole."""
 
-    learning_rate: float = 5e-4
+    learning_rate: float = 8e-4
     discriminator_learning_rate: float = 5e-4
     pixel_weight: float = 6.0
     perceptual_weight: float = 2.0
@@ -62,17 +62,17 @@ class ResidualSettings:
     regulariser_weight: float = 0.1
     regularised: Literal["delta", "gated"] = "delta"
     """mean |dF|, or mean |g dF|."""
-    edit_share: float = 0.5
+    edit_share: float = 0.65
     """Share of samples that are edited."""
     alpha: tuple[float, float] = (4.0, 5.0)
-    composite_weight: float = 6.0
+    composite_weight: float = 20.0
     """On `composite_loss`, which the paper does not have; 0 is the paper's loss. See docs/decisions/0005."""
-    direction_share: float = 0.75
+    direction_share: float = 0.85
     """Share of simulated edits that go along one of the given directions instead of towards a random code."""
     direction_strength: tuple[float, float] = (0.7, 4.0)
     """Range of the strength of these, either sign."""
-    cycle_pixel_weight: float = 1.0
-    cycle_perceptual_weight: float = 0.5
+    cycle_pixel_weight: float = 0.5
+    cycle_perceptual_weight: float = 0.25
     cycle_identity_weight: float = 0.0
     cycle_on: Literal["edited", "all"] = "edited"
     reversal: Literal["subtract", "affine"] = "subtract"

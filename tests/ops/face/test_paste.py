@@ -7,7 +7,7 @@ import pytest
 
 from ops.face.align import crop_face, crop_from_source, ffhq_quad, source_from_crop, transform_points
 from ops.face.mask import MaskError, MaskSettings, build_mask, face_mask, soft_mask
-from ops.face.paste import PasteError, PasteSettings, paste
+from ops.face.paste import PasteError, PasteMode, PasteSettings, paste
 from tests.ops.face.media import face_at
 
 FACE = face_at(220.4, 170.8, 110.0, angle=0.35)
@@ -27,16 +27,17 @@ def smooth_frame(height: int = 360, width: int = 480) -> np.ndarray:
 
 @pytest.mark.parametrize("mask", BOTH_MASKS, ids=lambda m: m.kind)
 @pytest.mark.parametrize("color_match", [False, True])
-def test_no_difference_is_the_frame_bit_for_bit(mask: MaskSettings, color_match: bool) -> None:
+@pytest.mark.parametrize("mode", ["delta", "composite"])
+def test_no_difference_is_the_frame_bit_for_bit(mask: MaskSettings, color_match: bool, mode: PasteMode) -> None:
     frame = noise_frame()
     crop = np.random.default_rng(1).normal(128, 80, (64, 64, 3)).astype(np.float32)
-    settings = PasteSettings(mask=mask, color_match=color_match)
+    settings = PasteSettings(mode=mode, mask=mask, color_match=color_match)
     out = paste(frame, crop, crop.copy(), QUAD, settings, FACE.landmarks_52)
     assert (out == frame).all()
     assert out is not frame
 
 
-@pytest.mark.parametrize("mode", ["delta", "replace"])
+@pytest.mark.parametrize("mode", ["delta", "composite", "replace"])
 @pytest.mark.parametrize("mask", BOTH_MASKS, ids=lambda m: m.kind)
 @pytest.mark.parametrize("size", [32, 64, 512])
 def test_outside_the_mask_the_frame_is_untouched_and_inside_it_is_not(mode: str, mask: MaskSettings, size: int) -> None:
@@ -53,7 +54,7 @@ def test_outside_the_mask_the_frame_is_untouched_and_inside_it_is_not(mode: str,
     assert (out[outside] == frame[outside]).all()
     if mask.kind == "soft":
         deep = from_rim >= mask.margin + mask.feather + 0.02
-        expected = np.clip(frame.astype(int) + 100, 0, 255) if mode == "delta" else np.full_like(frame, 228)
+        expected = np.clip(frame.astype(int) + 100, 0, 255) if mode != "replace" else np.full_like(frame, 228)
         assert (out[deep] == expected[deep]).all()
         assert deep.sum() > 1000
 
@@ -184,3 +185,30 @@ def test_bad_mask_settings_are_refused() -> None:
         MaskSettings(margin=0.3, feather=0.3)
     with pytest.raises(MaskError, match="face_grow"):
         MaskSettings(face_grow=0.0)
+
+
+def test_a_composite_redraws_what_changed_and_leaves_the_rest_sharp() -> None:
+    """A dark mouth becomes a bright one: `delta` leaves the source's own lines in it, the composite does not."""
+    size = 64
+    frame = smooth_frame()
+    lines = frame.astype(np.float32)
+    lines[:, ::3] -= 60  # detail that a small model does not see
+    frame = np.clip(lines, 0, 255).astype(np.uint8)
+    reference = crop_face(frame, QUAD, size).astype(np.float32)
+    reference = reference.mean(axis=(0, 1), keepdims=True) + 0 * reference
+    edited = reference.copy()
+    edited[40:46, 24:40] += 90
+    edited[46:50, 24:40] -= 70
+    out = {m: paste(frame, edited, reference, QUAD, PasteSettings(mode=m)) for m in ("delta", "composite")}  # type: ignore[arg-type]
+    crops = {name: crop_face(picture, QUAD, 256).astype(np.float32) for name, picture in {**out, "frame": frame}.items()}
+    mouth, brow = (slice(168, 180), slice(110, 146)), (slice(70, 90), slice(60, 190))
+
+    def detail(name: str, where: tuple[slice, slice]) -> float:
+        return float(np.abs(np.diff(crops[name][where], axis=1)).mean())
+
+    assert detail("delta", mouth) > 0.8 * detail("frame", mouth)
+    assert detail("composite", mouth) < 0.35 * detail("frame", mouth)
+    assert detail("composite", brow) == pytest.approx(detail("frame", brow), rel=0.02)
+    # Both show the edit.
+    for mode in ("delta", "composite"):
+        assert (crops[mode][mouth].mean() - crops["frame"][mouth].mean()) > 50

@@ -116,7 +116,7 @@ def test_every_term_is_what_the_equations_say(model: StyleRes) -> None:
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(value, rel=1e-4), name
     weights = {"adversarial": 0.03, "regulariser": 0.1, "pixel": 6, "perceptual": 2}
-    weights |= {"cycle_pixel": 1, "cycle_perceptual": 0.5, "composite": 6}
+    weights |= {"cycle_pixel": 0.5, "cycle_perceptual": 0.25, "composite": 20}
     assert float(total) == pytest.approx(sum(weights[name] * value for name, value in expected.items()), rel=1e-4)
 
 
@@ -186,7 +186,7 @@ def test_discriminator_step_reaches_the_discriminator_and_penalises(model: Style
 
 def test_edits_along_directions_replace_their_share(model: StyleRes) -> None:
     directions = torch.eye(16)[:3]
-    settings = ResidualSettings(direction_share=0.5, direction_strength=(1.0, 2.0))
+    settings = ResidualSettings(edit_share=0.5, direction_share=0.5, direction_strength=(1.0, 2.0))
     drawn = draw_edits(model, 2000, directions, settings, torch.Generator().manual_seed(0))
     along = drawn.along_ND.any(dim=1)
     assert not (along & (drawn.alpha_N > 0)).any(), "a sample has one edit or none"
@@ -203,7 +203,7 @@ def test_a_weight_for_every_loss() -> None:
     names = ("pixel", "perceptual", "identity", "adversarial", "regulariser", "composite", "cycle_pixel", "cycle_identity")
     values = {name: torch.tensor(1.0) for name in names}
     settings = ResidualSettings(identity_weight=0.5, cycle_identity_weight=0.25)
-    assert math.isclose(float(weighted_sum(values, settings)), 6 + 2 + 0.5 + 0.03 + 0.1 + 6 + 1 + 0.25, rel_tol=1e-6)
+    assert math.isclose(float(weighted_sum(values, settings)), 6 + 2 + 0.5 + 0.03 + 0.1 + 20 + 0.5 + 0.25, rel_tol=1e-6)
 
 
 def test_identities_never_cross_splits() -> None:
