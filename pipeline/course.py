@@ -169,6 +169,7 @@ class Course:
         self._queues: list[deque[Chunk]] = [deque() for _ in stages]
         self._underway: dict[str, Underway] = {}
         self._held: deque[Source] = deque()  # of the same bytes as one in flight
+        self._left = set() if ledger is None else ledger.left(self.stages)
         self._began = time.monotonic()
         self._ahead_frames = 1
 
@@ -340,9 +341,12 @@ class Course:
                 upstream = seal.after or upstream  # of its own since a track was deleted
                 best = (at + 1, seal, upstream)
         if best is not None:
+            before = state.at
             state.at, seal, state.upstream = best
             if not tell:
                 return state.at
+            if source.source_id in self._left:
+                self.ledger.forget(self.stages[before : state.at], source.source_id)
             lost = lost_of(seal.failures)
             self.summary.fail(lost)
             state.lost = state.lost or bool(lost)

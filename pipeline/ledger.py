@@ -22,7 +22,7 @@ from typing import Any, final
 
 import schemas
 from pipeline.parts import Written
-from pipeline.places import Place, exists, joined, listed, place, remove, remove_tree, size_of, write_text
+from pipeline.places import Place, exists, folders, joined, listed, place, remove, remove_tree, size_of, write_text
 from pipeline.stage import Chunk, Outcome, Result, Source, Stage, gaps
 from pipeline.store import Store
 from schemas import Failure
@@ -56,6 +56,11 @@ def key_of(stage: Stage, source: Source, upstream: str) -> str:
 def after(key: str, covered: Sequence[tuple[int, int]]) -> str:
     """What the next stage depends on: this one's key, and which frames of it there are (a lost chunk leaves a gap)."""
     return digest(key, merged(covered))
+
+
+def _names(stages: Sequence[Stage]) -> list[str]:
+    """Folders of the ledger that stages have."""
+    return [name for stage in stages for name in (stage.name, stage.seals) if name is not None]
 
 
 @dataclass(frozen=True)
@@ -174,12 +179,16 @@ class Ledger:
     def forget(self, stages: Sequence[Stage], source_id: str) -> None:
         """Entries that a manifest has taken the place of, and files that only served to get there."""
         for stage in stages:
-            remove_tree(self._folder(stage.name, source_id))
-            if stage.seals is not None:
-                remove_tree(self._folder(stage.seals, source_id))
+            # Entries last: as long as there are any, `left` knows of the rest.
             for name in stage.writes:
                 if name.startswith("work/"):
                     remove_tree(joined(self.store.root, f"{name}/{source_id}"))
+            for name in _names([stage]):
+                remove_tree(self._folder(name, source_id))
+
+    def left(self, stages: Sequence[Stage]) -> set[str]:
+        """Sources that have entries of these stages: unfinished, or finished by a run that was killed before it forgot them."""
+        return {source_id for name in _names(stages) for source_id in folders(joined(self.store.root, f"ledger/{name}"))}
 
     def _folder(self, stage: str, source_id: str) -> Place:
         return joined(self.store.root, f"ledger/{stage}/{source_id}")

@@ -87,7 +87,7 @@ def test_no_edit_is_the_source_bit_for_bit_and_an_edit_reaches_where_it_should(
     assert summary.counts["frames"] == 30
     assert all(np.array_equal(a, b) for a, b in zip(decode_all(still)[1], frames, strict=True))
     (video,), summary = tiny.rendered(tmp_path / "edited", store, [clip], bundle, "warm=3", sheet_frames=2)
-    assert summary.counts["edits"] == 30 and not summary.failures and video.with_suffix(".png").exists()
+    assert summary.counts["edits"] == 30 and not summary.failures and video.with_suffix(".contact_sheet.png").exists()
     moved = np.mean([np.abs(a.astype(int) - b).max(axis=2) for a, b in zip(decode_all(video)[1], frames, strict=True)], axis=0)
     if bundle.framing.crop == "none":
         rim = np.concatenate([moved[0], moved[-1], moved[:, 0], moved[:, -1]])
