@@ -13,6 +13,7 @@ import typer
 from ops.checkpoints.bundle import Bundle, open_method
 from ops.device import Device
 from ops.editing.smoothing import SmoothingSettings
+from ops.face import paste
 from ops.face.detect import DetectorSettings
 from ops.face.mask import MaskSettings
 from ops.face.paste import PasteError, PasteSettings
@@ -82,7 +83,7 @@ SmoothingSeconds = Annotated[
     float | None, typer.Option("--smoothing-seconds", help="Width of the smoothing; the filter's default if not given.")
 ]
 PasteMode = Annotated[
-    Literal["delta", "composite", "replace"],
+    paste.PasteMode,
     typer.Option(
         "--paste",
         help="delta: add only what the edit changed; composite: where it changed structure, show the generated face instead; "

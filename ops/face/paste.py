@@ -34,7 +34,7 @@ class PasteError(ValueError):
 
 
 PasteMode = Literal["delta", "composite", "replace"]
-# Of `_structure`, in shares of the crop's side: what is wider is tone; how far around a changed edge is changed.
+# Of `_composite_change`, in shares of the crop's side: what is wider is tone; how far around a changed edge is changed.
 TONE_SHARE: Final = 9 / 64
 EDGE_SHARE: Final = 5 / 64
 STRUCTURE_FROM, STRUCTURE_TO = 0.02 * 127.5, 0.06 * 127.5  # grey levels; lower than in training: what moved at all is redrawn
