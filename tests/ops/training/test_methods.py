@@ -230,7 +230,8 @@ def test_a_perspective_is_opencvs_and_no_perspective_is_none() -> None:
 
 
 def test_a_homography_sends_its_four_points_where_they_belong() -> None:
-    source, target = torch.rand(2, 5, 4, 2).unbind(0)
+    square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    source, target = (square + 0.3 * torch.rand(2, 5, 4, 2, generator=torch.Generator().manual_seed(0))).unbind(0)
     matrices = homography(source, target)
     sent = torch.cat([source, torch.ones(5, 4, 1)], dim=2) @ matrices.transpose(1, 2)
     torch.testing.assert_close(sent[..., :2] / sent[..., 2:], target, rtol=1e-3, atol=1e-3)
