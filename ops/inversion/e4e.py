@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ops.inversion.ir import Group, check_images, ir_se_body, stem, tapped
 from ops.pointwise import Pointwise
+from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.generator import FullyConnected
 
 HEAD_SLOPE = 0.01  # PyTorch's default slope, not StyleGAN2's 0.2
@@ -54,6 +55,14 @@ class E4eConfig:
     @property
     def has_pyramid(self) -> bool:
         return self.coarse_rows < self.num_ws
+
+    def against(self, generator: StyleGAN2Config, *, image_channels: int = 3) -> dict[str, tuple[object, object]]:
+        """For `misfits`: what it must have in common with the generator whose codes it gives."""
+        return {
+            "rows of W+": (self.num_ws, generator.num_ws),
+            "width of W": (self.w_dim, generator.w_dim),
+            "channels of the encoder's images": (self.image_channels, image_channels),
+        }
 
 
 class StyleHead(nn.Module):

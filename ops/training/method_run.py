@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -33,10 +33,13 @@ from ops.training.methods import MethodSettings, MethodTask, Part, parts_of, sta
 from ops.training.presets import model_config
 from ops.training.run import (
     DIRECTIONS,
+    TrainingPlan,
+    bundle_weights,
     discriminator_on_prior,
     identity_network,
     perceptual_of,
     prior_weights,
+    run,
 )
 from ops.training.trainer import LoopSettings, Progress, TrainingError, load_result, train
 
@@ -66,6 +69,18 @@ class MethodPlan:
     def name(self) -> Part:
         """Of its files in `out`."""
         return self.task.part
+
+
+Plan = TrainingPlan | MethodPlan
+
+
+def run_plan(plan: Plan, worker: Worker | None = None, watch: Callable[[Progress], None] | None = None) -> int:
+    """Train what any plan says; => images seen in all. Raises as `run` and `run_method` do."""
+    match plan:
+        case TrainingPlan():
+            return run(plan, worker, watch)
+        case MethodPlan():
+            return run_method(plan, worker, watch)
 
 
 def run_method(plan: MethodPlan, worker: Worker | None = None, watch: Callable[[Progress], None] | None = None) -> int:
@@ -263,11 +278,6 @@ def method_bundle(method: Method, prior: Path, out: Path, base: str | None, fold
     """Write what was trained of a method as a bundle, with the edits of its base. Raises TrainingError for missing parts."""
     model = model_for(method, prior, out, base, parts_in(method))
     entries, directions = edits_of(out, base)
-    weights: Mapping[str, Tensor] = {
-        # Trained parts in half the space; the generator stays as it was given. Integer counters stay integers.
-        name: tensor.half() if tensor.is_floating_point() and not name.startswith("generator.") else tensor
-        for name, tensor in model.state_dict().items()
-    }
     card = f"# {folder.name}\n\nA {method} model trained by `styleres train method`, on the prior and encoder of its base.\n"
     return write_bundle(
         folder,
@@ -276,7 +286,7 @@ def method_bundle(method: Method, prior: Path, out: Path, base: str | None, fold
         config=mini_sizes(method, read_prior_config(prior)),
         licence=licence,
         edits=entries,
-        weights=weights,
+        weights=bundle_weights(model),
         directions=directions,
         card=card,
     )

@@ -265,6 +265,14 @@ def model_on_prior(prior: Path, preset: Preset, *, without_e2: bool = False) -> 
     return model
 
 
+def bundle_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Trained parts in half the space; the generator stays as it was given, and integer counters stay integers."""
+    return {
+        name: tensor.half() if tensor.is_floating_point() and not name.startswith("generator.") else tensor
+        for name, tensor in model.state_dict().items()
+    }
+
+
 def discriminator_on_prior(prior: Path, generator: StyleGAN2Config, size: int) -> Discriminator:
     """The prior's discriminator, of images of `size` px. Raises TrainingError where it has none, or one of others."""
     channels = {res: count for res, count in generator.channels.items() if res <= size}
