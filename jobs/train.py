@@ -58,7 +58,7 @@ from ops.training.presets import Preset, e0_preset, prior_preset, prior_sizes, r
 from ops.training.prior import PriorSettings
 from ops.training.residual import ResidualSettings, residual_parts
 from ops.training.run import DIRECTIONS, TrainingPlan, bundle_weights, changed, model_on_prior
-from ops.training.trainer import LoopSettings, load_result
+from ops.training.trainer import LoopSettings, load_result, result_weights
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode="markdown")
 
@@ -210,7 +210,8 @@ def bundle_command(
 ) -> None:
     """Write what was trained as a bundle; `styleres evaluate` then measures it into its card."""
     with explained():
-        model = model_on_prior(prior, preset)
+        without_e2 = "gates.projection.weight" in result_weights(out / "residual.pt")
+        model = model_on_prior(prior, preset, without_e2=without_e2)
         load_result(model.inverting()[0], out / "e0.pt")
         load_result(residual_parts(model), out / "residual.pt")
         entries = [EditEntry(**entry) for entry in json.loads((out / EDITS).read_text("utf-8"))]

@@ -165,6 +165,9 @@ class ResidualStep(nn.Module):
         super().__init__()
         if embed is None and max(settings.identity_weight, settings.cycle_identity_weight) > 0:
             raise TrainingError("an identity loss needs an identity network; give one (--identity-network) or weight 0")
+        if not settings.use_residual:
+            for parameter in model.inverting()[2].parameters():
+                torch.nn.init.zeros_(parameter)  # nothing trains them: a bundle made of this has no residual either
         self.model = model
         self.discriminate = discriminate
         self.perceptual, self.embed = [perceptual], [embed]  # lists: not sub-modules

