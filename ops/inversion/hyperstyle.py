@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, offset_styles, only, pooled
-from ops.inversion.ir import Group, check_images, ir_se_body, stem, tapped
+from ops.inversion.ir import Group, Pointwise, check_images, ir_se_body, stem, tapped
 from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.generator import FullyConnected, Generator, normal_init
 
@@ -143,7 +143,7 @@ class BasicBlock(nn.Module):
         self.downsample = (
             nn.Identity()
             if plain
-            else nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels))
+            else nn.Sequential(Pointwise(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,6 +25,21 @@ class SqueezeExcitation(nn.Module):
         return x * torch.sigmoid(self.fc2(F.relu(self.fc1(pooled))))
 
 
+class Pointwise(nn.Conv2d):
+    """A 1×1 convolution with a stride, without bias: takes every stride-th pixel, then convolves these.
+
+    The same numbers as a convolution with that stride, whose gradient in oneDNN 3.12 writes past its workspace where there are
+    fewer than 16 channels and more than one thread (uxlfoundation/oneDNN#6035): the process dies later, anywhere.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__(in_channels, out_channels, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = self.stride
+        return F.conv2d(x[:, :, ::rows, ::columns], self.weight)
+
+
 class IRUnit(nn.Module):
     """shortcut + BN, conv, PReLU, conv (with the stride), BN, and squeeze-excitation unless `squeeze` is off."""
 
@@ -42,9 +57,7 @@ class IRUnit(nn.Module):
         if in_channels == out_channels:
             self.shortcut_layer = nn.MaxPool2d(1, stride)
         else:
-            self.shortcut_layer = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
-            )
+            self.shortcut_layer = nn.Sequential(Pointwise(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.res_layer(x) + self.shortcut_layer(x)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ops.inversion.e4e import upsample_like
+from ops.inversion.ir import Pointwise
 
 SLOPE = 0.2
 
@@ -45,9 +46,7 @@ class ResLayer(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__()
         identity = in_channels == out_channels and stride == 1
-        self.shortcut_layer = (
-            nn.Identity() if identity else nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False))
-        )
+        self.shortcut_layer = nn.Identity() if identity else nn.Sequential(Pointwise(in_channels, out_channels, stride))
         self.res_layer = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 3, padding=1),
             nn.LeakyReLU(SLOPE, inplace=True),

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ops.inversion.e4e import E4eConfig, E4eEncoder
 from ops.inversion.inverter import Inversion, Inverter, Parts, bilinear, misfits, offset_styles, only
-from ops.inversion.ir import check_images, stem
+from ops.inversion.ir import Pointwise, check_images, stem
 from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.generator import Generator, Injection
 
@@ -133,9 +133,7 @@ class IResUnit(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
         self.downsample = (
-            nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels))
-            if first
-            else nn.Identity()
+            nn.Sequential(Pointwise(in_channels, channels, stride), nn.BatchNorm2d(channels)) if first else nn.Identity()
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ them from mapped codes. Rows may be freed one after the other (its progressive t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
@@ -15,7 +14,6 @@ from typing import final
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from ops.inversion.e4e import E4eEncoder
 from ops.inversion.styleres import StyleRes
@@ -30,7 +28,7 @@ from ops.training.losses import (
     r1_penalty,
 )
 from ops.training.residual import Distance, shown
-from ops.training.trainer import Step, Task, TrainingError, descend
+from ops.training.trainer import Learner, Step, Task, TrainingError
 
 
 @dataclass(frozen=True)
@@ -164,54 +162,41 @@ class E0Task(Task):
         picture: Callable[[], np.ndarray] | None = None,
     ):
         worker = worker or Worker()
-        self.model, self.settings, self.picture, self.clip_norm = model, settings, picture, clip_norm
+        self.model, self.settings, self.picture = model, settings, picture
         self.device = worker.device
         model.requires_grad_(False).eval()
-        self.encoder = model.inverting()[0].requires_grad_(True).train()
-        self.judge = LatentDiscriminator(model.config.generator.w_dim).to(worker.device)
-        self.learn = worker.wrap(E0Step(model, self.judge, perceptual, embed, settings, dtype))
-        self.learn_latent = worker.wrap(LatentStep(self.judge, settings.latent_r1_gamma))
-        self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
-        self.d_optimizer = torch.optim.Adam(self.judge.parameters(), lr=settings.latent_learning_rate, betas=(0.9, 0.99))
-        self.scaler = torch.amp.GradScaler(worker.device.type, enabled=dtype == torch.float16)
-        self.d_scaler = torch.amp.GradScaler(worker.device.type, enabled=False)
+        encoder = model.inverting()[0].requires_grad_(True).train()
+        judge = LatentDiscriminator(model.config.generator.w_dim).to(worker.device)
+        self.learn = worker.wrap(E0Step(model, judge, perceptual, embed, settings, dtype))
+        self.learn_latent = worker.wrap(LatentStep(judge, settings.latent_r1_gamma))
+        optimizer = torch.optim.Adam(encoder.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
+        d_optimizer = torch.optim.Adam(judge.parameters(), lr=settings.latent_learning_rate, betas=(0.9, 0.99))
+        self.encoder = Learner("encoder", encoder, optimizer, dtype, clip_norm=clip_norm)
+        self.judge = Learner("latent_discriminator", judge, d_optimizer, torch.float32, prefix="d_")
 
-    def trained(self) -> nn.Module:
-        return self.encoder
-
-    def state(self) -> dict[str, nn.Module | Optimizer | torch.amp.GradScaler]:
-        return {
-            "encoder": self.encoder,
-            "latent_discriminator": self.judge,
-            "optimizer": self.optimizer,
-            "d_optimizer": self.d_optimizer,
-            "scaler": self.scaler,
-        }
-
-    def optimizers(self) -> list[Optimizer]:
-        return [self.optimizer, self.d_optimizer]
+    def learners(self) -> list[Learner]:
+        return [self.encoder, self.judge]
 
     def step(self, step: Step) -> dict[str, Tensor]:
         settings, model = self.settings, self.model
         rows = settings.free_rows(step.index * step.batch, model.config.generator.num_ws)
-        self.judge.requires_grad_(False)
+        self.judge.module.requires_grad_(False)
         total, losses, wplus_NLD = self.learn(step.images, rows)
-        descend(total, self.optimizer, self.scaler, self.encoder, self.clip_norm)
+        self.encoder.step(total)
         if settings.latent_weight > 0:
             z = torch.randn(step.batch, model.config.generator.z_dim, generator=step.draws)[step.mine]
             with torch.no_grad():
                 real_ND = model.generator.mapping(z.to(self.device))
-            self.judge.requires_grad_(True)
-            loss = self.learn_latent(real_ND, wplus_NLD.flatten(0, 1))
-            descend(loss, self.d_optimizer, self.d_scaler, self.judge, math.inf)
-            losses["latent_discriminator"] = loss
+            self.judge.module.requires_grad_(True)
+            losses["latent_discriminator"] = self.learn_latent(real_ND, wplus_NLD.flatten(0, 1))
+            self.judge.step(losses["latent_discriminator"])
         return losses
 
     def pictures(self) -> np.ndarray | None:
         if self.picture is None:
             return None
-        self.encoder.eval()
+        self.encoder.module.eval()
         try:
             return self.picture()
         finally:
-            self.encoder.train()
+            self.encoder.module.train()

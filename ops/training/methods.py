@@ -21,7 +21,6 @@ from typing import Literal, final
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from ops.inversion.hfgi import Hfgi
 from ops.inversion.hyperstyle import DeltaMaps, HyperStyle
@@ -30,7 +29,7 @@ from ops.inversion.sfe import Detail, Sfe
 from ops.training.distributed import Worker
 from ops.training.losses import Embedder, identity_loss, pixel_loss
 from ops.training.residual import Distance
-from ops.training.trainer import Step, Task, TrainingError, descend
+from ops.training.trainer import Learner, Step, Task, TrainingError
 from ops.training.warp import random_perspective
 
 Part = Literal["w-encoder", "hyperstyle", "hfgi", "sfe-inverter", "sfe-editor"]
@@ -326,29 +325,23 @@ class MethodTask(Task):
     ):
         worker = worker or Worker()
         self.name = settings.part
-        self.model, self.settings, self.picture, self.clip_norm = model, settings, picture, clip_norm
+        self.model, self.settings, self.picture = model, settings, picture
         self.device = worker.device
         model.requires_grad_(False).eval()
         model.feature_dtype = dtype
         self.lesson = lesson_of(model, perceptual, embed, settings, directions_KD)
         self.lesson.learnt.train()
         self.learn = worker.wrap(self.lesson)
-        self.optimizer = torch.optim.Adam(self.lesson.learnt.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
-        self.scaler = torch.amp.GradScaler(worker.device.type, enabled=dtype == torch.float16)
+        optimizer = torch.optim.Adam(self.lesson.learnt.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
+        self.parts = Learner("parts", self.lesson.learnt, optimizer, dtype, clip_norm=clip_norm)
 
-    def trained(self) -> nn.Module:
-        return self.lesson.learnt
-
-    def state(self) -> dict[str, nn.Module | Optimizer | torch.amp.GradScaler]:
-        return {"parts": self.lesson.learnt, "optimizer": self.optimizer, "scaler": self.scaler}
-
-    def optimizers(self) -> list[Optimizer]:
-        return [self.optimizer]
+    def learners(self) -> list[Learner]:
+        return [self.parts]
 
     def step(self, step: Step) -> dict[str, Tensor]:
         drawn = {name: rows[step.mine].to(self.device) for name, rows in self.lesson.draw(step.batch, step.draws).items()}
         total, losses = self.learn(Batch(step.images, drawn, step.index * step.batch))
-        descend(total, self.optimizer, self.scaler, self.lesson.learnt, self.clip_norm)
+        self.parts.step(total)
         return losses
 
     def pictures(self) -> np.ndarray | None:

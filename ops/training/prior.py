@@ -14,7 +14,6 @@ Legend: N batch, Q codes in the queue, K directions, L rows of W+, D width of W,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, final
@@ -23,7 +22,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from ops.inversion.e4e import E4eEncoder
 from ops.metrics.fid import frechet_distance
@@ -34,7 +32,7 @@ from ops.training.augment import Augmentation, augment, draw_augmentation
 from ops.training.distributed import Worker
 from ops.training.losses import adversarial_loss, delta_regulariser, discriminator_loss, r1_penalty
 from ops.training.residual import Distance
-from ops.training.trainer import Step, Task, descend
+from ops.training.trainer import Learner, Step, Task
 
 Features = Callable[[Tensor], list[Tensor]]
 """images in [-1, 1] => feature maps [N, C, H, W], fine to coarse."""
@@ -306,7 +304,7 @@ class PriorTask(Task):
     ):
         """held_out: uint8 [N, R, R, 3], for pictures and the Frechet distance on `features`; without it, neither is made."""
         worker = worker or Worker()
-        self.learnt, self.discriminator, self.settings, self.dtype = learnt, discriminator, settings, dtype
+        self.learnt, self.settings, self.dtype = learnt, settings, dtype
         self.features, self.held_out, self.device, self.worker = features, held_out, worker.device, worker
         config = learnt.generator.config
         self.queue = CodeQueue(settings.queue, config.w_dim).to(worker.device)
@@ -323,44 +321,33 @@ class PriorTask(Task):
             {"params": list(learnt.generator.mapping.parameters()), "lr": rate * settings.mapping_rate},
             {"params": list(learnt.encoder.parameters()), "lr": settings.encoder_learning_rate, "betas": (0.9, 0.99)},
         ]
-        self.optimizer = torch.optim.Adam(groups, lr=rate, betas=(0.0, 0.99))
-        self.d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=rate, betas=(0.0, 0.99))
-        self.scaler = torch.amp.GradScaler(worker.device.type, enabled=dtype == torch.float16)
-        self.d_scaler = torch.amp.GradScaler(worker.device.type, enabled=dtype == torch.float16)
+        optimizer = torch.optim.Adam(groups, lr=rate, betas=(0.0, 0.99))
+        d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=rate, betas=(0.0, 0.99))
+        self.learner = Learner("learnt", learnt, optimizer, dtype)
+        self.discriminator = Learner("discriminator", discriminator, d_optimizer, dtype, prefix="d_")
 
-    def trained(self) -> nn.Module:
-        return self.learnt
+    def learners(self) -> list[Learner]:
+        return [self.learner, self.discriminator]
 
-    def state(self) -> dict[str, nn.Module | Optimizer | torch.amp.GradScaler]:
-        return {
-            "learnt": self.learnt,
-            "queue": self.queue,
-            "discriminator": self.discriminator,
-            "optimizer": self.optimizer,
-            "d_optimizer": self.d_optimizer,
-            "scaler": self.scaler,
-            "d_scaler": self.d_scaler,
-        }
-
-    def optimizers(self) -> list[Optimizer]:
-        return [self.optimizer, self.d_optimizer]
+    def beside(self) -> dict[str, nn.Module]:
+        return {"queue": self.queue}
 
     def step(self, step: Step) -> dict[str, Tensor]:
         config, settings = self.learnt.generator.config, self.settings
         draws = draw(step, config.z_dim, config.w_dim, settings)
-        self.discriminator.requires_grad_(False)
+        self.discriminator.module.requires_grad_(False)
         self.learnt.generator.synthesis.requires_grad_(step.index * step.batch >= settings.settle_images)
         if step.index % settings.recolour_every == 0 and (codes_QD := self.queue.codes()) is not None:
             recolour(self.learnt.generator.mapping, codes_QD)
             self.worker.share(self.learnt.generator.mapping)
         due = settings.adversarial_weight > 0 and step.index % settings.adversarial_every == 0
         total, losses, fakes = self.learn(step.images, draws, due)
-        descend(total, self.optimizer, self.scaler, self.learnt, math.inf)
+        self.learner.step(total)
         if fakes is not None:
             penalise = step.index % (settings.adversarial_every * settings.r1_every) == 0
-            self.discriminator.requires_grad_(True)
+            self.discriminator.module.requires_grad_(True)
             losses["discriminator"] = self.judge(step.images, fakes, draws, penalise)
-            descend(losses["discriminator"], self.d_optimizer, self.d_scaler, self.discriminator, math.inf)
+            self.discriminator.step(losses["discriminator"])
         return losses
 
     @torch.no_grad()

@@ -12,7 +12,6 @@ Gradient stops: E0 and F run without gradients in both passes, so the cycle trai
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, final
@@ -21,7 +20,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from ops.inversion.residual import fuse
 from ops.inversion.styleres import StyleRes
@@ -43,7 +41,7 @@ from ops.training.losses import (
     r1_penalty,
     sample_alpha,
 )
-from ops.training.trainer import Step, Task, TrainingError, descend
+from ops.training.trainer import Learner, Step, Task, TrainingError
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """(images, targets) in [-1, 1] => [N]: the perceptual loss."""
@@ -322,51 +320,36 @@ class ResidualTask(Task):
     ):
         """directions_KD: as `draw_edits` uses them. picture: draws the grid of the present weights."""
         worker = worker or Worker()
-        self.model, self.discriminator, self.settings = model, discriminator, settings
-        self.directions_KD, self.picture, self.clip_norm = directions_KD, picture, clip_norm
+        self.model, self.settings, self.directions_KD, self.picture = model, settings, directions_KD, picture
         model.requires_grad_(False).eval()
-        self.parts = residual_parts(model).requires_grad_(True)
+        parts = residual_parts(model).requires_grad_(True)
 
         def discriminate(images: Tensor) -> Tensor:
             return discriminator(images, dtype=dtype)
 
         self.learn = worker.wrap(ResidualStep(model, discriminate, perceptual, embed, settings, dtype))
         self.judge = worker.wrap(DiscriminatorStep(discriminator, settings, dtype))
-        self.optimizer = torch.optim.Adam(self.parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
-        self.d_optimizer = torch.optim.Adam(
-            discriminator.parameters(), lr=settings.discriminator_learning_rate, betas=(0.0, 0.99)
-        )
-        self.scaler = torch.amp.GradScaler(worker.device.type, enabled=dtype == torch.float16)
-        self.d_scaler = torch.amp.GradScaler(worker.device.type, enabled=dtype == torch.float16)
+        optimizer = torch.optim.Adam(parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
+        rate = settings.discriminator_learning_rate
+        d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=rate, betas=(0.0, 0.99))
+        self.parts = Learner("parts", parts, optimizer, dtype, clip_norm=clip_norm)
+        self.discriminator = Learner("discriminator", discriminator, d_optimizer, dtype, prefix="d_")
 
-    def trained(self) -> nn.Module:
-        return self.parts
-
-    def state(self) -> dict[str, nn.Module | Optimizer | torch.amp.GradScaler]:
-        return {
-            "parts": self.parts,
-            "discriminator": self.discriminator,
-            "optimizer": self.optimizer,
-            "d_optimizer": self.d_optimizer,
-            "scaler": self.scaler,
-            "d_scaler": self.d_scaler,
-        }
-
-    def optimizers(self) -> list[Optimizer]:
-        return [self.optimizer, self.d_optimizer]
+    def learners(self) -> list[Learner]:
+        return [self.parts, self.discriminator]
 
     def step(self, step: Step) -> dict[str, Tensor]:
         settings = self.settings
         edit = draw_edits(self.model, step.batch, self.directions_KD, settings, step.draws)
         edit = edit.part(step.mine, step.images.device)
-        self.discriminator.requires_grad_(False)
+        self.discriminator.module.requires_grad_(False)
         total, losses, outputs = self.learn(step.images, edit)
-        descend(total, self.optimizer, self.scaler, self.parts, self.clip_norm)
+        self.parts.step(total)
         if step.index % settings.discriminator_every == 0:
             penalise = step.index % (settings.discriminator_every * settings.r1_every) == 0
-            self.discriminator.requires_grad_(True)
+            self.discriminator.module.requires_grad_(True)
             losses["discriminator"] = self.judge(step.images, outputs, penalise)
-            descend(losses["discriminator"], self.d_optimizer, self.d_scaler, self.discriminator, math.inf)
+            self.discriminator.step(losses["discriminator"])
         return losses
 
     def pictures(self) -> np.ndarray | None:

@@ -16,7 +16,7 @@ import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ from ops.training.data import epoch_indices
 from ops.training.distributed import Worker
 
 Schedule = Literal["cosine", "halving", "constant"]
+Stateful = nn.Module | Optimizer | torch.amp.GradScaler
 CHECKPOINT_FORMAT = 1
 
 
@@ -97,6 +98,40 @@ class Step:
     """Of all processes together."""
 
 
+class Learner:
+    """A module and what moves it."""
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        optimizer: Optimizer,
+        dtype: torch.dtype,
+        *,
+        clip_norm: float = math.inf,
+        prefix: str = "",
+    ):
+        """name: the module's in checkpoints. prefix: of the names `optimizer` and `scaler` there. dtype: of the feature maps
+        that its loss is made of: the gradients of float16 are scaled. clip_norm: longest gradient that is followed as it is."""
+        self.name, self.module, self.optimizer, self.clip_norm, self.prefix = name, module, optimizer, clip_norm, prefix
+        device = next(module.parameters()).device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+
+    def step(self, loss: Tensor) -> None:
+        """Backward and one step of the optimiser."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def state(self) -> dict[str, Stateful]:
+        """What a checkpoint holds of it, by name. A scaler that does not scale has nothing to keep."""
+        moved: dict[str, Stateful] = {self.name: self.module, f"{self.prefix}optimizer": self.optimizer}
+        return moved | ({f"{self.prefix}scaler": self.scaler} if self.scaler.is_enabled() else {})
+
+
 class Task(ABC):
     """What is learnt. Abstract."""
 
@@ -104,16 +139,24 @@ class Task(ABC):
     """Names the files: NAME.pt is the result, NAME.state.pt what a resume needs."""
 
     @abstractmethod
+    def learners(self) -> Sequence[Learner]:
+        """Everything that learns. The first is the result, which the moving average follows."""
+
+    def beside(self) -> Mapping[str, nn.Module]:
+        """What else changes in training, by the name it has in the checkpoint; nothing in most tasks."""
+        return {}
+
     def trained(self) -> nn.Module:
-        """What the result holds and the moving average follows."""
+        """What the result holds."""
+        return self.learners()[0].module
 
-    @abstractmethod
-    def state(self) -> dict[str, nn.Module | Optimizer | torch.amp.GradScaler]:
+    def rate_groups(self) -> list[dict[str, Any]]:
+        """The optimisers' groups of parameters, each with a learning rate. A resume puts others in their place."""
+        return [group for learner in self.learners() for group in learner.optimizer.param_groups]
+
+    def state(self) -> dict[str, Stateful]:
         """Everything that changes in training, by the name it has in the checkpoint."""
-
-    @abstractmethod
-    def optimizers(self) -> list[Optimizer]:
-        """Their learning rates at build time are the peaks of the schedule."""
+        return {name: part for learner in self.learners() for name, part in learner.state().items()} | dict(self.beside())
 
     @abstractmethod
     def step(self, step: Step) -> dict[str, Tensor]:
@@ -162,7 +205,8 @@ def train(
     mine = slice(worker.rank * share, (worker.rank + 1) * share)
     out.mkdir(parents=True, exist_ok=True)
     run = json.loads(json.dumps({"loop": _run_of(settings), **(about or {})}))
-    peaks = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in task.optimizers()]
+    # Learning rates at build time are the peaks of the schedule.
+    peaks = [float(group["lr"]) for group in task.rate_groups()]
     average = Average(task.trained(), settings.ema_halflife_images)
     first = _resume(task, average, out / f"{task.name}.state.pt", run, worker.device)
     log = Log(out, task.name, first * settings.batch) if worker.rank == 0 else None
@@ -186,9 +230,8 @@ def train(
         images = raw[chosen[mine]].to(worker.device, non_blocking=True).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
         images = torch.where(mirrored[mine].to(worker.device), images.flip(3), images)
         seen = index * settings.batch
-        for optimizer, rates in zip(task.optimizers(), peaks, strict=True):
-            for group, peak in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = peak * settings.learning_rate(seen)
+        for group, peak in zip(task.rate_groups(), peaks, strict=True):
+            group["lr"] = peak * settings.learning_rate(seen)
         losses = task.step(Step(index, images, draws, mine, settings.batch))
         values = _finite(losses, images, index, out / f"{task.name}.bad_step.pt", task)
         average.update(settings.batch, seen)
@@ -212,16 +255,6 @@ def train(
     worker.barrier()
     average.keep()
     return index * settings.batch
-
-
-def descend(loss: Tensor, optimizer: Optimizer, scaler: torch.amp.GradScaler, module: nn.Module, clip_norm: float) -> None:
-    """Backward and one step of an optimiser, along a gradient of at most `clip_norm`."""
-    optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
-    scaler.unscale_(optimizer)
-    torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
-    scaler.step(optimizer)
-    scaler.update()
 
 
 class Average:

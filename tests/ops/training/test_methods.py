@@ -100,9 +100,7 @@ def test_a_part_learns_a_picture(part: Part) -> None:
     totals = []
     for _ in range(30):
         total, _ = lesson(batch_of(lesson, seen=1))
-        task.optimizer.zero_grad()
-        total.backward()
-        task.optimizer.step()
+        task.parts.step(total)
         totals.append(float(total.detach()))
     assert totals[-1] < 0.9 * totals[0], totals[::5]
 

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from ops.training.distributed import Worker
 from ops.training.e0 import E0Settings, E0Task
 from ops.training.residual import ResidualSettings, ResidualTask
-from ops.training.trainer import Average, LoopSettings, Step, Task, TrainingError, load_result, train
+from ops.training.trainer import Average, Learner, LoopSettings, Step, Task, TrainingError, load_result, train
 from tests.small_model import SMALL
 
 LOOP = LoopSettings(images=48, batch=4, warmup_images=8, ema_halflife_images=16, log_images=8, preview_images=16)
@@ -30,27 +29,19 @@ class Toy(Task):
     def __init__(self, poison_at: int | None = None):
         torch.manual_seed(0)
         self.layer = nn.Linear(3 * 64, 4)
-        self.optimizer = torch.optim.Adam(self.layer.parameters(), lr=1e-2)
+        self.learner = Learner("layer", self.layer, torch.optim.Adam(self.layer.parameters(), lr=1e-2), torch.float32)
         self.poison_at, self.seen = poison_at, list[Tensor]()
         self.rates: list[float] = []
 
-    def trained(self) -> nn.Module:
-        return self.layer
-
-    def state(self) -> dict[str, nn.Module | Optimizer | torch.amp.GradScaler]:
-        return {"layer": self.layer, "optimizer": self.optimizer}
-
-    def optimizers(self) -> list[Optimizer]:
-        return [self.optimizer]
+    def learners(self) -> list[Learner]:
+        return [self.learner]
 
     def step(self, step: Step) -> dict[str, Tensor]:
         noise = torch.randn(step.batch, 4, generator=step.draws)[step.mine]
         loss = (self.layer(step.images.flatten(1)) - noise).square().mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        self.learner.step(loss)
         self.seen.append(step.images)
-        self.rates.append(self.optimizer.param_groups[0]["lr"])
+        self.rates.append(self.learner.optimizer.param_groups[0]["lr"])
         return {"loss": loss * (float("nan") if step.index == self.poison_at else 1)}
 
     def pictures(self) -> np.ndarray | None:
@@ -88,8 +79,14 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(tmp_path: Path) -
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("kind", ["e0", "residual"])
-def test_the_real_tasks_resume_exactly(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "entries"),
+    [
+        ("e0", {"encoder", "optimizer", "latent_discriminator", "d_optimizer"}),
+        ("residual", {"parts", "optimizer", "discriminator", "d_optimizer"}),
+    ],
+)
+def test_the_real_tasks_resume_exactly(tmp_path: Path, kind: str, entries: set[str]) -> None:
     from ops.inversion.styleres import StyleRes
     from ops.stylegan2.discriminator import Discriminator
 
@@ -112,6 +109,8 @@ def test_the_real_tasks_resume_exactly(tmp_path: Path, kind: str) -> None:
     train(whole, faces, loop, tmp_path / "a")
     with pytest.raises(Stopped):
         train(first, faces, replace(loop, checkpoint_minutes=0), tmp_path / "b", watch=crash_at(12))
+    state = torch.load(tmp_path / "b" / f"{kind}.state.pt", weights_only=True)["state"]
+    assert set(state) == entries, "states of earlier versions have these"
     train(second, faces, loop, tmp_path / "b")
     for name, value in whole.trained().state_dict().items():
         assert torch.equal(value, second.trained().state_dict()[name]), name
@@ -120,6 +119,19 @@ def test_the_real_tasks_resume_exactly(tmp_path: Path, kind: str) -> None:
     # Rows 3 and later of W+ never became free: their heads, and the layers that only they read, stay as they were.
     unread = ("latlayer", *(f"styles.{row}." for row in range(3, 8)))
     assert all(kind == "e0" and name.startswith(unread) for name in still), still
+
+
+def test_the_gradients_of_float16_are_scaled_and_the_scale_is_kept() -> None:
+    layers = [nn.Linear(1, 1, bias=False) for _ in range(2)]
+    half, full = (
+        Learner("layer", layer, torch.optim.SGD(layer.parameters(), lr=1.0), dtype, clip_norm=2.0, prefix="d_")
+        for layer, dtype in zip(layers, (torch.float16, torch.float32), strict=True)
+    )
+    assert set(half.state()) == {"layer", "d_optimizer", "d_scaler"} and set(full.state()) == {"layer", "d_optimizer"}
+    for learner, layer in ((half, layers[0]), (full, layers[1])):
+        before = layer.weight.item()
+        learner.step(3 * layer(torch.ones(1)).sum())
+        assert before - layer.weight.item() == pytest.approx(2, rel=1e-5), "along a gradient of 3, cut to 2"
 
 
 def test_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
