@@ -26,6 +26,7 @@ import pyarrow.fs as pa_fs
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 _PART_BYTES = 64 << 20
+TAIL_BYTES = 16 << 10
 
 
 class PlaceError(ValueError):
@@ -150,6 +151,7 @@ class Hashing(io.RawIOBase):
         super().__init__()
         self._out = out
         self._digest = hashlib.sha256()
+        self._tail = b""
         self.size_bytes = 0
 
     def writable(self) -> bool:
@@ -159,6 +161,7 @@ class Hashing(io.RawIOBase):
         view = memoryview(data).cast("B")
         self._out.write(view)
         self._digest.update(view)
+        self._tail = (self._tail + bytes(view[-TAIL_BYTES:]))[-TAIL_BYTES:]
         self.size_bytes += len(view)
         return len(view)
 
@@ -168,6 +171,11 @@ class Hashing(io.RawIOBase):
     @property
     def sha256(self) -> str:
         return self._digest.hexdigest()
+
+    @property
+    def tail_sha256(self) -> str:
+        """Of the last `TAIL_BYTES`, or of all where there are fewer."""
+        return hashlib.sha256(self._tail).hexdigest()
 
 
 @contextlib.contextmanager
@@ -287,6 +295,23 @@ def digest_of(path: Place) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def tail_digest_of(path: Place, size_bytes: int) -> str:
+    """SHA-256 of the last `TAIL_BYTES` of a file of that size."""
+    with path.open("rb") as file:
+        file.seek(max(0, size_bytes - TAIL_BYTES))
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def move(path: Place, to: Place) -> None:
+    """Move a file within its disk or bucket; the folder is made, and what was there is replaced."""
+    if isinstance(path, Remote) and isinstance(to, Remote):
+        path.fs.move(path.key, to.key)
+        return
+    assert isinstance(path, Path) and isinstance(to, Path)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, to)
 
 
 def remove(path: Place) -> None:

@@ -27,6 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.cluster import cluster_facts
 from pipeline.course import Course, Noted, Parcel
 from pipeline.ledger import Ledger
+from pipeline.parts import DamagedPart
 from pipeline.runner import STATUS_SECONDS, ResourceError, Runner, Worker, WorkersDie
 from pipeline.stage import Chunk, Outcome, Result, Stage, lost
 from schemas import Failure
@@ -58,11 +59,11 @@ class Actor:
             log = ""
         return {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid(), "log": log}
 
-    def run(self, stage: str, items: Sequence[Chunk]) -> list[tuple[Result | None, Failure | None]]:
+    def run(self, stage: str, items: Sequence[Chunk]) -> list[tuple[Result | None, Failure | None, DamagedPart | None]]:
         # Ray gives a process CPUs to account for, not to obey: competing OpenMP pools are far slower than one thread each.
         # The setting is the calling thread's own.
         self.set_threads(self.threads)
-        return [(outcome.result, outcome.failure) for outcome in self.worker.run(stage, items)]
+        return [(outcome.result, outcome.failure, outcome.damaged) for outcome in self.worker.run(stage, items)]
 
 
 def start(address: str, **options: Any) -> None:
@@ -270,10 +271,10 @@ class Crew:
         for other in hand.flying.values():
             other.since = now  # it waited for this one
         self.deaths = 0
-        for item, (result, failure) in zip(flight.parcel.items, answer, strict=True):
+        for item, (result, failure, damaged) in zip(flight.parcel.items, answer, strict=True):
             if failure is not None and flight.alone:
                 failure = Failure(**(vars(failure) | {"attempts": MAX_ATTEMPTS}))
-            self.course.settle(flight.parcel.stage, Outcome(item, result, failure))
+            self.course.settle(flight.parcel.stage, Outcome(item, result, failure, damaged))
 
     # ------------------------------------------------------------------------------------------- deaths and limits
 

@@ -97,7 +97,9 @@ def test_a_prior_resumes_exactly(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         train(first, images, replace(LOOP, checkpoint_minutes=0), tmp_path / "b", watch=stop)
     state = torch.load(tmp_path / "b" / "prior.state.pt", weights_only=True)["state"]
-    assert set(state) == {"learnt", "optimizer", "discriminator", "d_optimizer", "queue"}, "states of earlier versions have these"
+    assert set(state) == {"learnt", "optimizer", "discriminator", "d_optimizer", "queue"}, (
+        "states of earlier versions have these"
+    )
     train(second, images, LOOP, tmp_path / "b")
     before, after = small_task().trained().state_dict(), second.trained().state_dict()
     for name, value in whole.trained().state_dict().items():
