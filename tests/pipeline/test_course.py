@@ -20,7 +20,7 @@ from pipeline.columns import frames_table
 from pipeline.course import Course, Event, Noted, OutOfSpace, Settled
 from pipeline.ledger import Ledger, differences, merged
 from pipeline.parts import DamagedPart, Written
-from pipeline.runner import InProcessRunner
+from pipeline.runner import InProcessRunner, Worker
 from pipeline.sources import source_row
 from pipeline.stage import Batched, Chunk, Outcome, Result, Source, Stage, Step, gaps
 from pipeline.store import Store, range_part
@@ -156,6 +156,30 @@ def test_a_run_that_was_killed_goes_on_where_it_was_for_any_length_of_chunks(sto
     rows = store.read("frames", source.source_id)
     assert rows["pts"].to_pylist() == list(range(22)) and rows["cut_score"].to_pylist() == [i + 0.5 for i in range(22)]
     assert store.is_complete(source.source_id)
+
+
+@pytest.mark.parametrize("when", ["before", "between", "after"])
+def test_a_worker_that_outlives_its_driver_does_no_harm(store: Store, when: str) -> None:
+    """It ends the item that it had in hand while the next run has not come to it, has just done it, or is over."""
+    source = made(1, 12)
+    killed = Course(stages(store), [source], Ledger(store))
+    in_hand = killed.take()
+    assert in_hand is not None
+    outliving = Worker(killed.stages, killed.ledger)
+
+    def end(chunk: Chunk) -> None:
+        if chunk.start == {"before": 0, "between": 8}[when]:
+            TROUBLE.clear()
+            outliving.run(in_hand.stage.name, in_hand.items)
+
+    TROUBLE.update({} if when == "after" else {"scan": end})
+    ran(Course(stages(store), [source], Ledger(store)))
+    if when == "after":
+        outliving.run(in_hand.stage.name, in_hand.items)
+    assert store.read("frames", source.source_id)["pts"].to_pylist() == list(range(12))
+    assert store.is_complete(source.source_id) and store.verify(source.source_id) == {}
+    again = ran(Course(stages(store), [source], Ledger(store)))
+    assert again.summary.sources_skipped == 1 and not list((store.root / "ledger").rglob("*.json"))
 
 
 def test_a_lost_item_is_tried_again_by_the_next_run_and_nothing_else_is(store: Store) -> None:
