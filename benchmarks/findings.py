@@ -156,8 +156,10 @@ def follow(run: Path, commands: Sequence[Sequence[str]]) -> None:
     """One run's commands, in order; what they print is in RUN/log.txt."""
     with (run / "log.txt").open("a", encoding="utf-8") as log:
         for command in commands:
-            print(f"{run.name}: styleres {' '.join(command[:3])}", flush=True)
-            subprocess.run(styleres(command), check=True, stdout=log, stderr=subprocess.STDOUT)
+            print(f"{run.name}: styleres {' '.join(word for word in command[:3] if word[0] != '-')}", flush=True)
+            done = subprocess.run(styleres(command), check=False, stdout=log, stderr=subprocess.STDOUT)
+            if done.returncode != 0:
+                raise SystemExit(f"styleres {shlex.join(command)} ended with {done.returncode}; what it said is in {log.name}")
 
 
 def styleres(command: Sequence[str]) -> list[str]:

@@ -58,7 +58,7 @@ def task_of(variant: Variant, prior: Path | None) -> ResidualTask:
         model, discriminator = StyleRes(mini64()), Discriminator(mini64().generator)
     else:
         model = model_on_prior(prior, "mini")
-        discriminator = discriminator_on_prior(prior, model)
+        discriminator = discriminator_on_prior(prior, model.config.generator, model.config.encoder.input_size)
     perceptual = Perceptual()
     for part in (model, discriminator, perceptual):
         channels_last(part)

@@ -78,3 +78,7 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=F
 @app.callback()
 def styleres() -> None:
     """Invert the faces of videos once, edit them many times. Start with: styleres edit INPUT --edit smile=2 --out OUT"""
+
+
+if __name__ == "__main__":
+    app()

@@ -12,16 +12,15 @@ styleres train method-bundle hfgi  --prior DIR --base mini64 --out runs/rivals -
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import typer
 
 from jobs.errors import explained
 from jobs.evaluate_options import LpipsHeads, LpipsWeights
-from jobs.train import (
+from jobs.train import app
+from jobs.train_options import (
     LICENCE,
     Batch,
     CpusPerWorker,
@@ -40,13 +39,15 @@ from jobs.train import (
     Threads,
     VggWeights,
     Workers,
-    app,
+    absolute,
+    absolute_or_name,
+    absolute_or_none,
+    faces_source,
+    loop_from,
     perceptual_files,
-    watching,
+    start,
 )
-from ops.device import resolve_device
-from ops.training.distributed import Worker
-from ops.training.method_run import MethodPlan, method_bundle, method_loop, run_method
+from ops.training.method_run import MethodPlan, method_bundle, method_loop
 from ops.training.methods import MethodSettings
 from ops.training.run import changed
 
@@ -84,46 +85,18 @@ def method_command(
     """Train a part of HyperStyle, HFGI or StyleFeatureEditor: docs/methods.md."""
     with explained():
         files = perceptual_files(vgg_weights, lpips_weights, lpips_heads)
-        loop = method_loop(part)
-        loop = replace(
-            loop,
-            images=images or loop.images,
-            batch=batch or loop.batch,
-            precision=precision or loop.precision,
-            seed=seed,
-            max_minutes=max_minutes,
-        )
-
-        def absolute(path: Path | None) -> str | None:
-            return None if path is None else str(path.absolute())
-
         plan = MethodPlan(
-            data=data if data.startswith("hf:") else str(Path(data).absolute()),
-            prior=str(prior.absolute()),
-            out=str(out.absolute()),
+            data=faces_source(data),
+            prior=absolute(prior),
+            out=absolute(out),
             task=changed(MethodSettings(part), settings),
-            loop=loop,
-            base=absolute(Path(base)) if base is not None and Path(base).exists() else base,
-            start_from=absolute(start_from),
-            identity_network=absolute(identity_network),
-            perceptual_weights=tuple(str(file.absolute()) for file in files),
+            loop=loop_from(method_loop(part), images, batch, seed, precision, max_minutes),
+            base=absolute_or_name(base),
+            start_from=absolute_or_none(start_from),
+            identity_network=absolute_or_none(identity_network),
+            perceptual_weights=tuple(map(absolute, files)),
         )
-        if threads is not None:
-            torch.set_num_threads(threads)
-        if workers == 1 and ray_address is None:
-            with watching(progress, plan.name) as watch:
-                seen = run_method(plan, Worker(device=torch.device(resolve_device("auto"))), watch)
-        else:
-            from pipeline.train_ray import train_on_ray  # Ray takes a second to import; one process does without
-
-            seen = train_on_ray(
-                plan,
-                workers=workers,
-                gpus_per_worker=gpus_per_worker,
-                cpus_per_worker=cpus_per_worker,
-                address=ray_address,
-            )
-        print(f"{seen} of {loop.images} images" + ("" if seen >= loop.images else "; the same command goes on from here"))
+        start(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
 
 
 @app.command("method-bundle")

@@ -65,8 +65,8 @@ class Compute:
     device: Device = "auto"
     precision: Precision = "fp32"
     batch_size: int = 16
-    """Batches are padded to it. 16 gives a face the same bits at every place in a batch and for any number of threads; smaller
-    or odd sizes differ in the last bits (about 1e-7)."""
+    """Batches are padded to it. On a CPU multiples of 4 give a face the same bits, at every place in a batch and for any number
+    of threads; other sizes differ in the last bits (about 1e-7)."""
     chunk_frames: int = 64
     backend: Backend = "auto"
     cpus_per_worker: float = 1.0

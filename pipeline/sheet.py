@@ -58,7 +58,7 @@ def write_strip(
     left = int(quad_42.mean(axis=0)[0] * 16)  # faces of one frame from left to right
     name = f"{pts:020d}_{max(left, 0):08d}.png"
     with writing(folder / name) as file:
-        Image.fromarray(np.concatenate(tiles, axis=1)).save(cast(IO[bytes], file), format="PNG")
+        Image.fromarray(np.concatenate(tiles, axis=1)).save(cast(IO[bytes], file), format="PNG", compress_level=1)
     return Written(f"work/sheet/{source.source_id}/{name}", file.size_bytes, file.sha256)
 
 
@@ -94,5 +94,5 @@ def join_strips(store: str, source: Source, title: str, out: Path) -> bool:
     for row, strip in enumerate(rows):
         sheet.paste(Image.fromarray(strip), (0, 2 * HEADER + row * TILE))
     with replaced_file(out) as temporary:
-        sheet.save(temporary, format="PNG")
+        sheet.save(temporary, format="PNG", compress_level=3)
     return True

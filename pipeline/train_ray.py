@@ -8,15 +8,12 @@ from typing import Any
 import torch
 
 from ops.training.distributed import Worker
-from ops.training.method_run import MethodPlan, run_method
-from ops.training.run import TrainingPlan, run
+from ops.training.method_run import Plan, run_plan
 from ops.training.trainer import images_seen
 from pipeline.cluster import cluster_facts
 
 
-def train_on_ray(
-    plan: TrainingPlan | MethodPlan, *, workers: int, gpus_per_worker: float, cpus_per_worker: float, address: str | None
-) -> int:
+def train_on_ray(plan: Plan, *, workers: int, gpus_per_worker: float, cpus_per_worker: float, address: str | None) -> int:
     """Run the plan on `workers` Ray processes; => images seen in all.
 
     The global batch is the plan's: each worker takes its share of it. `plan.out` must be a folder that all workers see.
@@ -59,9 +56,4 @@ def _worker(config: dict[str, Any]) -> None:
     # An inherited OMP_NUM_THREADS is meant for one process: workers that share cores would spin against each other.
     torch.set_num_threads(config["threads"])
     context = train.get_context()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), get_device())
-    match config["plan"]:
-        case TrainingPlan() as plan:
-            run(plan, worker)
-        case MethodPlan() as plan:
-            run_method(plan, worker)
+    run_plan(config["plan"], Worker(context.get_world_rank(), context.get_world_size(), get_device()))

@@ -101,8 +101,9 @@ class Golden:
 # ------------------------------------------------------------------------------------- the other methods' golden set
 
 
-def baseline_section(system: str, name: str) -> dict[str, Tensor]:
-    """Synthetic tensors of one section of a method's golden set. What stands under several names is there once."""
+def baseline_section(system: str, name: str, *, aliases: bool = False) -> dict[str, Tensor]:
+    """Synthetic tensors of one section of a method's golden set. What stands under several names is there once, or with
+    `aliases` under each, as it is in an official file."""
     section = json.loads((SHARED / "golden" / f"{system}_keys.json").read_text())["sections"][name]
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
     tensors: dict[str, Tensor] = {}
@@ -119,6 +120,9 @@ def baseline_section(system: str, name: str) -> dict[str, Tensor]:
                 value = draw(f"{SALT}{section['seed_prefix']}.{key}", shape)
                 value = value.abs_() if init == "abs" else value
                 tensors[key] = value.mul_(spec["scale"]).add_(spec["offset"])
+    if aliases:
+        same = {key: spec["alias_of"] for key, spec in section["tensors"].items() if "alias_of" in spec}
+        tensors |= {key: tensors[other] for key, other in same.items()}
     return tensors
 
 

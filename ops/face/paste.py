@@ -5,6 +5,7 @@ delta     frame + mask · warp(edited - reference). The frame's own detail and g
 composite frame + mask · (m · (warp(edited + L(source - reference)) - frame) + (1 - m) · warp(L(edited - reference))). Where
           the edit changed structure, m, what the model drew in the tone of the source: a mouth that `delta` would add to
           the old one takes its place. Elsewhere the frame, with the edit's change of tone, L; no difference, no change.
+          Detail that is merely lost in the edited picture, as at hair and background, is no change of structure.
 replace   frame + mask · (warp(edited) - frame). Shows exactly what the model drew, at the model's resolution.
 
 Convention: as in `align` (TL BL BR TR, integer coordinate = pixel centre). The warp is made so that a crop
@@ -34,7 +35,9 @@ class PasteError(ValueError):
 
 
 PasteMode = Literal["delta", "composite", "replace"]
-# Of `_composite_change`, in shares of the crop's side: what is wider is tone; how far around a changed edge is changed.
+# Of `_composite_change`, in shares of the crop's side: what is finer is detail, which a model loses wherever it draws; what is
+# wider is tone; how far around a changed edge is changed.
+DETAIL_SHARE: Final = 3 / 64
 TONE_SHARE: Final = 9 / 64
 EDGE_SHARE: Final = 5 / 64
 STRUCTURE_FROM, STRUCTURE_TO = 0.02 * 127.5, 0.06 * 127.5  # grey levels; lower than in training: what moved at all is redrawn
@@ -131,7 +134,7 @@ def _composite_change(
     """What mode "composite" adds to the window's pixels, float32 [h, w, 3]; `source` are those pixels."""
     difference = (edited - reference) * gain
     tone = _smoothed(difference, TONE_SHARE)
-    structure = _smoothed(np.abs(difference - tone).mean(axis=2), EDGE_SHARE)
+    structure = _smoothed(np.abs(_smoothed(difference, DETAIL_SHARE) - tone).mean(axis=2), EDGE_SHARE)
     changed = np.clip((structure - STRUCTURE_FROM) / (STRUCTURE_TO - STRUCTURE_FROM), 0.0, 1.0)
     if not changed.any():
         return _warp_layer(tone, quad_42, source_from_window, wh)

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.inversion.ir import Group, check_images, ir_se_body, stem, tapped
+from ops.pointwise import Pointwise
+from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.generator import FullyConnected
 
 HEAD_SLOPE = 0.01  # PyTorch's default slope, not StyleGAN2's 0.2
@@ -54,6 +56,14 @@ class E4eConfig:
     def has_pyramid(self) -> bool:
         return self.coarse_rows < self.num_ws
 
+    def against(self, generator: StyleGAN2Config, *, image_channels: int = 3) -> dict[str, tuple[object, object]]:
+        """For `misfits`: what it must have in common with the generator whose codes it gives."""
+        return {
+            "rows of W+": (self.num_ws, generator.num_ws),
+            "width of W": (self.w_dim, generator.w_dim),
+            "channels of the encoder's images": (self.image_channels, image_channels),
+        }
+
 
 class StyleHead(nn.Module):
     """[N, C, S, S] => one row [N, D]: strided convolutions down to 1x1, then an equalised linear layer."""
@@ -81,8 +91,8 @@ class E4eEncoder(nn.Module):
         self.body, self.taps = ir_se_body(config.groups)
         top = config.groups[3][1]
         if config.has_pyramid:
-            self.latlayer1 = nn.Conv2d(config.groups[2][1], top, 1)
-            self.latlayer2 = nn.Conv2d(config.groups[1][1], top, 1)
+            self.latlayer1 = Pointwise(config.groups[2][1], top)
+            self.latlayer2 = Pointwise(config.groups[1][1], top)
         smallest = config.input_size // 16
         self.styles = nn.ModuleList(
             StyleHead(top, config.head_channels, config.w_dim, smallest << self._level(row)) for row in range(config.num_ws)

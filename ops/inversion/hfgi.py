@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ops.inversion.e4e import E4eConfig, E4eEncoder
-from ops.inversion.inverter import Inversion, Inverter, Parts, bilinear, misfits, offset_styles, only
+from ops.inversion.inverter import Inversion, Inverter, Parts, bilinear, misfits, only
 from ops.inversion.ir import IRUnit, check_images, stem
 from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.discriminator import EqualisedConv
@@ -51,14 +51,7 @@ class HfgiConfig:
     consultation: ConsultationConfig = field(default_factory=ConsultationConfig)
 
     def __post_init__(self) -> None:
-        misfits(
-            {
-                "rows of W+": (self.encoder.num_ws, self.generator.num_ws),
-                "width of W": (self.encoder.w_dim, self.generator.w_dim),
-                "channels of the encoder's images": (self.encoder.image_channels, 3),
-                "rows of an e4e encoder": (self.encoder.rows, "from_first"),
-            }
-        )
+        misfits(self.encoder.against(self.generator) | {"rows of an e4e encoder": (self.encoder.rows, "from_first")})
         if self.encoder.input_size % 8 or self.consultation.resolution not in self.generator.resolutions[1:]:
             raise ValueError(
                 f"expected images whose side is a multiple of 8 and features at one of {self.generator.resolutions[1:]} px, "
@@ -156,9 +149,7 @@ class Hfgi(Inverter):
     def invert(self, images: Tensor) -> Inversion:
         encoder = only(self.encoder, "invert")
         check_images(images, 3, self.config.input_size)
-        with self.reduced(images.device):
-            offsets_NLD, _ = encoder(images)
-        wplus_NLD = offsets_NLD.float() + self.latent_avg
+        wplus_NLD, _ = self.encoded(encoder, images, self.latent_avg)
         return Inversion(wplus_NLD, images - self.shown(self.generator.styles(wplus_NLD)))
 
     def shown(self, styles: Sequence[Tensor]) -> Tensor:
@@ -174,7 +165,7 @@ class Hfgi(Inverter):
     def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
         if detail is None:
             raise ValueError("HFGI needs the residual image beside W+, got None; was this inverted with e4e?")
-        styles = offset_styles(self.generator.styles(wplus_NLD), style_offset_NS)
+        styles = self.styles(wplus_NLD, style_offset_NS)
         scale, shift = self.consult(detail, self.shown(styles))
         return self.generator(styles, injection=self.fusion(scale, shift), dtype=self.feature_dtype)
 

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, offset_styles, only, pooled
-from ops.inversion.ir import Group, Pointwise, check_images, ir_se_body, stem, tapped
+from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, only, pooled
+from ops.inversion.ir import Group, check_images, ir_se_body, stem, tapped
+from ops.pointwise import Pointwise
 from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.generator import FullyConnected, Generator, normal_init
 
@@ -143,7 +144,7 @@ class BasicBlock(nn.Module):
         self.downsample = (
             nn.Identity()
             if plain
-            else nn.Sequential(Pointwise(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
+            else nn.Sequential(Pointwise(in_channels, out_channels, stride=stride, bias=False), nn.BatchNorm2d(out_channels))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -330,5 +331,5 @@ class HyperStyle(Inverter):
     def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
         if detail is None:
             raise ValueError("HyperStyle needs the codes of its weight deltas beside W+, got None; was this inverted with e4e?")
-        styles = offset_styles(self.generator.styles(wplus_NLD), style_offset_NS)
+        styles = self.styles(wplus_NLD, style_offset_NS)
         return self.image(styles, detail, self.config.hypernet.rounds)

@@ -78,6 +78,16 @@ class Inverter(nn.Module, ABC):
         style_offset_NS: added to S of the code, all layers one after the other (`StyleGAN2Config.style_channels`).
         """
 
+    def encoded(self, encoder: nn.Module, images: Tensor, start_NLD: Tensor) -> tuple[Tensor, Tensor]:
+        """What an encoder of offsets says, added to a code, mostly the mean one => (W+ [N, L, D], the encoder's features)."""
+        with self.reduced(images.device):
+            offsets_NLD, features = encoder(images)
+        return start_NLD + offsets_NLD.float(), features
+
+    def styles(self, wplus_NLD: Tensor, style_offset_NS: Tensor | None = None) -> Sequence[Tensor]:
+        """S of a code, with an offset as `generate` takes it."""
+        return offset_styles(self.generator.styles(wplus_NLD), style_offset_NS)
+
     def reduced(self, device: torch.device) -> torch.autocast:
         """Around encoders and residual networks: their convolutions run in `feature_dtype`."""
         return torch.autocast(device.type, self.feature_dtype, enabled=self.feature_dtype != torch.float32)
@@ -96,8 +106,7 @@ class CodeAlone(Inverter):
         return Inversion(self.whole[0].invert(images).wplus_NLD, None)
 
     def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
-        styles = offset_styles(self.generator.styles(wplus_NLD), style_offset_NS)
-        return self.generator(styles, dtype=self.feature_dtype)
+        return self.generator(self.styles(wplus_NLD, style_offset_NS), dtype=self.feature_dtype)
 
 
 def offset_styles(styles: Sequence[Tensor], style_offset_NS: Tensor | None) -> Sequence[Tensor]:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ops.pointwise import Pointwise
+
 Group = tuple[int, int, int]
 """(in, out, units): a group of units, of which the first may halve the resolution."""
 
@@ -17,27 +19,12 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
-        self.fc1 = nn.Conv2d(channels, channels // reduction, 1, bias=False)
-        self.fc2 = nn.Conv2d(channels // reduction, channels, 1, bias=False)
+        self.fc1 = Pointwise(channels, channels // reduction, bias=False)
+        self.fc2 = Pointwise(channels // reduction, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = x.mean(dim=(2, 3), keepdim=True)
         return x * torch.sigmoid(self.fc2(F.relu(self.fc1(pooled))))
-
-
-class Pointwise(nn.Conv2d):
-    """A 1×1 convolution with a stride, without bias: takes every stride-th pixel, then convolves these.
-
-    The same numbers as a convolution with that stride, whose gradient in oneDNN 3.12 writes past its workspace where there are
-    fewer than 16 channels and more than one thread (uxlfoundation/oneDNN#6035): the process dies later, anywhere.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
-        super().__init__(in_channels, out_channels, 1, stride=stride, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows, columns = self.stride
-        return F.conv2d(x[:, :, ::rows, ::columns], self.weight)
 
 
 class IRUnit(nn.Module):
@@ -57,7 +44,9 @@ class IRUnit(nn.Module):
         if in_channels == out_channels:
             self.shortcut_layer = nn.MaxPool2d(1, stride)
         else:
-            self.shortcut_layer = nn.Sequential(Pointwise(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
+            self.shortcut_layer = nn.Sequential(
+                Pointwise(in_channels, out_channels, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.res_layer(x) + self.shortcut_layer(x)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ops.inversion.e4e import upsample_like
-from ops.inversion.ir import Pointwise
+from ops.pointwise import Pointwise
 
 SLOPE = 0.2
 
@@ -46,7 +46,9 @@ class ResLayer(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__()
         identity = in_channels == out_channels and stride == 1
-        self.shortcut_layer = nn.Identity() if identity else nn.Sequential(Pointwise(in_channels, out_channels, stride))
+        self.shortcut_layer = (
+            nn.Identity() if identity else nn.Sequential(Pointwise(in_channels, out_channels, stride=stride, bias=False))
+        )
         self.res_layer = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 3, padding=1),
             nn.LeakyReLU(SLOPE, inplace=True),
@@ -63,13 +65,13 @@ class Alignment(nn.Module):
     def __init__(self, config: ResidualConfig):
         super().__init__()
         width = config.width
-        self.first_layer = nn.Conv2d(config.encoder_channels + config.generator_channels, width, 1)
+        self.first_layer = Pointwise(config.encoder_channels + config.generator_channels, width)
         self.conv1 = nn.Sequential(ResLayer(width, width))
         self.conv2 = nn.Sequential(ResLayer(width, width, 2), ResLayer(width, width))
         self.conv3 = nn.Sequential(ResLayer(width, width, 2), ResLayer(width, width))
         self.dconv1 = nn.Sequential(ResLayer(width, width), ResLayer(width, width))
         self.dconv2 = nn.Sequential(ResLayer(width, width), ResLayer(width, width))
-        self.out_layer = nn.Conv2d(width, width, 1)
+        self.out_layer = Pointwise(width, width)
 
     def forward(self, encoder_features: Tensor, generator_features: Tensor) -> Tensor:
         f1 = self.conv1(self.first_layer(torch.cat([encoder_features, generator_features], dim=1)))
@@ -86,7 +88,7 @@ class Extraction(nn.Module):
     def __init__(self, config: ResidualConfig):
         super().__init__()
         width = config.width
-        self.first_layer = nn.Conv2d(width, width, 1)
+        self.first_layer = Pointwise(width, width)
         self.convs = nn.Sequential(ResLayer(width, width), ResLayer(width, width), ResLayer(width, config.residual_channels))
 
     def forward(self, aligned: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ class Addition(nn.Module):
 
     def __init__(self, config: ResidualConfig):
         super().__init__()
-        self.projection = nn.Conv2d(config.residual_channels, config.generator_channels, 1)
+        self.projection = Pointwise(config.residual_channels, config.generator_channels)
 
     def forward(self, generator_features: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         delta = self.projection(residual)

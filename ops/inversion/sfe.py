@@ -25,8 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.inversion.e4e import E4eConfig, E4eEncoder
-from ops.inversion.inverter import Inversion, Inverter, Parts, bilinear, misfits, offset_styles, only
-from ops.inversion.ir import Pointwise, check_images, stem
+from ops.inversion.inverter import Inversion, Inverter, Parts, bilinear, misfits, only
+from ops.inversion.ir import check_images, stem
+from ops.pointwise import Pointwise
 from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.generator import Generator, Injection
 
@@ -64,11 +65,9 @@ class SfeConfig:
 
     def __post_init__(self) -> None:
         misfits(
-            {
-                "rows of W+": (self.encoder.num_ws, self.generator.num_ws),
-                "width of W": (self.encoder.w_dim, self.generator.w_dim),
+            self.encoder.against(self.generator)
+            | {
                 "side of both encoders' images": (self.encoder.input_size, self.features.input_size),
-                "channels of the encoder's images": (self.encoder.image_channels, 3),
                 "rows of an e4e encoder": (self.encoder.rows, "from_first"),
             }
         )
@@ -133,7 +132,9 @@ class IResUnit(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
         self.downsample = (
-            nn.Sequential(Pointwise(in_channels, channels, stride), nn.BatchNorm2d(channels)) if first else nn.Identity()
+            nn.Sequential(Pointwise(in_channels, channels, stride=stride, bias=False), nn.BatchNorm2d(channels))
+            if first
+            else nn.Identity()
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -200,7 +201,7 @@ class Fuser(nn.Module):
 
     def __init__(self, channels: int, depth: int):
         super().__init__()
-        self.conv = nn.Conv2d(2 * channels, channels, 1)
+        self.conv = Pointwise(2 * channels, channels)
         self.body = nn.Sequential(*(ResidualBlock(channels) for _ in range(depth)))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
@@ -236,18 +237,16 @@ class Sfe(Inverter):
         """images => (w [N, L, D], F [N, C, R, R])."""
         inverter, fuser = only(self.inverter, "invert"), only(self.fuser, "invert")
         check_images(images, 3, self.config.image_size)
-        with self.reduced(images.device):
-            offsets_NLD, predicted = inverter(bilinear(images, self.config.features.input_size))
-        wplus_NLD = offsets_NLD.float() + self.latent_avg
-        own = self.own_features(self.generator.styles(wplus_NLD))
+        seen = bilinear(images, self.config.features.input_size)
+        wplus_NLD, predicted = self.encoded(inverter, seen, self.latent_avg)
+        own = self.own_features(self.styles(wplus_NLD))
         with self.reduced(images.device):
             return wplus_NLD, fuser(predicted.to(own.dtype), own)
 
     def twin(self, images: Tensor) -> Tensor:
         """images => v [N, L, D]."""
-        with self.reduced(images.device):
-            offsets_NLD, _ = only(self.encoder, "invert")(bilinear(images, self.config.features.input_size))
-        return offsets_NLD.float() + self.latent_avg
+        seen = bilinear(images, self.config.features.input_size)
+        return self.encoded(only(self.encoder, "invert"), seen, self.latent_avg)[0]
 
     def own_features(self, styles: Sequence[Tensor]) -> Tensor:
         """The generator's features of S, where F replaces them."""
@@ -256,7 +255,7 @@ class Sfe(Inverter):
     def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
         if detail is None:
             raise ValueError("SFE needs its features beside W+, got None; was this inverted with e4e?")
-        styles = offset_styles(self.generator.styles(wplus_NLD), style_offset_NS)
+        styles = self.styles(wplus_NLD, style_offset_NS)
         if not self.config.feature_editor:
             return self.inserted(styles, detail.unflatten(1, self.config.feature_shape))
         kept = Detail.of(detail, self.config)
@@ -264,9 +263,8 @@ class Sfe(Inverter):
 
     def change(self, kept: Detail, wplus_NLD: Tensor, style_offset_NS: Tensor | None) -> Tensor:
         """D: features of v minus features of v'."""
-        before = self.generator.styles(kept.twin_NLD)
-        after = self.generator.styles(kept.twin_NLD + (wplus_NLD - kept.wplus_NLD))
-        return self.own_features(before) - self.own_features(offset_styles(after, style_offset_NS))
+        moved_NLD = kept.twin_NLD + (wplus_NLD - kept.wplus_NLD)
+        return self.own_features(self.styles(kept.twin_NLD)) - self.own_features(self.styles(moved_NLD, style_offset_NS))
 
     def edited(self, kept: Detail, change: Tensor) -> Tensor:
         """E(F, D)."""

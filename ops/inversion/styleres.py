@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ops.inversion.e4e import E4eConfig, E4eEncoder
-from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, offset_styles, only, only_other
+from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, only, only_other
 from ops.inversion.residual import Addition, Alignment, Extraction, Gates, ResidualConfig, fuse
 from ops.inversion.wplus import E4e, WplusConfig
 from ops.stylegan2.config import StyleGAN2Config
@@ -30,11 +30,9 @@ class StyleResConfig:
     def __post_init__(self) -> None:
         generator, encoder, residual = self.generator, self.encoder, self.residual
         misfits(
-            {
-                "rows of W+": (encoder.num_ws, generator.num_ws),
-                "width of W": (encoder.w_dim, generator.w_dim),
+            encoder.against(generator)
+            | {
                 "rows of an e4e encoder": (encoder.rows, "from_first"),
-                "channels of the encoder's images": (encoder.image_channels, 3),
                 "encoder features' channels": (encoder.feature_channels, residual.encoder_channels),
                 "encoder features' resolution": (encoder.feature_resolution, residual.resolution),
                 "generator channels at the injection": (generator.channels[residual.resolution], residual.generator_channels),
@@ -82,9 +80,7 @@ class StyleRes(Inverter):
 
     def invert(self, images: Tensor) -> Inversion:
         encoder, _, _ = self.inverting()
-        with self.reduced(images.device):
-            offsets_NLD, encoder_features = encoder(images)
-        wplus_NLD = offsets_NLD.float() + self.latent_avg
+        wplus_NLD, encoder_features = self.encoded(encoder, images, self.latent_avg)
         return Inversion(wplus_NLD, self.residual(encoder_features, wplus_NLD))
 
     def inverting(self) -> tuple[E4eEncoder, Alignment, Extraction]:
@@ -123,5 +119,5 @@ class StyleRes(Inverter):
                 return fuse(features, *gates(features, residual))
 
         injection = Injection(self.config.residual.resolution, transform)
-        styles = offset_styles(self.generator.styles(wplus_NLD), style_offset_NS)
+        styles = self.styles(wplus_NLD, style_offset_NS)
         return self.generator(styles, injection=injection, dtype=self.feature_dtype)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ops.inversion.e4e import E4eConfig, E4eEncoder
-from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, offset_styles, only, pooled
+from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, only, pooled
 from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.generator import Generator
 
@@ -25,13 +25,7 @@ class WplusConfig:
     encoder: E4eConfig = field(default_factory=E4eConfig)
 
     def __post_init__(self) -> None:
-        misfits(
-            {
-                "rows of W+": (self.encoder.num_ws, self.generator.num_ws),
-                "width of W": (self.encoder.w_dim, self.generator.w_dim),
-                "channels of the encoder's images": (self.encoder.image_channels, 3),
-            }
-        )
+        misfits(self.encoder.against(self.generator))
 
     @property
     def input_size(self) -> int:
@@ -55,15 +49,12 @@ class WplusOnly(Inverter):
         self.generator = Generator(generator)
         self.latent_avg = nn.Buffer(torch.zeros(generator.num_ws, generator.w_dim))
 
-    def offsets(self, images: Tensor) -> Tensor:
-        """What the encoder says, float32 [N, L, D]."""
-        with self.reduced(images.device):
-            offsets_NLD, _ = only(self.encoder, "invert")(images)
-        return offsets_NLD.float()
+    def code(self, images: Tensor, start_NLD: Tensor) -> Tensor:
+        """What the encoder says, added to a code: [N, L, D]."""
+        return self.encoded(only(self.encoder, "invert"), images, start_NLD)[0]
 
     def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
-        styles = offset_styles(self.generator.styles(wplus_NLD), style_offset_NS)
-        return self.generator(styles, dtype=self.feature_dtype)
+        return self.generator(self.styles(wplus_NLD, style_offset_NS), dtype=self.feature_dtype)
 
 
 @final
@@ -78,7 +69,7 @@ class E4e(WplusOnly):
         self.config = config
 
     def invert(self, images: Tensor) -> Inversion:
-        return Inversion(self.offsets(images) + self.latent_avg, None)
+        return Inversion(self.code(images, self.latent_avg), None)
 
 
 @final
@@ -93,7 +84,7 @@ class Psp(WplusOnly):
         self.config = config
 
     def invert(self, images: Tensor) -> Inversion:
-        return Inversion(self.offsets(images) + self.latent_avg, None)
+        return Inversion(self.code(images, self.latent_avg), None)
 
 
 @dataclass(frozen=True)
@@ -105,14 +96,8 @@ class RestyleConfig:
     rounds: int = 5
 
     def __post_init__(self) -> None:
-        misfits(
-            {
-                "rows of W+": (self.encoder.num_ws, self.generator.num_ws),
-                "width of W": (self.encoder.w_dim, self.generator.w_dim),
-                "channels of the encoder's images": (self.encoder.image_channels, 6),
-                "a pyramid in the encoder": (self.encoder.has_pyramid, False),
-            }
-        )
+        alike = self.encoder.against(self.generator, image_channels=6)
+        misfits(alike | {"a pyramid in the encoder": (self.encoder.has_pyramid, False)})
         if self.rounds < 1:
             raise ValueError(f"expected at least one round, got {self.rounds}")
 
@@ -150,6 +135,6 @@ class Restyle(WplusOnly):
         for round_ in range(self.config.rounds):
             # The mean code's image is the same for all: one pass makes it.
             shown = pooled(self.generate(wplus_NLD[:1] if round_ == 0 else wplus_NLD, None), size)
-            wplus_NLD = wplus_NLD + self.offsets(torch.cat([images, shown.expand(len(images), -1, -1, -1)], dim=1))
+            wplus_NLD = self.code(torch.cat([images, shown.expand(len(images), -1, -1, -1)], dim=1), wplus_NLD)
             codes.append(wplus_NLD)
         return codes

@@ -37,12 +37,15 @@ def table_of(measurements: Sequence[Measurement]) -> Table:
 
 
 def table_by_edit(metric: Metric, measurements: Sequence[Measurement]) -> Table:
-    """The numbers of one metric: a row for each edit, with its number of faces, and their mean."""
-    chosen = [one for one in measurements if one.metric == metric]
+    """The numbers of one metric: a row for each edit, with its number of faces, and their mean last, where it is not given."""
+    given = [one for one in measurements if one.metric == metric]
+    chosen, means = [one for one in given if one.item != MEAN_OVER_EDITS], [one for one in given if one.item == MEAN_OVER_EDITS]
+    have = {one.subject for one in means}
+    means += [one for one in mean_over_edits(chosen) if one.subject not in have]
     items = list(dict.fromkeys(one.item for one in chosen))
     counts = {item: max(one.count for one in chosen if one.item == item) for item in items}
-    with_mean = chosen + mean_over_edits(chosen)
-    rows = [(metric, item) for item in dict.fromkeys(one.item for one in with_mean)]
+    with_mean = chosen + means
+    rows = [(metric, item) for item in ([*items, MEAN_OVER_EDITS] if means else items)]
     labels = [item if item == MEAN_OVER_EDITS else f"{item} ({counts[item]} faces)" for _, item in rows]
     return _table("edit", rows, labels, with_mean, None)
 
@@ -83,8 +86,9 @@ def over_seeds(subject: str, runs: Sequence[Sequence[Measurement]]) -> list[Meas
     """One list of measurements for each trained seed => their means, with the standard deviation over seeds (n - 1) as spread.
 
     A single run keeps its values and has no spread: that of single faces says nothing about training again. Notes are kept. A
-    number that one run lacks is missing.
+    number that one run lacks is missing. The mean over edits is taken within each run, so that it has a spread too.
     """
+    runs = [[*run, *_means(run)] for run in runs]
     keys = dict.fromkeys((one.metric, one.item) for run in runs for one in run)
     combined = []
     for metric, item in keys:
@@ -112,6 +116,10 @@ def mean_over_edits(measurements: Sequence[Measurement]) -> list[Measurement]:
             mean = statistics.fmean(values)
             combined.append(Measurement(found[0].metric, subject, mean, len(values), item=MEAN_OVER_EDITS))
     return combined
+
+
+def _means(run: Sequence[Measurement]) -> list[Measurement]:
+    return [mean for metric in metrics_by_edit(run) for mean in mean_over_edits([one for one in run if one.metric == metric])]
 
 
 def metrics_by_edit(measurements: Sequence[Measurement]) -> list[Metric]:

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ops.pointwise import pointwise
 from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.resample import blur, fir_kernel, upsample_2x
 
@@ -168,12 +169,12 @@ class ToRGB(nn.Module):
     def forward(self, x: Tensor, style_NI: Tensor, weight_delta: Tensor | None) -> Tensor:
         if x.requires_grad and weight_delta is None:
             # A slice's gradient is as large as x: one for every sample would cost more than the copy of x that they spare.
-            y = F.conv2d(x * style_NI[:, :, None, None].to(x.dtype), self.weight.to(x.dtype))
+            y = pointwise(x * style_NI[:, :, None, None].to(x.dtype), self.weight.to(x.dtype))
         else:
             # Three output channels: modulating the weights, sample by sample, spares a copy of x.
             delta = 1.0 if weight_delta is None else 1.0 + weight_delta
             weight = (self.weight * delta * style_NI[:, None, :, None, None]).to(x.dtype)
-            y = torch.cat([F.conv2d(x[n : n + 1], weight[n]) for n in range(x.shape[0])])
+            y = torch.cat([pointwise(x[n : n + 1], weight[n]) for n in range(x.shape[0])])
         y = y.float() + self.bias[:, None, None]
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 

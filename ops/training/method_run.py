@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ops.checkpoints.bundle import Bundle, EditEntry, load_tensors, open_bundle, write_bundle
-from ops.checkpoints.prior import read_prior_config
+from ops.checkpoints.convert import sha256_of
+from ops.checkpoints.prior import DISCRIMINATOR, GENERATOR, read_prior_config
 from ops.device import channels_last, keep_freed_memory
 from ops.inversion.hfgi import ConsultationConfig, Hfgi, HfgiConfig
 from ops.inversion.hyperstyle import HypernetConfig, HyperStyleConfig, WEncoderConfig
@@ -26,11 +26,21 @@ from ops.inversion.styleres import StyleRes
 from ops.inversion.wplus import E4e, WplusConfig
 from ops.spaces import crops_from_images, images_from_crops
 from ops.stylegan2.config import StyleGAN2Config
+from ops.stylegan2.discriminator import Discriminator
 from ops.training.data import load_faces
 from ops.training.distributed import Worker
 from ops.training.methods import MethodSettings, MethodTask, Part, parts_of, start_gently
 from ops.training.presets import model_config
-from ops.training.run import DIRECTIONS, identity_network, perceptual_of, prior_weights
+from ops.training.run import (
+    DIRECTIONS,
+    TrainingPlan,
+    bundle_weights,
+    discriminator_on_prior,
+    identity_network,
+    perceptual_of,
+    prior_weights,
+    run,
+)
 from ops.training.trainer import LoopSettings, Progress, TrainingError, load_result, train
 
 PREVIEW_FACES = 16
@@ -43,7 +53,7 @@ class MethodPlan:
     data: str
     """As `load_faces` takes it."""
     prior: str
-    """Folder with generator.safetensors and config.json."""
+    """Folder with generator.safetensors and config.json; for adversarial losses with discriminator.safetensors."""
     out: str
     task: MethodSettings
     loop: LoopSettings
@@ -59,6 +69,18 @@ class MethodPlan:
     def name(self) -> Part:
         """Of its files in `out`."""
         return self.task.part
+
+
+Plan = TrainingPlan | MethodPlan
+
+
+def run_plan(plan: Plan, worker: Worker | None = None, watch: Callable[[Progress], None] | None = None) -> int:
+    """Train what any plan says; => images seen in all. Raises as `run` and `run_method` do."""
+    match plan:
+        case TrainingPlan():
+            return run(plan, worker, watch)
+        case MethodPlan():
+            return run_method(plan, worker, watch)
 
 
 def run_method(plan: MethodPlan, worker: Worker | None = None, watch: Callable[[Progress], None] | None = None) -> int:
@@ -78,10 +100,12 @@ def run_method(plan: MethodPlan, worker: Worker | None = None, watch: Callable[[
     picture = preview(model, plan.data) if worker.rank == 0 else None
     model.to(worker.device)
     perceptual, _ = perceptual_of(plan.perceptual_weights, size, worker.device)
+    discriminator = adversary_of(plan, model)
     task = MethodTask(
         model,
         perceptual,
         plan.task,
+        discriminator=None if discriminator is None else discriminator.to(worker.device),
         embed=None if plan.identity_network is None else identity_network(Path(plan.identity_network)).to(worker.device),
         directions_KD=boundaries(out, plan.base) if part == "sfe-editor" else None,
         dtype=plan.loop.dtype,
@@ -89,15 +113,26 @@ def run_method(plan: MethodPlan, worker: Worker | None = None, watch: Callable[[
         worker=worker,
         picture=picture,
     )
-    with (prior / "generator.safetensors").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    about = {
-        "task": dataclasses.asdict(plan.task),
+    digests = {"generator": sha256_of(prior / GENERATOR)}
+    if discriminator is not None:
+        digests["discriminator"] = sha256_of(prior / DISCRIMINATOR)
+    about: dict[str, Any] = {
+        "task": plan.task,
         "data": {"source": plan.data, "faces": len(faces.images)},
-        "prior": {"generator": digest},
+        "prior": digests,
         "base": {"bundle": None if plan.base is None else open_bundle(plan.base).digest},
     }
     return train(task, faces.images, plan.loop, out, worker=worker, watch=watch, about=about)
+
+
+def adversary_of(plan: MethodPlan, model: Inverter) -> Discriminator | None:
+    """The prior's discriminator, for the parts that have an adversarial loss and run long enough to come to it."""
+    if not plan.task.is_adversarial(plan.loop.images):
+        return None
+    if not (Path(plan.prior) / DISCRIMINATOR).is_file():
+        logging.getLogger(__name__).warning("%s has no %s: no adversarial loss", plan.prior, DISCRIMINATOR)
+        return None
+    return discriminator_on_prior(Path(plan.prior), model.config.generator, model.config.input_size)
 
 
 def mini_sizes(method: Method, generator: StyleGAN2Config) -> MethodConfig:
@@ -176,7 +211,7 @@ def model_for(method: Method, prior: Path, out: Path, base: str | None, parts: t
     """
     model = channels_last(build_inverter(method, mini_sizes(method, read_prior_config(prior))))
     generator = model.get_submodule("generator")
-    generator.load_state_dict(prior_weights(prior / "generator.safetensors"))
+    generator.load_state_dict(prior_weights(prior / GENERATOR))
     mean = generator.get_submodule("mapping").get_buffer("w_avg")
     model.get_buffer("latent_avg").copy_(mean.expand_as(model.get_buffer("latent_avg")))
     if isinstance(model, E4e | Hfgi | Sfe):
@@ -243,11 +278,6 @@ def method_bundle(method: Method, prior: Path, out: Path, base: str | None, fold
     """Write what was trained of a method as a bundle, with the edits of its base. Raises TrainingError for missing parts."""
     model = model_for(method, prior, out, base, parts_in(method))
     entries, directions = edits_of(out, base)
-    weights: Mapping[str, Tensor] = {
-        # Trained parts in half the space; the generator stays as it was given. Integer counters stay integers.
-        name: tensor.half() if tensor.is_floating_point() and not name.startswith("generator.") else tensor
-        for name, tensor in model.state_dict().items()
-    }
     card = f"# {folder.name}\n\nA {method} model trained by `styleres train method`, on the prior and encoder of its base.\n"
     return write_bundle(
         folder,
@@ -256,7 +286,7 @@ def method_bundle(method: Method, prior: Path, out: Path, base: str | None, fold
         config=mini_sizes(method, read_prior_config(prior)),
         licence=licence,
         edits=entries,
-        weights=weights,
+        weights=bundle_weights(model),
         directions=directions,
         card=card,
     )

@@ -4,11 +4,14 @@
     w-encoder       HyperStyle's encoder of w    -                    -
     hyperstyle      hypernetwork and maps        encoder of w         the picture's in every round
     hfgi            ADA and Ec                   e4e                  |ADA(warped residual) - residual|
-    sfe-inverter    inverter and fuser           -                    the picture's of w alone; features near the generator's
-    sfe-editor      feature editor               inverter, fuser, e4e the picture's of edits of e4e's own images
+    sfe-inverter    inverter and fuser           -                    the picture's of w alone; features near the generator's;
+                                                                      adversarial, on both pictures
+    sfe-editor      feature editor               inverter, fuser, e4e the picture's of edits of e4e's own images;
+                                                                      adversarial, on the picture that is not edited
 
-The picture's losses are L2, perceptual and identity, with the methods' common official weights 1, 0.8, 0.1. Left out: the
-adversarial terms of SFE (weight 0.01, from step 45,000 on) and the Ranger optimiser, for which Adam stands.
+The picture's losses are L2, perceptual and identity, with the methods' common official weights 1, 0.8, 0.1. SFE's adversarial
+losses come late, as officially, and with them a step of the discriminator follows every step. Left out: the Ranger optimiser,
+for which Adam stands.
 """
 
 from __future__ import annotations
@@ -26,8 +29,10 @@ from ops.inversion.hfgi import Hfgi
 from ops.inversion.hyperstyle import DeltaMaps, HyperStyle
 from ops.inversion.inverter import Inverter, only, pooled
 from ops.inversion.sfe import Detail, Sfe
+from ops.stylegan2.discriminator import Discriminator
+from ops.training.adversary import Adversary
 from ops.training.distributed import Worker
-from ops.training.losses import Embedder, identity_loss, pixel_loss
+from ops.training.losses import Embedder, adversarial_loss, identity_loss, pixel_loss
 from ops.training.residual import Distance
 from ops.training.trainer import Learner, Step, Task, TrainingError
 from ops.training.warp import random_perspective
@@ -57,6 +62,19 @@ class MethodSettings:
     """sfe-inverter: images until F replaces the generator's features entirely; 80,000 officially."""
     strength: tuple[float, float] = (0.7, 3.0)
     """sfe-editor: range of the strength of edits, either sign."""
+    adversarial_weight: float = 0.01
+    """sfe-inverter and sfe-editor, where the prior has a discriminator."""
+    adversarial_from_images: int = 360_000
+    """Images before the adversarial loss and the discriminator's steps begin: officially 45,000 steps of 8."""
+    discriminator_learning_rate: float = 5e-4
+    r1_gamma: float = 1.0
+    """For 64 px, as in `ResidualSettings`; 20 officially, where it is 10 beside half of the logistic loss."""
+    r1_every: int = 16
+
+    def is_adversarial(self, images: int) -> bool:
+        """Whether a training of so many images comes to the adversarial loss."""
+        has_it = self.part in ("sfe-inverter", "sfe-editor") and self.adversarial_weight > 0
+        return has_it and images > self.adversarial_from_images
 
 
 class PictureLoss:
@@ -90,38 +108,52 @@ class Batch:
 
 
 Losses = tuple[Tensor, dict[str, Tensor]]
+Judged = tuple[Tensor, dict[str, Tensor], Tensor | None]
+Discriminate = Callable[[Tensor], Tensor]
+"""Images [N, 3, S, S] in [-1, 1] => logits [N, 1]."""
 
 
 class Lesson(nn.Module, ABC):
     """Abstract: one part of one method. `forward` is the whole loss of a batch."""
 
-    def __init__(self, model: Inverter, picture: PictureLoss, settings: MethodSettings):
+    def __init__(
+        self, model: Inverter, picture: PictureLoss, settings: MethodSettings, discriminate: Discriminate | None = None
+    ):
         super().__init__()
         self.learnt = parts_of(model, settings.part).requires_grad_(True)
         self.everything, self.picture = [model], [picture]  # lists: not sub-modules
-        self.settings = settings
+        self.settings, self.discriminate = settings, discriminate
 
     def draw(self, batch: int, draws: torch.Generator) -> dict[str, Tensor]:
         """Everything random of a global batch, by name, a row per image."""
         return {}
 
     @abstractmethod
-    def forward(self, batch: Batch) -> Losses:
-        """=> (weighted sum, losses by name)."""
+    def forward(self, batch: Batch) -> Judged:
+        """=> (weighted sum, losses by name, the pictures that the discriminator learns to tell from real ones: None until it
+        is asked)."""
 
     def compared(self, image: Tensor, targets: Tensor, model: Inverter) -> Losses:
         """The picture's losses at the size of the encoder's images."""
         return self.picture[0](pooled(image, model.config.input_size), targets)
 
+    def judged(self, total: Tensor, losses: dict[str, Tensor], pictures: Tensor, batch: Batch) -> Judged:
+        """With the adversarial loss on some pictures, once it has begun."""
+        if self.discriminate is None or batch.seen < self.settings.adversarial_from_images:
+            return total, losses, None
+        fakes = pooled(pictures, self.everything[0].config.input_size)
+        losses["adversarial"] = adversarial_loss(self.discriminate(fakes))
+        return total + self.settings.adversarial_weight * losses["adversarial"], losses, fakes.detach()
+
 
 @final
 class WEncoderLesson(Lesson):
-    def forward(self, batch: Batch) -> Losses:
+    def forward(self, batch: Batch) -> Judged:
         model = self.everything[0]
         assert isinstance(model, HyperStyle)
         wplus_NLD = model.encode(batch.images)
         image = model.generator(model.generator.styles(wplus_NLD), dtype=model.feature_dtype)
-        return self.compared(image, batch.images, model)
+        return *self.compared(image, batch.images, model), None
 
 
 class RefinedDeltas(Mapping[str, Tensor]):
@@ -149,7 +181,7 @@ class RefinedDeltas(Mapping[str, Tensor]):
 class HyperStyleLesson(Lesson):
     """Every round's picture is compared; gradients do not pass from one round to the next (section 3.3)."""
 
-    def forward(self, batch: Batch) -> Losses:
+    def forward(self, batch: Batch) -> Judged:
         model = self.everything[0]
         assert isinstance(model, HyperStyle)
         rounds = model.config.hypernet.rounds
@@ -169,7 +201,7 @@ class HyperStyleLesson(Lesson):
             totals.append(total)
             losses["first_round"] = totals[0]
             codes_NTK, shown = (codes_NTK + now_NTK).detach(), pooled(image, model.config.input_size).detach()
-        return torch.stack(totals).sum(), losses
+        return torch.stack(totals).sum(), losses, None
 
 
 @final
@@ -181,7 +213,7 @@ class HfgiLesson(Lesson):
         warped_N = torch.rand(batch, generator=draws) < self.settings.distortion_share
         return {"corners_N42": corners_N42 * warped_N[:, None, None]}
 
-    def forward(self, batch: Batch) -> Losses:
+    def forward(self, batch: Batch) -> Judged:
         model = self.everything[0]
         assert isinstance(model, Hfgi)
         with torch.no_grad():
@@ -197,33 +229,43 @@ class HfgiLesson(Lesson):
         image = model.generator(styles, injection=model.fusion(scale, shift), dtype=model.feature_dtype)
         total, losses = self.compared(image, batch.images, model)
         losses["alignment"] = (aligned.float() - residual).abs().mean()
-        return total + self.settings.alignment_weight * losses["alignment"], losses
+        return total + self.settings.alignment_weight * losses["alignment"], losses, None
 
 
 @final
 class SfeInverterLesson(Lesson):
     """Phase 1: the picture from features and w, and from w alone."""
 
-    def forward(self, batch: Batch) -> Losses:
+    def forward(self, batch: Batch) -> Judged:
         model, settings = self.everything[0], self.settings
         assert isinstance(model, Sfe)
         wplus_NLD, features = model.features_of(batch.images)
         styles = model.generator.styles(wplus_NLD)
         own = model.own_features(styles)
         share = min(1.0, batch.seen / max(settings.feature_ramp_images, 1))
-        total, losses = self.compared(model.inserted(styles, own + share * (features - own)), batch.images, model)
-        plain, alone = self.compared(model.generator(styles, dtype=model.feature_dtype), batch.images, model)
-        losses |= {f"w_{name}": value for name, value in alone.items()}
+        whole = model.inserted(styles, own + share * (features - own))
+        plain = model.generator(styles, dtype=model.feature_dtype)
+        total, losses = self.compared(whole, batch.images, model)
+        of_w, found = self.compared(plain, batch.images, model)
+        losses |= {f"w_{name}": value for name, value in found.items()}
         losses["features"] = (features.float() - own.float()).square().mean()
-        return total + plain + settings.feature_weight * losses["features"], losses
+        total = total + of_w + settings.feature_weight * losses["features"]
+        return self.judged(total, losses, torch.cat([whole, plain]), batch)
 
 
 @final
 class SfeEditorLesson(Lesson):
     """Phase 2: the picture itself, and edits of e4e's images, whose edited versions are known (SFE, section 3.3)."""
 
-    def __init__(self, model: Inverter, picture: PictureLoss, settings: MethodSettings, directions_KD: Tensor | None):
-        super().__init__(model, picture, settings)
+    def __init__(
+        self,
+        model: Inverter,
+        picture: PictureLoss,
+        settings: MethodSettings,
+        discriminate: Discriminate | None,
+        directions_KD: Tensor | None,
+    ):
+        super().__init__(model, picture, settings, discriminate)
         if directions_KD is None:
             raise TrainingError("SFE's editor learns from edits: run styleres train directions first, or name --base")
         self.directions_KD = directions_KD
@@ -235,7 +277,7 @@ class SfeEditorLesson(Lesson):
         which = torch.randint(0, len(self.directions_KD), (batch,), generator=draws)
         return {"along_ND": size * sign * self.directions_KD.cpu()[which]}
 
-    def forward(self, batch: Batch) -> Losses:
+    def forward(self, batch: Batch) -> Judged:
         model = self.everything[0]
         assert isinstance(model, Sfe)
         along_NLD = batch.random["along_ND"][:, None]
@@ -256,7 +298,7 @@ class SfeEditorLesson(Lesson):
         edited = self.picture_of(model, made, made_NLD + along_NLD, change)
         of_edits, found = self.compared(edited, after, model)
         losses |= {f"edit_{name}": value for name, value in found.items()}
-        return total + of_edits, losses
+        return self.judged(total + of_edits, losses, still, batch)
 
     def picture_of(self, model: Sfe, kept: Detail, wplus_NLD: Tensor, change: Tensor) -> Tensor:
         return model.inserted(model.generator.styles(wplus_NLD), model.edited(kept, change))
@@ -289,6 +331,7 @@ def lesson_of(
     perceptual: Distance,
     embed: Embedder | None,
     settings: MethodSettings,
+    discriminate: Discriminate | None,
     directions_KD: Tensor | None,
 ) -> Lesson:
     """The one place where a part's name becomes what is learnt."""
@@ -301,9 +344,9 @@ def lesson_of(
         case "hfgi":
             return HfgiLesson(model, picture, settings)
         case "sfe-inverter":
-            return SfeInverterLesson(model, picture, settings)
+            return SfeInverterLesson(model, picture, settings, discriminate)
         case "sfe-editor":
-            return SfeEditorLesson(model, picture, settings, directions_KD)
+            return SfeEditorLesson(model, picture, settings, discriminate, directions_KD)
 
 
 @final
@@ -316,6 +359,7 @@ class MethodTask(Task):
         perceptual: Distance,
         settings: MethodSettings,
         *,
+        discriminator: Discriminator | None = None,
         embed: Embedder | None = None,
         directions_KD: Tensor | None = None,
         dtype: torch.dtype = torch.bfloat16,
@@ -323,25 +367,41 @@ class MethodTask(Task):
         worker: Worker | None = None,
         picture: Callable[[], np.ndarray] | None = None,
     ):
+        """discriminator: of images of the model's input size; None where there is no adversarial loss."""
         worker = worker or Worker()
         self.name = settings.part
         self.model, self.settings, self.picture = model, settings, picture
         self.device = worker.device
         model.requires_grad_(False).eval()
         model.feature_dtype = dtype
-        self.lesson = lesson_of(model, perceptual, embed, settings, directions_KD)
+        self.adversary = None
+        if discriminator is not None:
+            self.adversary = Adversary(
+                discriminator,
+                dtype,
+                worker,
+                learning_rate=settings.discriminator_learning_rate,
+                r1_gamma=settings.r1_gamma,
+                r1_every=settings.r1_every,
+            )
+        discriminate = None if self.adversary is None else self.adversary.logits
+        self.lesson = lesson_of(model, perceptual, embed, settings, discriminate, directions_KD)
         self.lesson.learnt.train()
         self.learn = worker.wrap(self.lesson)
         optimizer = torch.optim.Adam(self.lesson.learnt.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
         self.parts = Learner("parts", self.lesson.learnt, optimizer, dtype, clip_norm=clip_norm)
 
     def learners(self) -> list[Learner]:
-        return [self.parts]
+        return [self.parts] if self.adversary is None else [self.parts, self.adversary.learner]
 
     def step(self, step: Step) -> dict[str, Tensor]:
         drawn = {name: rows[step.mine].to(self.device) for name, rows in self.lesson.draw(step.batch, step.draws).items()}
-        total, losses = self.learn(Batch(step.images, drawn, step.index * step.batch))
+        total, losses, fakes = self.learn(Batch(step.images, drawn, step.index * step.batch))
         self.parts.step(total)
+        if fakes is not None:
+            assert self.adversary is not None
+            penalise = step.index % self.settings.r1_every == 0
+            losses["discriminator"] = self.adversary.step(step.images, fakes, penalise=penalise)
         return losses
 
     def pictures(self) -> np.ndarray | None:

@@ -25,6 +25,7 @@ from ops.inversion.residual import fuse
 from ops.inversion.styleres import StyleRes
 from ops.stylegan2.discriminator import Discriminator
 from ops.stylegan2.generator import Injection
+from ops.training.adversary import Adversary
 from ops.training.distributed import Worker
 from ops.training.losses import (
     Embedder,
@@ -33,12 +34,10 @@ from ops.training.losses import (
     batch_mean,
     composite_loss,
     composite_target,
-    discriminator_loss,
     edit_offset,
     feature_regulariser,
     identity_loss,
     pixel_loss,
-    r1_penalty,
     sample_alpha,
 )
 from ops.training.trainer import Learner, Step, Task, TrainingError
@@ -166,6 +165,9 @@ class ResidualStep(nn.Module):
         super().__init__()
         if embed is None and max(settings.identity_weight, settings.cycle_identity_weight) > 0:
             raise TrainingError("an identity loss needs an identity network; give one (--identity-network) or weight 0")
+        if not settings.use_residual:
+            for parameter in model.inverting()[2].parameters():
+                torch.nn.init.zeros_(parameter)  # nothing trains them: a bundle made of this has no residual either
         self.model = model
         self.discriminate = discriminate
         self.perceptual, self.embed = [perceptual], [embed]  # lists: not sub-modules
@@ -254,23 +256,6 @@ class ResidualStep(nn.Module):
         return torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
-class DiscriminatorStep(nn.Module):
-    """(real, fake, whether the lazy penalty is due) => the discriminator's loss."""
-
-    def __init__(self, discriminator: Discriminator, settings: ResidualSettings, dtype: torch.dtype):
-        super().__init__()
-        self.discriminator, self.settings, self.dtype = discriminator, settings, dtype
-
-    def forward(self, real: Tensor, fake: Tensor, penalise: bool) -> Tensor:
-        real = real.detach().requires_grad_(penalise)
-        # The penalty differentiates twice, where bf16's eight bits are too few.
-        real_logits = self.discriminator(real, dtype=torch.float32 if penalise else self.dtype)
-        loss = discriminator_loss(real_logits, self.discriminator(fake, dtype=self.dtype))
-        if penalise:
-            loss = loss + 0.5 * self.settings.r1_gamma * self.settings.r1_every * r1_penalty(real_logits, real)
-        return loss
-
-
 def shown(images: Tensor, model: StyleRes) -> Tensor:
     """The generator's images at the size of the encoder's, where all losses and the discriminator see them."""
     size = model.config.encoder.input_size
@@ -323,33 +308,30 @@ class ResidualTask(Task):
         self.model, self.settings, self.directions_KD, self.picture = model, settings, directions_KD, picture
         model.requires_grad_(False).eval()
         parts = residual_parts(model).requires_grad_(True)
-
-        def discriminate(images: Tensor) -> Tensor:
-            return discriminator(images, dtype=dtype)
-
-        self.learn = worker.wrap(ResidualStep(model, discriminate, perceptual, embed, settings, dtype))
-        self.judge = worker.wrap(DiscriminatorStep(discriminator, settings, dtype))
         optimizer = torch.optim.Adam(parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
-        rate = settings.discriminator_learning_rate
-        d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=rate, betas=(0.0, 0.99))
         self.parts = Learner("parts", parts, optimizer, dtype, clip_norm=clip_norm)
-        self.discriminator = Learner("discriminator", discriminator, d_optimizer, dtype, prefix="d_")
+        self.adversary = Adversary(
+            discriminator,
+            dtype,
+            worker,
+            learning_rate=settings.discriminator_learning_rate,
+            r1_gamma=settings.r1_gamma,
+            r1_every=settings.r1_every,
+        )
+        self.learn = worker.wrap(ResidualStep(model, self.adversary.logits, perceptual, embed, settings, dtype))
 
     def learners(self) -> list[Learner]:
-        return [self.parts, self.discriminator]
+        return [self.parts, self.adversary.learner]
 
     def step(self, step: Step) -> dict[str, Tensor]:
         settings = self.settings
         edit = draw_edits(self.model, step.batch, self.directions_KD, settings, step.draws)
         edit = edit.part(step.mine, step.images.device)
-        self.discriminator.module.requires_grad_(False)
         total, losses, outputs = self.learn(step.images, edit)
         self.parts.step(total)
         if step.index % settings.discriminator_every == 0:
             penalise = step.index % (settings.discriminator_every * settings.r1_every) == 0
-            self.discriminator.module.requires_grad_(True)
-            losses["discriminator"] = self.judge(step.images, outputs, penalise)
-            self.discriminator.step(losses["discriminator"])
+            losses["discriminator"] = self.adversary.step(step.images, outputs, penalise=penalise)
         return losses
 
     def pictures(self) -> np.ndarray | None:

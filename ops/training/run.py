@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from ops.checkpoints.bundle import open_bundle
+from ops.checkpoints.convert import sha256_of
 from ops.checkpoints.prior import ANCHOR, DISCRIMINATOR, GENERATOR, Prior, read_prior_config, read_prior_tensors, write_prior
 from ops.device import channels_last, keep_freed_memory
 from ops.inversion.styleres import StyleRes
@@ -116,11 +116,12 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
             load_result(model.inverting()[0], out / "e0.pt")
             if plan.start_from is not None:
                 load_result(residual_parts(model), Path(plan.start_from))
-            discriminator = discriminator_on_prior(prior, model).to(worker.device)
+            discriminator = discriminator_on_prior(prior, model.config.generator, model.config.encoder.input_size)
+            discriminator.to(worker.device)
             directions = boundary_directions(out)
             task = ResidualTask(model, discriminator, perceptual, plan.task, directions_KD=directions, **common)
-    about = {"task": dataclasses.asdict(plan.task), "data": {"source": plan.data, "faces": len(faces.images)}}
-    about["prior"] = {"generator": _digest(prior / "generator.safetensors")}
+    about: dict[str, Any] = {"task": plan.task, "data": {"source": plan.data, "faces": len(faces.images)}}
+    about["prior"] = {"generator": sha256_of(prior / GENERATOR)}
     return train(task, faces.images, plan.loop, out, worker=worker, watch=watch, about=about)
 
 
@@ -149,8 +150,8 @@ def _run_prior(plan: TrainingPlan, settings: PriorSettings, worker: Worker, watc
         dtype=plan.loop.dtype,
         worker=worker,
     )
-    about = {"task": dataclasses.asdict(settings), "data": {"source": plan.data, "faces": len(faces.images)}}
-    about["prior"] = {"generator": _digest(start / GENERATOR) if start else "", "config": dataclasses.asdict(config)}
+    about: dict[str, Any] = {"task": settings, "data": {"source": plan.data, "faces": len(faces.images)}}
+    about["prior"] = {"generator": sha256_of(start / GENERATOR) if start else "", "config": dataclasses.asdict(config)}
     seen = train(task, faces.images, plan.loop, Path(plan.out), worker=worker, watch=watch, about=about)
     if worker.rank == 0:
         write_trained_prior(Path(plan.out) / PRIOR, plan, learnt, discriminator, seen)
@@ -259,17 +260,24 @@ def model_on_prior(prior: Path, preset: Preset, *, without_e2: bool = False) -> 
     if without_e2:
         config = dataclasses.replace(config, residual=dataclasses.replace(config.residual, transform="add"))
     model = channels_last(StyleRes(config))
-    model.generator.load_state_dict(prior_weights(prior / "generator.safetensors"))
+    model.generator.load_state_dict(prior_weights(prior / GENERATOR))
     model.latent_avg.copy_(model.generator.mapping.w_avg.expand_as(model.latent_avg))
     return model
 
 
-def discriminator_on_prior(prior: Path, model: StyleRes) -> Discriminator:
-    """The prior's discriminator, at the size of the encoder's images."""
-    generator, size = model.config.generator, model.config.encoder.input_size
+def bundle_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Trained parts in half the space; the generator stays as it was given, and integer counters stay integers."""
+    return {
+        name: tensor.half() if tensor.is_floating_point() and not name.startswith("generator.") else tensor
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def discriminator_on_prior(prior: Path, generator: StyleGAN2Config, size: int) -> Discriminator:
+    """The prior's discriminator, of images of `size` px. Raises TrainingError where it has none, or one of others."""
     channels = {res: count for res, count in generator.channels.items() if res <= size}
     discriminator = channels_last(Discriminator(dataclasses.replace(generator, resolution=size, channels=channels)))
-    weights = prior_weights(prior / "discriminator.safetensors")
+    weights = prior_weights(prior / DISCRIMINATOR)
     try:
         discriminator.load_state_dict(weights)
     except RuntimeError as error:
@@ -339,8 +347,3 @@ def changed(settings: SettingsT, assignments: Sequence[str]) -> SettingsT:
             raise TrainingError(f"{assignment!r}: expected a value like {old!r}")
         values[name] = value
     return dataclasses.replace(settings, **values)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

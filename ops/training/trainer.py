@@ -193,7 +193,8 @@ def train(
 ) -> int:
     """Train until the schedule or the time is over; => images seen in all. Resumes if `out` holds this task's state.
 
-    faces: uint8 [N, R, R, 3]. about: JSON values that must be the same when a run is resumed (settings, data, digests).
+    faces: uint8 [N, R, R, 3]. about: what must be the same when a run is resumed, by section: settings as the dataclass that
+    they are, or JSON values (data, digests).
 
     Raises:
         TrainingError: a checkpoint of another run in `out`; a loss that is not finite (its batch is saved first).
@@ -204,7 +205,7 @@ def train(
     share = settings.batch // worker.world
     mine = slice(worker.rank * share, (worker.rank + 1) * share)
     out.mkdir(parents=True, exist_ok=True)
-    run = json.loads(json.dumps({"loop": _run_of(settings), **(about or {})}))
+    run = Run.of({"loop": settings, **(about or {})})
     # Learning rates at build time are the peaks of the schedule.
     peaks = [float(group["lr"]) for group in task.rate_groups()]
     average = Average(task.trained(), settings.ema_halflife_images)
@@ -364,33 +365,54 @@ def _finite(losses: Mapping[str, Tensor], images: Tensor, index: int, path: Path
     return values
 
 
-def _run_of(settings: LoopSettings) -> dict[str, Any]:
-    """What must not change between a run and its resume."""
-    free = {"max_minutes", "checkpoint_minutes", "preview_images", "log_images"}
-    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in free}
+FREE_TO_CHANGE = {"max_minutes", "checkpoint_minutes", "preview_images", "log_images"}
 
 
-def _save(task: Task, average: Average, out: Path, index: int, seen: int, run: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class Run:
+    """What must not change between a run and its resume: JSON values by section."""
+
+    facts: Mapping[str, Mapping[str, Any]]
+    defaults: Mapping[str, Mapping[str, Any]]
+    """Of the sections that are settings."""
+
+    @staticmethod
+    def of(about: Mapping[str, Any]) -> Run:
+        facts, defaults = dict(about), {}
+        for section, part in about.items():
+            if dataclasses.is_dataclass(part):
+                fields = [field for field in dataclasses.fields(part) if field.name not in FREE_TO_CHANGE]
+                facts[section] = {field.name: getattr(part, field.name) for field in fields}
+                defaults[section] = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+        return Run(*json.loads(json.dumps([facts, defaults])))
+
+    def changes(self, before: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Where the facts in a state differ, for people.
+
+        A setting that the state does not know is younger than it, and its default is what was done before there was one.
+        """
+        changes = []
+        for section in sorted({*before, *self.facts}):
+            then, now = {**self.defaults.get(section, {}), **before.get(section, {})}, self.facts.get(section, {})
+            differing = sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
+            changes += [f"{section}.{key}: {then.get(key)!r} then, {now.get(key)!r} now" for key in differing]
+        return changes
+
+
+def _save(task: Task, average: Average, out: Path, index: int, seen: int, run: Run) -> None:
     """The result first, the state last: a state never speaks of a result that is not there."""
     save_atomic(out / f"{task.name}.pt", {"format": CHECKPOINT_FORMAT, "images": seen, "weights": average.values})
     state = {name: part.state_dict() for name, part in task.state().items()}
-    content = {"format": CHECKPOINT_FORMAT, "step": index, "run": json.dumps(run), "average": average.values, "state": state}
-    save_atomic(out / f"{task.name}.state.pt", content)
+    content = {"format": CHECKPOINT_FORMAT, "step": index, "run": json.dumps(run.facts), "state": state}
+    save_atomic(out / f"{task.name}.state.pt", content | {"average": average.values})
 
 
-def _resume(task: Task, average: Average, path: Path, run: Mapping[str, Any], device: torch.device) -> int:
+def _resume(task: Task, average: Average, path: Path, run: Run, device: torch.device) -> int:
     """=> the step to go on with: 0 where there is no state."""
     if not path.exists():
         return 0
     content = torch.load(path, map_location=device, weights_only=True)
-    before = json.loads(content["run"])
-    if before != run:
-        changed = sorted(
-            f"{section}.{key}: {before.get(section, {}).get(key)!r} then, {run.get(section, {}).get(key)!r} now"
-            for section in {*before, *run}
-            for key in {*before.get(section, {}), *run.get(section, {})}
-            if before.get(section, {}).get(key) != run.get(section, {}).get(key)
-        )
+    if changed := run.changes(json.loads(content["run"])):
         raise TrainingError(f"{path} belongs to another run ({'; '.join(changed)}); use the same settings or another --out")
     for name, part in task.state().items():
         part.load_state_dict(content["state"][name])

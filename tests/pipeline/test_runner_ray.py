@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from ops.checkpoints.bundle import Bundle
 from ops.face.detect import DetectorError
@@ -48,21 +47,11 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As an actor has it: the number of threads decides the last bits of small matrix products."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(("workers", "gpus_per_worker"), [(1, 0.0), (2, 0.0), (2, 1.0), (2, 0.5)])
 def test_actors_give_the_same_rows_and_files_as_this_process(
     tmp_path: Path,
     bundle: Bundle,
     source: Source,
-    one_thread: None,
     marks: None,
     monkeypatch: pytest.MonkeyPatch,
     workers: int,

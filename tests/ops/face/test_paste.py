@@ -212,3 +212,15 @@ def test_a_composite_redraws_what_changed_and_leaves_the_rest_sharp() -> None:
     # Both show the edit.
     for mode in ("delta", "composite"):
         assert (crops[mode][mouth].mean() - crops["frame"][mouth].mean()) > 50
+
+
+def test_a_composite_keeps_detail_that_the_edited_picture_merely_lost() -> None:
+    """Hair that the model smooths when it draws an edit is not edited hair."""
+    frame = smooth_frame()
+    reference = crop_face(frame, QUAD, 64).astype(np.float32)
+    reference[:, ::2] += 25
+    edited = reference.copy()
+    pairs = reference[4:20].reshape(16, 32, 2, 3)
+    edited[4:20] = pairs.mean(axis=2).repeat(2, axis=1)  # the lines are gone, their mean is not
+    pasted = paste(frame, edited, reference, QUAD, PasteSettings(mode="composite"))
+    assert np.abs(pasted.astype(int) - frame).max() <= 2

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from ops.metrics.metric import Measurement, Metric, MetricError, mean_of
-from ops.metrics.report import json_of, markdown_of, table_of
+from ops.metrics.report import json_of, markdown_of, over_seeds, table_by_edit, table_of
 
 L2 = Metric("L2", "lower", "levels")
 KEPT = Metric("identity kept", "higher", "cosine", "MobileFaceNet", "CurricularFace IR-101")
@@ -66,3 +66,18 @@ def test_means_say_what_they_are_of() -> None:
         mean_of(L2, "a", [])
     with pytest.raises(MetricError, match="not a number"):
         mean_of(L2, "a", [1.0, math.nan])
+
+
+def test_the_mean_over_edits_is_taken_within_each_seed() -> None:
+    """Its spread is that of the means, not that of edits: seeds that differ everywhere by the same amount are so far apart."""
+    runs = [
+        [Measurement(L2, "run", value + shift, 9, item=item) for item, value in (("smile", 1.0), ("age", 5.0))]
+        for shift in (0.0, 2.0)
+    ]
+    alone = [Measurement(L2, "one", value, 9, item=item) for item, value in (("smile", 2.0), ("age", 3.0))]
+    table = table_by_edit(L2, over_seeds("two seeds", runs) + alone)
+    assert table.rows == (
+        ("smile (9 faces)", "2 ± 1.4", "2"),
+        ("age (9 faces)", "6 ± 1.4", "3"),
+        ("mean over edits", "4 ± 1.4", "2.5"),
+    )

@@ -17,11 +17,12 @@ from ops.inversion.hyperstyle import HyperStyle
 from ops.inversion.inverter import Inverter
 from ops.inversion.methods import build_inverter
 from ops.inversion.sfe import Sfe
+from ops.stylegan2.discriminator import Discriminator
 from ops.training.method_run import method_of
 from ops.training.methods import Batch, Lesson, MethodSettings, MethodTask, Part, RefinedDeltas, parts_of, start_gently
-from ops.training.trainer import LoopSettings, TrainingError, train
+from ops.training.trainer import LoopSettings, Step, TrainingError, train
 from ops.training.warp import homography, random_perspective
-from tests.small_model import small
+from tests.small_model import SMALL, small
 
 PARTS: tuple[Part, ...] = get_args(Part)
 DIRECTIONS_KD = torch.randn(3, 16, generator=torch.Generator().manual_seed(4))
@@ -38,9 +39,15 @@ def model_of(part: Part, seed: int = 0) -> Inverter:
     return build_inverter(method_of(part), small(method_of(part)))
 
 
-def task_of(part: Part, seed: int = 0, **settings: float) -> MethodTask:
+def task_of(part: Part, seed: int = 0, judge: Discriminator | None = None, **settings: float) -> MethodTask:
     chosen = replace(MethodSettings(part), **settings)  # type: ignore[arg-type]
-    return MethodTask(model_of(part, seed), distance, chosen, directions_KD=DIRECTIONS_KD, dtype=torch.float32)
+    model = model_of(part, seed)
+    return MethodTask(model, distance, chosen, discriminator=judge, directions_KD=DIRECTIONS_KD, dtype=torch.float32)
+
+
+def judge_of(seed: int = 5) -> Discriminator:
+    torch.manual_seed(seed)
+    return Discriminator(SMALL.generator)
 
 
 def lesson_of(part: Part, **settings: float) -> tuple[Lesson, Inverter]:
@@ -66,10 +73,15 @@ def picture_losses(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 # ------------------------------------------------------------------------------------------------------------ every part
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_a_part_alone_changes_and_a_resumed_run_has_its_weights(tmp_path: Path, part: Part) -> None:
+@pytest.mark.parametrize(
+    ("part", "adversarial"), [*((part, False) for part in PARTS), ("sfe-inverter", True), ("sfe-editor", True)]
+)
+def test_a_part_alone_changes_and_a_resumed_run_has_its_weights(tmp_path: Path, part: Part, adversarial: bool) -> None:
+    """So has its discriminator, where there is one."""
     faces = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
-    whole, first, second = task_of(part), task_of(part), task_of(part)
+    whole, first, second = (
+        task_of(part, judge=judge_of() if adversarial else None, adversarial_from_images=4, r1_every=2) for _ in range(3)
+    )
     before = {name: value.clone() for name, value in model_of(part).state_dict().items()}
     train(whole, faces, LOOP, tmp_path / "a")
 
@@ -85,6 +97,10 @@ def test_a_part_alone_changes_and_a_resumed_run_has_its_weights(tmp_path: Path, 
     train(second, faces, LOOP, tmp_path / "b")
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
+    if adversarial:
+        judges = [learner.module.state_dict() for task in (whole, second) for learner in task.learners()[1:]]
+        assert all(torch.equal(value, judges[1][name]) for name, value in judges[0].items())
+        assert not any(torch.equal(value, judges[0][name]) for name, value in judge_of().named_parameters())
     learnt = tuple(f"{name}." for name in whole.lesson.learnt)
     changed = {name for name, value in whole.model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed and all(name.startswith(learnt) for name in changed)
@@ -99,7 +115,7 @@ def test_a_part_learns_a_picture(part: Part) -> None:
     lesson = task.lesson
     totals = []
     for _ in range(30):
-        total, _ = lesson(batch_of(lesson, seen=1))
+        total, _, _ = lesson(batch_of(lesson, seen=1))
         task.parts.step(total)
         totals.append(float(total.detach()))
     assert totals[-1] < 0.9 * totals[0], totals[::5]
@@ -134,7 +150,7 @@ def test_a_part_of_another_method_is_refused() -> None:
 def test_every_round_counts_and_none_sends_gradients_to_the_one_before() -> None:
     lesson, model = lesson_of("hyperstyle")
     assert isinstance(model, HyperStyle) and model.hypernet is not None
-    total, losses = lesson(batch_of(lesson))
+    total, losses, _ = lesson(batch_of(lesson))
     total.backward()
     found = {name: p.grad.clone() for name, p in lesson.learnt.named_parameters() if p.grad is not None}
     # The official program's steps, layer by layer, with what came before detached as one sum of deltas.
@@ -175,7 +191,7 @@ def test_hfgi_lays_a_warped_residual_back() -> None:
     lesson, model = lesson_of("hfgi")
     assert isinstance(model, Hfgi) and model.alignment is not None and model.consultation is not None
     batch = batch_of(lesson)
-    total, losses = lesson(batch)
+    total, losses, _ = lesson(batch)
     found = model.invert(images())
     residual = found.detail
     assert residual is not None
@@ -214,7 +230,8 @@ def test_a_perspective_is_opencvs_and_no_perspective_is_none() -> None:
 
 
 def test_a_homography_sends_its_four_points_where_they_belong() -> None:
-    source, target = torch.rand(2, 5, 4, 2).unbind(0)
+    square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    source, target = (square + 0.3 * torch.rand(2, 5, 4, 2, generator=torch.Generator().manual_seed(0))).unbind(0)
     matrices = homography(source, target)
     sent = torch.cat([source, torch.ones(5, 4, 1)], dim=2) @ matrices.transpose(1, 2)
     torch.testing.assert_close(sent[..., :2] / sent[..., 2:], target, rtol=1e-3, atol=1e-3)
@@ -226,9 +243,9 @@ def test_a_homography_sends_its_four_points_where_they_belong() -> None:
 def test_sfes_features_take_over_gradually() -> None:
     lesson, model = lesson_of("sfe-inverter", feature_ramp_images=100)
     assert isinstance(model, Sfe)
-    _, begin = lesson(batch_of(lesson, seen=0))
+    _, begin, _ = lesson(batch_of(lesson, seen=0))
     assert torch.equal(begin["pixel"], begin["w_pixel"]), "features do not count yet"
-    total, end = lesson(batch_of(lesson, seen=1000))
+    total, end, _ = lesson(batch_of(lesson, seen=1000))
     code, features = model.features_of(images())
     styles = model.generator.styles(code)
     own = model.own_features(styles)
@@ -243,7 +260,7 @@ def test_sfes_editor_learns_from_pairs_that_the_generator_makes() -> None:
     lesson, model = lesson_of("sfe-editor")
     assert isinstance(model, Sfe) and model.editor is not None
     batch = batch_of(lesson)
-    total, losses = lesson(batch)
+    total, losses, _ = lesson(batch)
     along = batch.random["along_ND"][:, None]
     sizes = torch.linalg.lstsq(DIRECTIONS_KD.T, along[:, 0].T).solution.abs().max(dim=0).values
     assert ((sizes > 0.7) & (sizes < 3.0)).all(), "one direction, within the range of strengths"
@@ -264,3 +281,79 @@ def test_sfes_editor_learns_from_pairs_that_the_generator_makes() -> None:
 def test_sfes_editor_without_edits_says_where_they_come_from() -> None:
     with pytest.raises(TrainingError, match="styleres train directions"):
         MethodTask(model_of("sfe-editor"), distance, MethodSettings("sfe-editor"))
+
+
+def logistic(logits: Tensor) -> Tensor:
+    return logits.double().exp().log1p().mean()
+
+
+def test_sfes_inverter_is_judged_by_both_its_pictures() -> None:
+    """Weight 0.01 on -log D of a batch of G(F, w) and G(w); the discriminator learns from both, with R1 on real pictures."""
+    judge, real = judge_of(), images(4)
+    settings = {"adversarial_from_images": 8, "feature_ramp_images": 0, "r1_gamma": 3.0, "r1_every": 4}
+    task, without = (task_of("sfe-inverter", judge=one, **settings) for one in (judge, None))
+    for one in (task, without):
+        one.lesson.learnt.eval()
+    batch = Batch(real, {}, 8)
+    total, losses, fakes = task.lesson(batch)
+    plain, plain_losses, _ = without.lesson(batch)
+    model = task.model
+    assert isinstance(model, Sfe) and fakes is not None and not fakes.requires_grad
+    code, features = model.features_of(real)
+    styles = model.generator.styles(code)
+    torch.testing.assert_close(fakes, torch.cat([model.inserted(styles, features), model.generator(styles)]))
+    expected = logistic(-judge(fakes))
+    assert abs(float(losses["adversarial"]) - float(expected)) < 1e-5
+    assert abs(float(total - plain) - 0.01 * float(expected)) < 1e-5
+    assert set(losses) - set(plain_losses) == {"adversarial"}
+    losses["adversarial"].backward()
+    assert any(p.grad is not None and p.grad.any() for p in task.lesson.learnt.parameters())
+    assert all(p.grad is None for p in judge.parameters()), "it learns in its own step"
+
+    seen = real.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(judge(seen).sum(), seen)
+    penalty = 0.5 * 3.0 * 4 * gradient.double().square().sum(dim=(1, 2, 3)).mean()
+    expected = logistic(judge(fakes)) + logistic(-judge(real))
+    for index, due in ((4, penalty), (5, 0)):
+        task = task_of("sfe-inverter", judge=judge_of(), **settings)
+        task.lesson.learnt.eval()
+        found = task.step(Step(index, real, torch.Generator(), slice(0, 4), 4))["discriminator"]
+        assert abs(float(found) - float(expected + due)) < 1e-4 * float(expected + due)
+    assert float(penalty) > 0.01, "the premise"
+
+
+def test_sfes_editor_is_judged_by_the_picture_that_is_not_edited() -> None:
+    judge = judge_of()
+    task, without = (task_of("sfe-editor", judge=one, adversarial_from_images=0) for one in (judge, None))
+    batch = batch_of(task.lesson)
+    for one in (task, without):
+        one.lesson.learnt.eval()
+    total, losses, fakes = task.lesson(batch)
+    model = task.model
+    assert isinstance(model, Sfe) and model.editor is not None
+    code, features = model.features_of(images())
+    still = model.inserted(model.generator.styles(code), model.editor(features, torch.zeros_like(features)))
+    torch.testing.assert_close(fakes, still)
+    expected = logistic(-judge(still))
+    assert abs(float(losses["adversarial"]) - float(expected)) < 1e-5
+    assert abs(float(total - without.lesson(batch)[0]) - 0.01 * float(expected)) < 1e-5
+
+
+def test_sfe_is_judged_late_and_other_parts_never() -> None:
+    """Officially from step 45,000 of 8 images on: before, a run with a discriminator is the run without."""
+    task, without = (task_of("sfe-inverter", judge=one) for one in (judge_of(), None))
+    before = judge_of().state_dict()
+    for one in (task, without):
+        assert "adversarial" not in one.step(Step(44_999, images(8), torch.Generator(), slice(0, 8), 8))
+    for name, value in without.model.state_dict().items():
+        assert torch.equal(task.model.state_dict()[name], value), name
+    assert task.adversary is not None
+    assert all(torch.equal(value, before[name]) for name, value in task.adversary.discriminator.state_dict().items())
+    assert "adversarial" in task.step(Step(45_000, images(8), torch.Generator(), slice(0, 8), 8))
+    assert "adversarial" not in without.step(Step(45_000, images(8), torch.Generator(), slice(0, 8), 8))
+
+    def comes_to_it(part: Part, images: int, **changes: float) -> bool:
+        return replace(MethodSettings(part), **changes).is_adversarial(images)  # type: ignore[arg-type]
+
+    assert [part for part in PARTS if comes_to_it(part, 360_001)] == ["sfe-inverter", "sfe-editor"]
+    assert not comes_to_it("sfe-editor", 360_000) and not comes_to_it("sfe-editor", 10**6, adversarial_weight=0.0)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jobs.errors import UsageError
-from jobs.train import perceptual_files
+from jobs.train_options import perceptual_files
 from ops.checkpoints.errors import CheckpointError
 from ops.metrics.networks.lpips_alex import LpipsAlex
 from ops.metrics.networks.vgg16 import Vgg16Block4

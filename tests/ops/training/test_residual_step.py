@@ -13,9 +13,9 @@ from torch import Tensor
 from ops.inversion.styleres import StyleRes
 from ops.stylegan2.discriminator import Discriminator
 from ops.training import losses
+from ops.training.adversary import DiscriminatorStep
 from ops.training.data import split_of
 from ops.training.residual import (
-    DiscriminatorStep,
     ResidualSettings,
     ResidualStep,
     SimulatedEdit,
@@ -169,13 +169,15 @@ def test_settings_switch_terms(model: StyleRes) -> None:
         step_of(model, identity_weight=0.1)
     plain = step_of(model, use_residual=False)
     assert not plain.encode(images, stop=True).residual.any()
+    found = model.invert(images)
+    assert found.detail is not None and not found.detail.any(), "as the bundle of such a training has it"
 
 
 def test_discriminator_step_reaches_the_discriminator_and_penalises(model: StyleRes) -> None:
     torch.manual_seed(0)
     discriminator = Discriminator(model.config.generator)
     real, fake = torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32)
-    step = DiscriminatorStep(discriminator, ResidualSettings(), torch.float32)
+    step = DiscriminatorStep(discriminator, torch.float32, r1_gamma=1.0, r1_every=8)
     plain, penalised = step(real, fake, False), step(real, fake, True)
     gradient = real.clone().requires_grad_()
     expected = 0.5 * 1.0 * 8 * losses.r1_penalty(discriminator(gradient), gradient)

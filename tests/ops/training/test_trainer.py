@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +138,32 @@ def test_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
     train(Toy(), FACES, replace(LOOP, images=16), tmp_path)
     with pytest.raises(TrainingError, match=r"loop\.images: 16 then, 48 now"):
         train(Toy(), FACES, LOOP, tmp_path)
+
+
+def test_a_setting_that_is_younger_than_a_state_was_at_its_default(tmp_path: Path) -> None:
+    """Else every new setting would refuse the runs that are under way."""
+
+    @dataclass(frozen=True)
+    class Before:
+        rate: float = 0.5
+        range: tuple[float, float] = (0.0, 1.0)
+
+    @dataclass(frozen=True)
+    class Now(Before):
+        late_weight: float = 0.01
+
+    halfway = replace(LOOP, max_minutes=1e-9)
+    train(Toy(), FACES, halfway, tmp_path, about={"task": Before(), "data": {"faces": 21}})
+    train(Toy(), FACES, halfway, tmp_path, about={"task": Now(), "data": {"faces": 21}})
+    for about, said in (
+        ({"task": Now(rate=0.25), "data": {"faces": 21}}, r"task\.rate: 0\.5 then, 0\.25 now"),
+        ({"task": Now(), "data": {"faces": 22}}, r"data\.faces: 21 then, 22 now"),
+    ):
+        with pytest.raises(TrainingError, match=said):
+            train(Toy(), FACES, halfway, tmp_path, about=about)
+    with pytest.raises(TrainingError, match=r"task\.late_weight: 0\.01 then, 0\.02 now"):
+        train(Toy(), FACES, LOOP, tmp_path, about={"task": Now(late_weight=0.02), "data": {"faces": 21}})
+    assert train(Toy(), FACES, LOOP, tmp_path, about={"task": Now(), "data": {"faces": 21}}) == 48
 
 
 def test_every_face_once_an_epoch_and_mirrored_half_the_time(tmp_path: Path) -> None:

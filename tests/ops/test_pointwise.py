@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from ops.inversion.ir import Pointwise
+from ops.pointwise import Pointwise
 
 GRADIENTS = """
 import torch
-from ops.inversion.ir import Pointwise
+from ops.pointwise import Pointwise
 torch.set_num_threads(2)
-conv = Pointwise(8, 8, 2).to(torch.bfloat16)
+conv = Pointwise(8, 8, stride=2, bias=False).to(torch.bfloat16)
 kept = []  # neighbours in the heap, for what is written past the end
 for _ in range(300):
     images = torch.randn(3, 8, 16, 16, dtype=torch.bfloat16).to(memory_format=torch.channels_last).requires_grad_()
@@ -26,7 +26,7 @@ for _ in range(300):
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_pointwise_is_the_strided_convolution(stride: int) -> None:
     torch.manual_seed(0)
-    plain, ours = nn.Conv2d(16, 24, 1, stride=stride, bias=False), Pointwise(16, 24, stride)
+    plain, ours = nn.Conv2d(16, 24, 1, stride=stride, bias=False), Pointwise(16, 24, stride=stride, bias=False)
     ours.load_state_dict(plain.state_dict())
     images = torch.randn(2, 16, 9, 10)
     torch.testing.assert_close(ours(images), plain(images), rtol=1e-5, atol=1e-6)
