@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.doctor import storage
 from ops.checkpoints.bundle import Bundle
 from pipeline import places, upkeep
 from pipeline.inputs import Probing, entries
@@ -151,6 +152,14 @@ def test_the_flow_gives_the_same_in_a_bucket_as_on_a_disk(
     assert Store.open(f"{bucket}/store").read("latents").equals(here.read("latents"))
     Store.open(f"{bucket}/store").delete_source(remote.source_id)
     assert Store.open(f"{bucket}/store").stored_source_ids() == []
+
+
+def test_doctor_looks_at_a_bucket(bucket: str) -> None:
+    checks = {check.what: check for check in storage(f"{bucket}/new/store")}
+    assert checks["store's place"].state == "ok" and "none yet" in checks["store"].found
+    assert listed(place(f"{bucket}/new/store")) == []
+    (check,) = storage(f"{bucket}-of-nobody/store")
+    assert check.state == "missing" and f"{bucket}-of-nobody/store cannot be written" in check.found
 
 
 def test_a_lock_in_a_bucket_is_held_while_it_beats_and_taken_over_when_it_stops(
