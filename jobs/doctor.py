@@ -22,8 +22,9 @@ from jobs.errors import FAILED, explained
 from ops.checkpoints.bundle import open_bundle
 from ops.checkpoints.doctor import Diagnosis, diagnose
 from ops.checkpoints.errors import CheckpointError
-from pipeline.places import PlaceError, exists, joined, place, remove, write_text
-from pipeline.store import Store
+from pipeline.cluster import NoCluster, cluster_facts
+from pipeline.places import PlaceError, exists, folders, joined, listed, place, remove, write_text
+from pipeline.store import Store, StoreError
 
 OPTIONAL = ("decord",)  # PyAV reads everything that decord does
 IMPORTED = {"torch": "torch", "av": "av", "opencv-python": "cv2", "onnxruntime": "onnxruntime", "decord": "decord"}
@@ -201,33 +202,44 @@ def pack(name: str) -> Check:
 
 
 def storage(where: str) -> list[Check]:
-    """Whether files can be written, read and removed there; what the store there is; room on its disk."""
+    """Whether files can be written, read and removed there; what the store there is; its disk. Leaves nothing."""
     try:
         root = place(where)
-        probe_file = root / f".doctor-{secrets.token_hex(4)}"
+        # A folder that is not there yet is made by whoever fills it: what counts is whether it can be.
+        folder = next(one for one in (root, *root.parents) if one.exists()) if isinstance(root, Path) else root
+        probe_file = folder / f".doctor-{secrets.token_hex(4)}"
         write_text(probe_file, "written by styleres doctor")
         same = probe_file.read_text("utf-8") == "written by styleres doctor"
         remove(probe_file)
     except (OSError, PlaceError) as error:
         return [Check("missing", "store's place", f"{where} cannot be written: {error}")]
-    checks = [Check("ok" if same else "missing", "store's place", f"{root} can be written and read")]
+    said = "can be written and read" if folder == root else f"can be made: {folder} can be written and read"
+    checks = [Check("ok" if same else "missing", "store's place", f"{root} {said}")]
     if exists(joined(root, "meta/info.json")):
-        info = Store.open(root).info
-        checks.append(Check("ok", "store", f"model {info.model_name}, schema {info.schema_version}, {info.residual_codec}"))
-    if isinstance(root, Path):
-        free = shutil.disk_usage(root).free
+        try:
+            info = Store.open(root).info
+        except StoreError as error:
+            checks.append(Check("missing", "store", str(error)))
+        else:
+            found = f"model {info.model_name}, schema {info.schema_version}, {info.residual_codec}"
+            checks.append(Check("ok", "store", found))
+    elif there := [*folders(root), *(file.path.name for file in listed(root))]:
+        names = ", ".join(there[:5])
+        checks.append(Check("missing", "store", f"none, and {root} holds {names}; a new store needs an empty folder"))
+    else:
+        checks.append(Check("ok", "store", "none yet; styleres invert or edit makes one"))
+    if isinstance(folder, Path):
+        free = shutil.disk_usage(folder).free
         checks.append(Check("ok" if free > LOW_DISK_BYTES else "warning", "store's disk", f"{free / 1e9:.1f} GB free"))
     return checks
 
 
 def cluster(address: str) -> list[Check]:
     """Nodes, what is free on them, and whether their versions are this machine's."""
-    from pipeline.runner_ray import cluster_facts  # Ray takes a second to import
-
     try:
         facts = cluster_facts(address)
-    except Exception as error:  # Ray raises whatever its layers raise
-        return [Check("missing", "cluster", f"{address} cannot be joined: {str(error).splitlines()[0]}")]
+    except NoCluster as error:
+        return [Check("missing", "cluster", str(error))]
     free = ", ".join(f"{facts.free.get(name, 0):g} of {facts.total.get(name, 0):g} {name}s free" for name in ("CPU", "GPU"))
     checks = [Check("ok" if facts.nodes else "missing", "cluster", f"{facts.nodes} nodes, {free}")]
     checks.append(Check("ok" if facts.free.get("CPU", 0) >= 1 else "warning", "room for a worker", free))

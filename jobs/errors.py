@@ -14,6 +14,7 @@ from ops.editing.smoothing import SmoothingError
 from ops.face.detect import DetectorError
 from ops.training.data import DataError
 from ops.training.trainer import TrainingError
+from pipeline.cluster import NoCluster
 from pipeline.course import OutOfSpace
 from pipeline.inputs import InputError
 from pipeline.places import PlaceError
@@ -37,6 +38,7 @@ MISTAKES = (
     DetectorError,
     DeviceError,
     InputError,
+    NoCluster,
     PlaceError,
     ResourceError,
     StoreError,

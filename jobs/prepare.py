@@ -25,6 +25,7 @@ from pipeline.flow import Policy, course_of
 from pipeline.inputs import Entry, Probing, entries, is_explicit, probed
 from pipeline.lock import held
 from pipeline.outputs import KEPT_SUFFIXES, SUFFIXES_OF_CODEC, Outputs
+from pipeline.parts import DamagedPart, named
 from pipeline.places import Place, exists, is_url, joined, place, remove_tree
 from pipeline.stage import Source, Stage
 from pipeline.store import Store, StoreInfo
@@ -220,20 +221,29 @@ def stored_sources(
 
 
 def stored_source(store: Store, source_id: str, lost: Callable[[Failure], None], *, allow_hdr: bool) -> Source | None:
-    (row,) = store.read("sources", source_id, columns=["uri", "sha256"]).to_pylist()
-    uri = row["uri"]
+    uri = source_id
 
     def lose(reason: str, message: str) -> None:
         lost(Failure(source_id, uri, "probe", reason, message))
 
-    if not store.is_complete(source_id):
+    try:
+        rows = store.read("sources", source_id, columns=["uri", "sha256"]).to_pylist()
+    except DamagedPart as error:
+        lose("damaged_part", str(error))
+        return None
+    uri = rows[0]["uri"] if rows else source_id
+    if lacking := store.lacking(source_id):
+        again = "run styleres invert, or edit, with this store again: it makes what is missing, and nothing else"
+        lose("damaged_part", f"{named(lacking)}; {again}")
+        return None
+    if not rows or store.read_manifest("invert", source_id) is None:
         lose("incomplete", f"{uri}: its inversion was not finished; run styleres invert again with this store")
         return None
     found = probed(Entry(uri, PurePosixPath(uri.rsplit("#", 1)[-1]).name), allow_hdr=allow_hdr)
     if isinstance(found, Failure):
         lose("media_error", f"{found.message} (the store has its codes, but a render needs its frames)")
         return None
-    if found.info.sha256 != row["sha256"]:
+    if found.info.sha256 != rows[0]["sha256"]:
         lose("changed", f"{uri}: is not the file that was inverted any more; invert it again")
         return None
     return found

@@ -8,13 +8,14 @@ hold what is in flight and nothing more, be it of ten inputs or of a million.
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from pipeline.ledger import Ledger, Seal, after, differences, key_of
-from pipeline.parts import Written
+from pipeline.parts import DamagedPart, Written, named
+from pipeline.places import Place
 from pipeline.stage import NO_SPACE, Chunk, Outcome, Source, Stage
 from pipeline.summary import Summary, lost_of
 from schemas import Failure
@@ -22,6 +23,8 @@ from schemas import Failure
 SPARE_SOURCES = 64
 """In flight at once, besides one for each frame that workers may want."""
 
+MOST_BEGINNINGS = 3
+"""A source whose parts turn out damaged is begun so often in one run."""
 
 OUTPUT_EXISTS = "output_exists"
 """The reason of a failure that is none where the same command wrote the outputs."""
@@ -131,6 +134,10 @@ class Underway:
     """The last four since the last seal."""
     lost: bool = False
     """Anything, at any stage."""
+    settled: list[tuple[Stage, Outcome]] = field(default_factory=list)
+    """Of the stages that it has passed, for the summary."""
+    lost_before: list[Failure] = field(default_factory=list)
+    """By stages that an earlier run has finished."""
 
 
 @final
@@ -141,7 +148,7 @@ class Course:
     begin: what the first stage depends on besides the source.
     admit: why a source must not be touched (None: it may), asked only if it is not finished already.
     changed: asked before a source whose manifest speaks of other settings is done again; returns why that must not be.
-    started: called for each source that begins with the first stage.
+    started: called for each source that begins with the first stage; => what it wrote.
     """
 
     def __init__(
@@ -154,7 +161,7 @@ class Course:
         begin: Callable[[Source], str] = lambda source: "",
         admit: Callable[[Source], Failure | None] = lambda source: None,
         changed: Callable[[Source, Seal, list[str]], Failure | None] = lambda source, seal, what: None,
-        started: Callable[[Source], None] = lambda source: None,
+        started: Callable[[Source], Sequence[Written]] = lambda source: (),
         count: int | None = None,
     ) -> None:
         self.stages = list(stages)
@@ -168,7 +175,8 @@ class Course:
         self._begin, self._admit, self._changed, self._started = begin, admit, changed, started
         self._queues: list[deque[Chunk]] = [deque() for _ in stages]
         self._underway: dict[str, Underway] = {}
-        self._held: deque[Source] = deque()  # of the same bytes as one in flight
+        self._held: deque[Source] = deque()  # of the same bytes as one in flight, or to be begun again
+        self._beginnings: Counter[str] = Counter()  # of those with damaged parts
         self._left = set() if ledger is None else ledger.left(self.stages)
         self._began = time.monotonic()
         self._ahead_frames = 1
@@ -217,8 +225,9 @@ class Course:
                     f"{outcome.failure.message}; the disk or quota is full. What is finished stays: make room and run the "
                     "same command again"
                 )
-        self.report(Settled(stage, outcome, tally))
         state = self._underway[outcome.item.source.source_id]
+        if outcome.damaged is None:  # else it may not be lost: see when the source has no item in work
+            self.report(Settled(stage, outcome, tally))
         state.outcomes.append(outcome)
         state.waiting -= 1
         if state.waiting == 0:
@@ -291,7 +300,7 @@ class Course:
             if what:
                 self.report(Noted("again", f"done again, because {'; '.join(what)}", source.uri))
             if state.at == 0:
-                self._started(source)
+                state.files += self._started(source)
         self._go_on(state)
 
     def refusal(self, source: Source) -> Failure | None:
@@ -348,7 +357,7 @@ class Course:
             if source.source_id in self._left:
                 self.ledger.forget(self.stages[before : state.at], source.source_id)
             lost = lost_of(seal.failures)
-            self.summary.fail(lost)
+            state.lost_before += lost
             state.lost = state.lost or bool(lost)
             done = state.at == len(self.stages)
             self.summary.sources_skipped += done
@@ -404,8 +413,10 @@ class Course:
         """Write down what a stage did to a source; False where it goes no further."""
         stage = self.stages[state.at]
         state.outcomes.sort(key=lambda outcome: outcome.item.start)
+        if any(outcome.damaged is not None for outcome in state.outcomes) and self._begins_again(stage, state):
+            return False
         for outcome in state.outcomes:
-            self.summary.add(stage, outcome)
+            state.settled.append((stage, outcome))
             if outcome.failure is not None:
                 state.failures.append(outcome.failure)
                 state.failed = True
@@ -426,6 +437,35 @@ class Course:
             return False
         state.at += 1
         return True
+
+    def _begins_again(self, stage: Stage, state: Underway) -> bool:
+        """Put damaged files of the store aside. True where these stages make them, so that the source begins again for them.
+
+        Then only what is missing is done. Where they do not, as when rendering alone, the failures say who does.
+        """
+        assert self.ledger is not None
+        source_id, tally = state.source.source_id, self.tallies[stage.name]
+        found: dict[Place, str] = {}
+        for outcome in state.outcomes:
+            found |= outcome.damaged.found if outcome.damaged is not None else {}
+        gone = self.ledger.put_aside(self.stages, source_id, found)
+        made_here = all(self.ledger.makes(self.stages, path) for path in found)
+        if made_here and self._beginnings[source_id] < MOST_BEGINNINGS:
+            self._beginnings[source_id] += 1
+            self.report(Noted("damaged", f"{named(found)}; it is made again", state.source.uri))
+            tally.failed -= sum(outcome.failure is not None for outcome in state.outcomes)
+            for passed, outcome in [*state.settled, *((stage, outcome) for outcome in state.outcomes)]:
+                if outcome.result is not None:  # this run has done it; what it lost is told when it is found done
+                    self.summary.add(passed, replace(outcome, result=replace(outcome.result, failures=())))
+            del self._underway[source_id]
+            self._held.append(state.source)
+            return True
+        for at, outcome in enumerate(state.outcomes):
+            if outcome.damaged is not None and outcome.failure is not None:
+                failure = replace(outcome.failure, message=advice(outcome.damaged, gone))
+                state.outcomes[at] = replace(outcome, failure=failure)
+                self.report(Settled(stage, state.outcomes[at], tally))
+        return False
 
     def _write_down(self, stage: Stage, state: Underway) -> None:
         assert self.ledger is not None
@@ -450,7 +490,20 @@ class Course:
 
     def _end(self, state: Underway) -> None:
         del self._underway[state.source.source_id]
+        self.summary.fail(state.lost_before)
+        for stage, outcome in state.settled:
+            self.summary.add(stage, outcome)
         if state.lost:
             self.summary.sources_failed += 1
         else:
             self.summary.sources_done += 1
+
+
+def advice(damage: DamagedPart, gone: Collection[Place]) -> str:
+    """What a step that met damaged files tells its user. gone: those that were put aside."""
+    if not any(path in gone for path in damage.found):
+        return f"{named(damage.found)}, though its bytes are those that were written; run the same command again"
+    return (
+        f"{named(damage.found)}: damaged, and put aside. Run styleres invert, or edit, with this store again: it makes what is "
+        "missing, and nothing else"
+    )

@@ -43,6 +43,7 @@ from pipeline.finalize import Finalize
 from pipeline.invert import Invert
 from pipeline.ledger import Ledger, Seal, digest
 from pipeline.outputs import Outputs
+from pipeline.parts import Written
 from pipeline.plan import Plan, PlanSettings
 from pipeline.render import Render
 from pipeline.runner import Report, Runner
@@ -283,9 +284,8 @@ def course_of(stages: Sequence[Stage], sources: Iterable[Source], store: Store, 
         )
         return Failure(source.source_id, source.uri, "probe", "other_settings", message)
 
-    def started(source: Source) -> None:
-        if inverts:
-            store.write_part("sources", source.source_id, 0, source_row(source))
+    def started(source: Source) -> list[Written]:
+        return [store.write_part("sources", source.source_id, 0, source_row(source))] if inverts else []
 
     return Course(
         stages,

@@ -31,7 +31,7 @@ from ops.video.errors import MediaError
 from ops.video.image import IMAGE_SUFFIXES
 from ops.video.probe import probe
 from pipeline.fetch import FETCHER, image_column, is_plain
-from pipeline.places import Remote, is_url, place
+from pipeline.places import GOOGLE, Remote, files_below, is_url, place
 from pipeline.stage import Source
 from schemas import Failure, source_id_from_sha256, source_id_of_unreadable
 
@@ -127,6 +127,9 @@ def _of_folder(argument: str) -> Iterator[Entry]:
 
 def _scanned(folder: Path | Remote) -> Iterator[tuple[Path | Remote, bool]]:
     """(path, is a folder), one after the other as the system gives them."""
+    if isinstance(folder, Remote) and folder.scheme in GOOGLE:
+        yield from ((path, False) for path in files_below(folder))
+        return
     if isinstance(folder, Remote):
         for facts in folder.fs.get_file_info(pa_fs.FileSelector(folder.key, allow_not_found=True)):
             yield folder / facts.base_name, facts.type == pa_fs.FileType.Directory

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
 import schemas
-from pipeline.parts import Written
+from pipeline.parts import DamagedPart, Written, range_of
 from pipeline.places import Place, exists, folders, joined, listed, place, remove, remove_tree, size_of, write_text
 from pipeline.stage import Chunk, Outcome, Result, Source, Stage, gaps
 from pipeline.store import Store
@@ -133,17 +133,20 @@ class Ledger:
         files, damaged = [], []
         for file in self.store.vouched_parts(source.source_id, manifest):
             table, _, name = file.path.split("/")
-            span = re.fullmatch(r"part-(\d+)-(\d+)\.parquet", name)
+            span = range_of(name.removesuffix(".parquet"))
             if table not in stage.writes or span is None:
                 continue
-            start, stop = int(span[1]), int(span[2])
+            start, stop = span
             if size_of(joined(self.store.root, file.path)) == file.size_bytes:
                 files.append((start, stop, file))
             else:
                 damaged.append((start, stop))
         if stage.whole and damaged:
             return []
-        rows = [Failure(**row) for row in self.store.failures(source.source_id).to_pylist() if row["stage"] == stage.name]
+        try:
+            rows = [Failure(**row) for row in self.store.failures(source.source_id).to_pylist() if row["stage"] == stage.name]
+        except DamagedPart:
+            return []
         found = []
         for start, stop in gaps(damaged, source.info.n_frames):
             item = Chunk(source, start, stop, key)
@@ -167,6 +170,33 @@ class Ledger:
         if item.key != key or any(size_of(one) != file.size_bytes for one, file in zip(there, (*files, *outputs), strict=True)):
             return None
         return Outcome(item, Result(content["counts"], {}, failures, files, outputs), None, resumed=True)
+
+    def put_aside(self, stages: Sequence[Stage], source_id: str, places: Iterable[Place]) -> list[Place]:
+        """Take away those files of a source that are not what these stages or an inversion wrote; => which.
+
+        Whoever makes them finds them missing then. No item of the source may be in work.
+        """
+        vouched = {file.path: file for file in self.store.vouched_parts(source_id)}
+        for stage in stages:
+            for item in listed(self._folder(stage.name, source_id), ".json"):
+                with suppress(ValueError, KeyError, TypeError):  # a torn entry vouches for nothing
+                    files = json.loads(item.path.read_text("utf-8"))["files"]
+                    vouched |= {one["path"]: Written(**one) for one in files}
+        gone = []
+        for path in places:
+            name = str(path).removeprefix(f"{self.store.root}/")
+            try:
+                if self.store.damage_of(name, vouched.get(name)) is not None:
+                    self.store.put_aside(name)
+                    gone.append(path)
+            except OSError:
+                continue  # a place that cannot be reached now says nothing about the file
+        return gone
+
+    def makes(self, stages: Sequence[Stage], path: Place) -> bool:
+        """Whether a file of the store is one that these stages write."""
+        folders = [f"{self.store.root}/{name}/" for stage in stages for name in stage.writes]
+        return str(path).startswith(tuple(folders))
 
     def begin(self, name: str, source_id: str) -> None:
         """From now on, files that this render would write and that are there already may be its own."""

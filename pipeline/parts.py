@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -9,9 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import schemas
-from pipeline.places import Place, writing
+from pipeline.places import Hashing, Place, writing
 
 KEY_COLUMNS = ("source_id", "track_id", "pts")
+_RANGE = re.compile(r"(?:part|joined)-(\d+)-(\d+)")
 
 
 class StoreError(ValueError):
@@ -19,14 +22,24 @@ class StoreError(ValueError):
 
 
 class DamagedPart(StoreError):
-    """A part whose bytes are not what was written."""
+    """A part, or several, that cannot be read or are not what was written."""
+
+    def __init__(self, found: Mapping[Place, str]) -> None:
+        super().__init__(found)
+        self.found = found
+        """Where => what is wrong."""
+
+    def __str__(self) -> str:
+        return (
+            f"{named(self.found)}; the file is damaged. `styleres store verify` puts it aside; then the same invert or edit "
+            "command does what is missing, and only that"
+        )
 
 
-def damaged(path: Place, why: object) -> DamagedPart:
-    return DamagedPart(
-        f"{path}: cannot be read ({why}); the file is damaged. `styleres store verify` puts it aside; then the same invert or "
-        "edit command does what is missing, and only that"
-    )
+def named(found: Mapping[Place, str]) -> str:
+    """`PLACE: cannot be read (WHY)` of the first few."""
+    said = [f"{path}: cannot be read ({why})" for path, why in found.items()]
+    return "; ".join(said[:3]) + (f"; and {len(said) - 3} more" if len(said) > 3 else "")
 
 
 @dataclass(frozen=True)
@@ -51,17 +64,43 @@ class Written:
     size_bytes: int
     sha256: str
     rows: int = 0
+    tail_sha256: str = ""
+    """Of a part's last `places.TAIL_BYTES`, its footer, which pages' own checksums leave out. Empty for other files."""
 
 
-def range_part(start: int, stop: int) -> str:
-    """The name of the part for frames [start, stop) of a source, by ordinal; names sort in frame order."""
+def range_part(start: int, stop: int, *, joined: bool = False) -> str:
+    """The name of the part for frames [start, stop) of a source, by ordinal; names sort in frame order.
+
+    joined: it holds the rows of all parts within its range, which it takes the place of (`in_force`).
+    """
     if not 0 <= start < stop:
         raise StoreError(f"a part covers frames [start, stop) with 0 <= start < stop, got [{start}, {stop})")
-    return f"part-{start:09d}-{stop:09d}"
+    return f"{'joined' if joined else 'part'}-{start:09d}-{stop:09d}"
 
 
-def write_rows(path: Place, rows: pa.Table, table: str) -> tuple[int, str]:
-    """Write rows that conform to their table's schema, atomically; => bytes and SHA-256 of the file."""
+def range_of(name: str) -> tuple[int, int] | None:
+    """The frames [start, stop) that a part's name speaks of; None for a name of another kind."""
+    match = _RANGE.fullmatch(name)
+    return None if match is None else (int(match[1]), int(match[2]))
+
+
+def in_force(parts: Sequence[Part]) -> list[Part]:
+    """Without those that a joined part has taken the place of.
+
+    So joining is done the moment the joined part appears: the others, until somebody removes them, are in nobody's way.
+    """
+    spans = [(*found, part.name) for part in parts if (found := range_of(part.name)) is not None]
+    superseded, covered = set(), 0
+    for _, stop, name in sorted(spans, key=lambda span: (span[0], -span[1], span[2])):
+        if stop <= covered:
+            superseded.add(name)
+        elif name.startswith("joined-"):
+            covered = stop
+    return [part for part in parts if part.name not in superseded]
+
+
+def write_rows(path: Place, rows: pa.Table, table: str) -> Hashing:
+    """Write rows that conform to their table's schema, atomically; => size and digests of the file."""
     # W+ shrinks by a tenth as byte streams, feature maps do not shrink at all (schemas/README.md).
     split = ["wplus.list.element.list.element"] if table == "latents" else False
     with writing(path) as file:
@@ -76,7 +115,7 @@ def write_rows(path: Place, rows: pa.Table, table: str) -> tuple[int, str]:
             write_page_checksum=True,
             row_group_size=max(1, rows.num_rows),
         )
-    return file.size_bytes, file.sha256
+    return file
 
 
 def conformed(rows: pa.Table, schema: pa.Schema, *, where: str) -> pa.Table:
@@ -157,7 +196,7 @@ def read_footer(path: Place, size_bytes: int) -> Part:
             version = (file.schema_arrow.metadata or {}).get(schemas.SCHEMA_VERSION_KEY, b"").decode()
             column = file.schema_arrow.names.index("pts")
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise damaged(path, error) from error
+        raise DamagedPart({path: str(error)}) from error
     try:
         schemas.check_version(version, where=str(path))
     except schemas.SchemaError as error:
@@ -180,7 +219,7 @@ def read_rows(part: Part, columns: list[str], schema: pa.Schema) -> pa.Table:
             if name not in rows.column_names and schema.field(name).nullable:  # written by an older minor version
                 rows = rows.append_column(schema.field(name), pa.nulls(len(rows), schema.field(name).type))
     except (OSError, pa.ArrowException) as error:
-        raise damaged(part.path, error) from error
+        raise DamagedPart({part.path: str(error)}) from error
     try:
         return conformed(rows, pa.schema([schema.field(name) for name in columns]), where=str(part.path))
     except StoreError as error:

@@ -2,7 +2,8 @@
 
 A local place is a `pathlib.Path`; `s3://…`, `gs://…` and what else pyarrow can open is a `Remote`. Credentials and
 endpoints are those of the stores' own tools (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, …),
-so that workers on other nodes need nothing but their environment.
+so that workers on other nodes need nothing but their environment. `AWS_ENDPOINT_URL` and `STORAGE_EMULATOR_HOST` name a
+server of one's own.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ import pyarrow as pa
 import pyarrow.fs as pa_fs
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
+GOOGLE = ("gs", "gcs")
+"""Kinds of URL of a store in which pyarrow sees no folder unless an object stands for it, as nobody's tools make one."""
+
 _PART_BYTES = 64 << 20
+TAIL_BYTES = 16 << 10
 
 
 class PlaceError(ValueError):
@@ -46,6 +51,10 @@ def filesystem(scheme: str, host: str) -> pa_fs.FileSystem:
             scheme=kind or "https",
             force_virtual_addressing=False,
         )
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+    if scheme in GOOGLE and emulator:
+        kind, _, address = emulator.rpartition("://")
+        return pa_fs.GcsFileSystem(anonymous=True, scheme=kind or "http", endpoint_override=address)
     return pa_fs.FileSystem.from_uri(f"{scheme}://{host}/")[0]
 
 
@@ -150,6 +159,7 @@ class Hashing(io.RawIOBase):
         super().__init__()
         self._out = out
         self._digest = hashlib.sha256()
+        self._tail = b""
         self.size_bytes = 0
 
     def writable(self) -> bool:
@@ -159,6 +169,7 @@ class Hashing(io.RawIOBase):
         view = memoryview(data).cast("B")
         self._out.write(view)
         self._digest.update(view)
+        self._tail = (self._tail + bytes(view[-TAIL_BYTES:]))[-TAIL_BYTES:]
         self.size_bytes += len(view)
         return len(view)
 
@@ -168,6 +179,11 @@ class Hashing(io.RawIOBase):
     @property
     def sha256(self) -> str:
         return self._digest.hexdigest()
+
+    @property
+    def tail_sha256(self) -> str:
+        """Of the last `TAIL_BYTES`, or of all where there are fewer."""
+        return hashlib.sha256(self._tail).hexdigest()
 
 
 @contextlib.contextmanager
@@ -249,7 +265,10 @@ def listed(folder: Place, suffix: str = "") -> list[Listed]:
 
 def folders(folder: Place) -> list[str]:
     """Names of the folders directly in a folder, sorted; hidden ones never."""
-    if isinstance(folder, Remote):
+    if isinstance(folder, Remote) and folder.scheme in GOOGLE:
+        below = (str(path).removeprefix(f"{folder}/") for path in files_below(folder))
+        names = list({name.split("/", 1)[0] for name in below if "/" in name})
+    elif isinstance(folder, Remote):
         names = [facts.base_name for facts in _remote_entries(folder) if facts.type == pa_fs.FileType.Directory]
     else:
         try:
@@ -258,6 +277,12 @@ def folders(folder: Place) -> list[str]:
         except (FileNotFoundError, NotADirectoryError):
             return []
     return sorted(name for name in names if not name.startswith("."))
+
+
+def files_below(folder: Remote) -> Iterator[Remote]:
+    """Every object below a folder, however deep."""
+    found = folder.fs.get_file_info(pa_fs.FileSelector(folder.key, recursive=True, allow_not_found=True))
+    return (Remote(folder.scheme, facts.path) for facts in found if facts.type == pa_fs.FileType.File)
 
 
 def _remote_entries(folder: Remote) -> list[pa_fs.FileInfo]:
@@ -289,6 +314,23 @@ def digest_of(path: Place) -> str:
     return digest.hexdigest()
 
 
+def tail_digest_of(path: Place, size_bytes: int) -> str:
+    """SHA-256 of the last `TAIL_BYTES` of a file of that size."""
+    with path.open("rb") as file:
+        file.seek(max(0, size_bytes - TAIL_BYTES))
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def move(path: Place, to: Place) -> None:
+    """Move a file within its disk or bucket; the folder is made, and what was there is replaced."""
+    if isinstance(path, Remote) and isinstance(to, Remote):
+        path.fs.move(path.key, to.key)
+        return
+    assert isinstance(path, Path) and isinstance(to, Path)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, to)
+
+
 def remove(path: Place) -> None:
     """Remove a file; no error where there is none."""
     if isinstance(path, Remote):
@@ -301,7 +343,9 @@ def remove(path: Place) -> None:
 def remove_tree(folder: Place) -> None:
     """Remove a folder and all in it; no error where there is none."""
     with contextlib.suppress(FileNotFoundError):
-        if isinstance(folder, Remote):
+        if isinstance(folder, Remote) and folder.scheme in GOOGLE:
+            folder.fs.delete_dir_contents(folder.key, missing_dir_ok=True)
+        elif isinstance(folder, Remote):
             folder.fs.delete_dir(folder.key)
         else:
             shutil.rmtree(folder)

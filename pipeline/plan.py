@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from io import RawIOBase
 from itertools import pairwise
-from typing import IO, final
+from typing import IO, Any, final
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from ops.editing.recipe import EditRecipe
 from ops.editing.smoothing import SmoothingSettings
 from ops.face.shots import find_cuts
 from pipeline.columns import array_from_column, edits_table, rows_or_none, wplus_from_table
+from pipeline.parts import DamagedPart
 from pipeline.places import Place, exists, joined, place, writing
 from pipeline.stage import Chunk, Result, Source, Step
 from pipeline.store import Store, Written
@@ -59,6 +60,8 @@ class Plan(Step):
 
         def plan(chunk: Chunk) -> Result:
             source, timer = chunk.source, Timer()
+            # Once for a source, before its chunks are rendered: a part that is gone would only look like fewer faces.
+            store.require_sound(source.source_id, ("frames", "tracks", "latents", "residuals"))
             codes = store.read("latents", source.source_id)
             tracks = np.unique(codes["track_id"].to_numpy()).tolist()
             failures = [
@@ -165,7 +168,7 @@ def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], out: IO[bytes] 
                     "style_offset": pa.array([planned.style_offset[row] for planned, row in group], pa.list_(pa.float32())),
                 }
             )
-            writer = writer or pq.ParquetWriter(out, table.schema, use_dictionary=False)
+            writer = writer or pq.ParquetWriter(out, table.schema, use_dictionary=False, write_page_checksum=True)
             writer.write_table(table)
     finally:
         if writer is not None:
@@ -175,13 +178,9 @@ def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], out: IO[bytes] 
 
 def read_plan(store: str, source: Source, pts_range: tuple[int, int]) -> PlannedRows | None:
     """None where the recipe acts on nothing in the range."""
-    path = plan_path(store, source)
-    if not exists(path):
-        return None
     first, last = pts_range
-    with path.open("rb") as file:
-        rows = pq.read_table(file, filters=[("pts", ">=", first), ("pts", "<=", last)])
-    if len(rows) == 0:
+    rows = plan_rows(store, source, filters=[("pts", ">=", first), ("pts", "<=", last)])
+    if rows is None or len(rows) == 0:
         return None
     return PlannedRows(
         rows["pts"].to_numpy(),
@@ -195,11 +194,20 @@ def read_plan(store: str, source: Source, pts_range: tuple[int, int]) -> Planned
 
 def planned_pts(store: str, source: Source) -> np.ndarray:
     """Every pts at which the recipe acts, increasing; only that column is read."""
+    rows = plan_rows(store, source, columns=["pts"])
+    return np.zeros(0, np.int64) if rows is None else np.unique(rows["pts"].to_numpy())
+
+
+def plan_rows(store: str, source: Source, **chosen: Any) -> pa.Table | None:
+    """Of the plan's file; None where the recipe acts on nothing, so that there is none. Raises DamagedPart."""
     path = plan_path(store, source)
     if not exists(path):
-        return np.zeros(0, np.int64)
-    with path.open("rb") as file:
-        return np.unique(pq.read_table(file, columns=["pts"])["pts"].to_numpy())
+        return None
+    try:
+        with path.open("rb") as file:
+            return pq.read_table(file, page_checksum_verification=True, **chosen)
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedPart({path: str(error)}) from error
 
 
 def shot_spans(store: Store, source: Source) -> list[tuple[int, int]]:

@@ -191,11 +191,12 @@ def faces_of(store: Store, chunk: Chunk) -> dict[int, list[Face]]:
     quads, landmarks = array_from_column(tracks, "quad"), array_from_column(tracks, "landmarks")
     track_rows = rows_by_key(tracks["track_id"].to_numpy(), tracks["pts"].to_numpy())
     kept = store.read("residuals", source.source_id, span)
+    has_residuals = store.info.residual_shape != (0,)
     residuals = residuals_from_table(kept)
     residual_rows = rows_by_key(kept["track_id"].to_numpy(), kept["pts"].to_numpy())
     faces: dict[int, list[Face]] = {}
     for row, key in enumerate(zip(plan.track_N.tolist(), plan.pts_N.tolist(), strict=True)):
-        if key not in track_rows or (len(kept) and key not in residual_rows):
+        if key not in track_rows or (has_residuals and key not in residual_rows):
             raise StoreError(
                 f"{store.root}: track {key[0]} at pts {key[1]} of {source.uri} has a code but no quad or residual; "
                 "invert the source again with --overwrite"
@@ -208,7 +209,7 @@ def faces_of(store: Store, chunk: Chunk) -> dict[int, list[Face]]:
             plan.base_NLD[row],
             plan.edited_NLD[row],
             plan.style_offset[row],
-            residuals[residual_rows[key]] if len(kept) else None,
+            residuals[residual_rows[key]] if has_residuals else None,
         )
         faces.setdefault(key[1], []).append(face)
     return faces

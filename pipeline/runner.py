@@ -10,6 +10,7 @@ from typing import Any, final
 
 from pipeline.course import Course, Event, Report, silent
 from pipeline.ledger import Ledger
+from pipeline.parts import DamagedPart
 from pipeline.stage import Batched, Chunk, Outcome, Result, Stage, failure_of
 
 __all__ = ["Event", "InProcessRunner", "Report", "ResourceError", "Runner", "Worker", "silent"]
@@ -72,7 +73,8 @@ class Worker:
                     assert result is not None
                     _, problem = attempted(self._record, (stage, item, result))
                 lost = None if problem is None else failure_of(stage, item, problem)
-                outcomes.append(Outcome(item, None if lost is not None else result, lost))
+                damaged = problem if isinstance(problem, DamagedPart) else None
+                outcomes.append(Outcome(item, None if lost is not None else result, lost, damaged))
         return outcomes
 
     def _open(self, stage: str) -> Callable[[Chunk], Result]:

@@ -1,4 +1,4 @@
-"""Takes a course to its end on Ray Core actors: the only file of the flow that imports Ray.
+"""Takes a course to its end on Ray Core actors: the only file of the flow that imports Ray (`pipeline.cluster` looks at one).
 
 One actor per worker, and any worker that has what a stage needs does any of its items, so none stands idle while there is work.
 Each has two items at a time: one is loaded while the other is computed. Items are small values; frames and features never
@@ -24,8 +24,10 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.metrics import Counter, Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.cluster import cluster_facts
 from pipeline.course import Course, Noted, Parcel
 from pipeline.ledger import Ledger
+from pipeline.parts import DamagedPart
 from pipeline.runner import STATUS_SECONDS, ResourceError, Runner, Worker, WorkersDie
 from pipeline.stage import Chunk, Outcome, Result, Stage, lost
 from schemas import Failure
@@ -57,11 +59,11 @@ class Actor:
             log = ""
         return {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid(), "log": log}
 
-    def run(self, stage: str, items: Sequence[Chunk]) -> list[tuple[Result | None, Failure | None]]:
+    def run(self, stage: str, items: Sequence[Chunk]) -> list[tuple[Result | None, Failure | None, DamagedPart | None]]:
         # Ray gives a process CPUs to account for, not to obey: competing OpenMP pools are far slower than one thread each.
         # The setting is the calling thread's own.
         self.set_threads(self.threads)
-        return [(outcome.result, outcome.failure) for outcome in self.worker.run(stage, items)]
+        return [(outcome.result, outcome.failure, outcome.damaged) for outcome in self.worker.run(stage, items)]
 
 
 def start(address: str, **options: Any) -> None:
@@ -126,6 +128,8 @@ class RayRunner(Runner):
     `workers`: actors at most; None is as many as the cluster holds. `num_gpus`: logical GPUs of a Ray started here.
     `item_seconds`: how long an item may take. `start_seconds`: how long the first worker may take to start.
     `node_seconds`: how long to wait for an autoscaler's nodes where there is no room at all yet.
+
+    Raises NoCluster where nobody answers at the address.
     """
 
     def __init__(
@@ -151,6 +155,8 @@ class RayRunner(Runner):
             if address is None:
                 more = {"num_gpus": num_gpus, "include_dashboard": False}
                 more["runtime_env"] = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
+            else:
+                cluster_facts(address)
             start(address or "local", log_to_driver=False, **more)
 
     def close(self) -> None:
@@ -265,10 +271,10 @@ class Crew:
         for other in hand.flying.values():
             other.since = now  # it waited for this one
         self.deaths = 0
-        for item, (result, failure) in zip(flight.parcel.items, answer, strict=True):
+        for item, (result, failure, damaged) in zip(flight.parcel.items, answer, strict=True):
             if failure is not None and flight.alone:
                 failure = Failure(**(vars(failure) | {"attempts": MAX_ATTEMPTS}))
-            self.course.settle(flight.parcel.stage, Outcome(item, result, failure))
+            self.course.settle(flight.parcel.stage, Outcome(item, result, failure, damaged))
 
     # ------------------------------------------------------------------------------------------- deaths and limits
 
@@ -485,31 +491,6 @@ class Metrics:
         self.sources.set(status.sources)
         self.workers.set(status.workers)
         self.busy.set(status.busy_share)
-
-
-@dataclass(frozen=True)
-class ClusterFacts:
-    """What a cluster is at this moment."""
-
-    nodes: int
-    total: dict[str, float]
-    free: dict[str, float]
-
-
-def cluster_facts(address: str) -> ClusterFacts:
-    """Join a cluster, look, and leave it again, unless this process had joined one before.
-
-    Raises whatever Ray raises where it cannot be joined; other versions of Python or Ray there are such a reason.
-    """
-    joined_here = not ray.is_initialized()
-    if joined_here:
-        ray.init(address=address, log_to_driver=False)
-    try:
-        alive = sum(1 for node in ray.nodes() if node["Alive"])
-        return ClusterFacts(alive, ray.cluster_resources(), ray.available_resources())
-    finally:
-        if joined_here:
-            ray.shutdown()
 
 
 def kinds_of(stages: Sequence[Stage]) -> list[Kind]:

@@ -16,7 +16,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ops.video.probe import SourceInfo
-from pipeline.parts import Written
+from pipeline.parts import DamagedPart, Written
 from schemas import Failure
 
 NO_SPACE = "no_space"
@@ -100,6 +100,8 @@ class Outcome:
     item: Chunk
     result: Result | None
     failure: Failure | None
+    damaged: DamagedPart | None = None
+    """Why it failed, if that was a file of the store."""
     resumed: bool = False
     """Done by an earlier run."""
 

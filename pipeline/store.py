@@ -38,6 +38,7 @@ from pipeline.parts import (
     StoreError,
     Written,
     conformed,
+    in_force,
     in_order,
     overlaps,
     range_part,
@@ -55,10 +56,13 @@ from pipeline.places import (
     folders,
     joined,
     listed,
+    move,
     place,
     remove,
     remove_tree,
+    size_of,
     sync_folder,
+    tail_digest_of,
     write_text,
 )
 
@@ -237,15 +241,18 @@ class Store:
         if others:
             raise StoreError(f"{table} of {source_id}: rows of other sources are in it: {sorted(others)[:3]}")
         require_unique(ready, table, where=f"{table} of {source_id}, part {part}")
-        size_bytes, sha256 = write_rows(path, ready, table)
-        return Written(f"{table}/{source_id}/{name}", size_bytes, sha256, ready.num_rows)
+        file = write_rows(path, ready, table)
+        return Written(f"{table}/{source_id}/{name}", file.size_bytes, file.sha256, ready.num_rows, file.tail_sha256)
 
     def has_part(self, table: str, source_id: str, part: int | str) -> bool:
         """Whether that chunk's rows are on the disk."""
         return exists(self._folder(table, source_id) / f"{_part_name(part)}.parquet")
 
-    def parts(self, table: str, source_id: str) -> list[Part]:
+    def parts(self, table: str, source_id: str, *, superseded: bool = False) -> list[Part]:
         """The parts of one table and source, by name; reads only footers, and each only once.
+
+        Args:
+            superseded: also those that a joined part has taken the place of, which nobody reads any more.
 
         Raises:
             StoreError: a part that is no whole Parquet file.
@@ -259,7 +266,8 @@ class Store:
                 entry = (file.version, file.size_bytes, read_footer(file.path, file.size_bytes))
             found[file.path.name] = entry
         self._footers[(table, source_id)] = found
-        return [entry[2] for entry in found.values()]
+        parts = [entry[2] for entry in found.values()]
+        return parts if superseded else in_force(parts)
 
     def read(
         self,
@@ -325,6 +333,7 @@ class Store:
                 "rows": file.rows,
                 "bytes": file.size_bytes,
                 "sha256": file.sha256,
+                "tail_sha256": file.tail_sha256,
             }
         for table in tables:
             folder = self._folder(table, source_id)
@@ -352,7 +361,8 @@ class Store:
                 require_unique(pa.concat_tables(keys), table, where=f"{self.root}: {table} of {source_id}")
             for part in parts:
                 name = f"{table}/{source_id}/{part.name}.parquet"
-                yield Written(name, part.size_bytes, digest_of(part.path), part.row_count)
+                tail = tail_digest_of(part.path, part.size_bytes)
+                yield Written(name, part.size_bytes, digest_of(part.path), part.row_count, tail)
 
     def remove_manifest(self, stage: str, source_id: str) -> None:
         """The stage of the source counts as not done from now on."""
@@ -366,24 +376,50 @@ class Store:
     def is_complete(self, source_id: str, stage: str = "invert") -> bool:
         """Whether the manifest is there and every part that it lists is, with the size that it had."""
         manifest = self._manifest(stage, source_id)
-        if manifest is None:
-            return False
-        for table, parts in manifest["parts"].items():
-            there = {file.path.stem: file.size_bytes for file in listed(self._folder(table, source_id), ".parquet")}
-            if any(there.get(name) != facts["bytes"] for name, facts in parts.items()):
-                return False
-        return True
+        return manifest is not None and not self._lacking(_vouched(manifest, source_id))
+
+    def lacking(self, source_id: str, stage: str = "invert") -> dict[Place, str]:
+        """Parts that a manifest vouches for and that are not there as long as they were => what is; {} without a manifest."""
+        return self._lacking(self.vouched_parts(source_id, stage))
+
+    def _lacking(self, vouched: Sequence[Written]) -> dict[Place, str]:
+        found: dict[Place, str] = {}
+        there: dict[str, dict[str, int]] = {}
+        for file in vouched:
+            folder, _, name = file.path.rpartition("/")
+            if folder not in there:
+                files = listed(joined(self.root, folder), ".parquet")
+                there[folder] = {one.path.name: one.size_bytes for one in files}
+            size_bytes = there[folder].get(name)
+            if size_bytes != file.size_bytes:
+                what = "it is missing" if size_bytes is None else f"{size_bytes} bytes instead of {file.size_bytes}"
+                found[joined(self.root, file.path)] = what
+        return found
+
+    def require_sound(self, source_id: str, tables: Sequence[str]) -> None:
+        """Every part of these tables that the inversion's manifest vouches for is there, and its footer is what was written.
+
+        Reads the end of each file. Pages have checksums of their own, which every read verifies; footers have none, and a bit
+        that flips there may hide rows, or make a library that reads it end the process.
+
+        Raises:
+            DamagedPart: names all those that are not.
+        """
+        vouched = [file for file in self.vouched_parts(source_id) if file.path.split("/")[0] in tables]
+        found = self._lacking(vouched)
+        for file in vouched:
+            path = joined(self.root, file.path)
+            if path in found or not file.tail_sha256:
+                continue
+            if tail_digest_of(path, file.size_bytes) != file.tail_sha256:
+                found[path] = "its footer is not the one that was written"
+        if found:
+            raise DamagedPart(found)
 
     def vouched_parts(self, source_id: str, stage: str = "invert") -> list[Written]:
-        """The files that a manifest vouches for; [] without one. `sha256` is empty where schema 1.1 wrote it."""
+        """The files that a manifest vouches for; [] without one. Digests are empty where earlier versions wrote it."""
         manifest = self._manifest(stage, source_id)
-        if manifest is None:
-            return []
-        return [
-            Written(f"{table}/{source_id}/{name}.parquet", facts["bytes"], facts.get("sha256", ""), facts["rows"])
-            for table, parts in manifest["parts"].items()
-            for name, facts in parts.items()
-        ]
+        return [] if manifest is None else _vouched(manifest, source_id)
 
     # ------------------------------------------------------------------------------------------- sources
 
@@ -486,20 +522,39 @@ class Store:
             page, checksums included.
         """
         vouched = {file.path: file for file in self.vouched_parts(source_id)}
-        damaged: dict[str, str] = {}
-        for table in schemas.TABLES:
-            for file in listed(self._folder(table, source_id), ".parquet"):
-                name = f"{table}/{source_id}/{file.path.name}"
-                expected = vouched.pop(name, None)
-                if expected is not None and expected.sha256:
-                    if digest_of(file.path) != expected.sha256:
-                        damaged[name] = f"{file.path}: its SHA-256 is not the one that it was written with; the file is damaged"
-                    continue
-                try:
-                    read_rows(read_footer(file.path, file.size_bytes), self.schema(table).names, self.schema(table))
-                except StoreError as error:
-                    damaged[name] = str(error)
-        return damaged | {name: f"{joined(self.root, name)}: is missing" for name in vouched}
+        there = [
+            f"{table}/{source_id}/{file.path.name}"
+            for table in schemas.TABLES
+            for file in listed(self._folder(table, source_id), ".parquet")
+        ]
+        found = {name: self.damage_of(name, vouched.get(name)) for name in dict.fromkeys([*there, *vouched])}
+        return {name: said for name, said in found.items() if said is not None}
+
+    def damage_of(self, name: str, written: Written | None) -> str | None:
+        """What is wrong with a file, by its name relative to the store; None for one that is as it was written.
+
+        written: what is known of it; without, a part is read page by page, checksums included.
+        """
+        path = joined(self.root, name)
+        size_bytes = size_of(path)
+        if size_bytes is None:
+            return f"{path}: is missing"
+        if written is not None and written.sha256:
+            if size_bytes == written.size_bytes and digest_of(path) == written.sha256:
+                return None
+            return f"{path}: its SHA-256 is not the one that it was written with; the file is damaged"
+        try:
+            schema = self.schema(name.split("/")[0])
+            read_rows(read_footer(path, size_bytes), schema.names, schema)
+        except StoreError as error:
+            return str(error)
+        return None
+
+    def put_aside(self, name: str) -> None:
+        """Move a file, by its name relative to the store, to `STORE/.damaged`, for whoever wants to look at it."""
+        path = joined(self.root, name)
+        if exists(path):
+            move(path, joined(self.root, f".damaged/{name}"))
 
     # ----------------------------------------------------------------------------------------- internals
 
@@ -533,6 +588,21 @@ class Store:
             return None
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path}: not a manifest ({error!r}); delete it and run the same command again") from error
+
+
+def _vouched(manifest: Mapping[str, Any], source_id: str) -> list[Written]:
+    """The files that a manifest lists."""
+    return [
+        Written(
+            f"{table}/{source_id}/{name}.parquet",
+            facts["bytes"],
+            facts.get("sha256", ""),
+            facts["rows"],
+            facts.get("tail_sha256", ""),
+        )
+        for table, parts in manifest["parts"].items()
+        for name, facts in parts.items()
+    ]
 
 
 def _tables_of(stage: str) -> tuple[str, ...]:

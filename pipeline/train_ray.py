@@ -10,6 +10,7 @@ import torch
 from ops.training.distributed import Worker
 from ops.training.method_run import Plan, run_plan
 from ops.training.trainer import images_seen
+from pipeline.cluster import cluster_facts
 
 
 def train_on_ray(plan: Plan, *, workers: int, gpus_per_worker: float, cpus_per_worker: float, address: str | None) -> int:
@@ -18,13 +19,16 @@ def train_on_ray(plan: Plan, *, workers: int, gpus_per_worker: float, cpus_per_w
     The global batch is the plan's: each worker takes its share of it. `plan.out` must be a folder that all workers see.
 
     Raises:
-        TrainingError and what else `run` raises, as Ray wraps it; RuntimeError where the cluster has not the resources.
+        TrainingError and what else `run` raises, as Ray wraps it; RuntimeError where the cluster has not the resources;
+        NoCluster where none answers.
     """
     import ray
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     if not ray.is_initialized():
+        if address is not None:
+            cluster_facts(address)
         ray.init(address=address or "local", include_dashboard=False)
     there = ray.cluster_resources()
     for name, each in (("CPU", cpus_per_worker), ("GPU", gpus_per_worker)):

@@ -1,15 +1,11 @@
 """What is done to a store besides running jobs on it: damaged parts put aside, parts joined, tables exported, people removed.
 
-Hold the store's lock around whatever writes. A part is replaced by rename and its manifest follows, so a command that is killed
-leaves at worst parts that the manifest does not vouch for, and the next invert makes those again.
+Hold the store's lock around whatever writes. What was killed is finished by the same command.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,59 +15,66 @@ import pyarrow.parquet as pq
 
 from pipeline.columns import array_from_column
 from pipeline.ledger import digest
-from pipeline.parts import Part, StoreError, Written, range_part, read_rows
-from pipeline.places import folders, joined, place, remove, writing
+from pipeline.parts import Part, StoreError, Written, range_of, range_part, read_rows
+from pipeline.places import folders, joined, listed, place, remove, writing
 from pipeline.store import Store
 
 JOINED_BYTES = 64 << 20
 """A render reads whole parts, so they stay small enough to be read for one chunk."""
-_RANGE = re.compile(r"part-(\d+)-(\d+)")
+JOINED_TABLES = ("frames", "faces", "tracks", "latents", "residuals")
 
 
 def put_aside(store: Store, source_id: str) -> list[str]:
-    """Take damaged parts of a source out of their tables, so that the next invert does them again; => what was wrong.
-
-    On a disk they go to `STORE/.damaged`, for whoever wants to look at them.
-    """
+    """Take damaged parts of a source out of their tables, so that the next invert does them again; => what was wrong."""
     damaged = store.verify(source_id)
     for name in damaged:
-        path = joined(store.root, name)
-        if isinstance(path, Path) and path.exists():
-            aside = store.root / ".damaged" / name
-            assert isinstance(aside, Path)
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, aside)
-        else:
-            remove(path)
+        store.put_aside(name)
     return list(damaged.values())
 
 
 def compact(store: Store, source_id: str, *, part_bytes: int = JOINED_BYTES) -> tuple[int, int]:
-    """Join neighbouring parts of a finished source into larger ones; => parts before and after. Rows stay as they are."""
+    """Join neighbouring parts of a finished source into larger ones; => parts before and after. Rows stay as they are.
+
+    First all joined parts are written, each of which takes the place of its parts as it appears (`parts.in_force`); then the
+    manifest vouches for them; then what they were joined from goes. Killed in between, the source is whole to every step and
+    every reader of ours; readers of the bare files meet rows twice until this is run again.
+    """
     if not store.is_complete(source_id):
         raise StoreError(f"{store.root}: {source_id} is not complete; run styleres invert again before compacting")
     vouched = {file.path: file for file in store.vouched_parts(source_id)}
-    before = len(vouched)
-    for table in ("frames", "faces", "tracks", "latents", "residuals"):
+    remove_unvouched(store, source_id, vouched)
+    before, joined_from = len(vouched), []
+    for table in JOINED_TABLES:
         for group in neighbours(store.parts(table, source_id), part_bytes):
-            first, last = span_of(group[0]), span_of(group[-1])
+            first, last = range_of(group[0].name), range_of(group[-1].name)
             assert first is not None and last is not None
             rows = pa.concat_tables(read_rows(part, store.schema(table).names, store.schema(table)) for part in group)
-            written = store.write_part(table, source_id, range_part(first[0], last[1]), rows)
+            written = store.write_part(table, source_id, range_part(first[0], last[1], joined=True), rows)
             for part in group:
-                remove(part.path)
-                vouched.pop(f"{table}/{source_id}/{part.path.name}", None)
+                del vouched[f"{table}/{source_id}/{part.path.name}"]
             vouched[written.path] = written
-    rewrite_manifest(store, source_id, list(vouched.values()))
+            joined_from += [part.path for part in group]
+    if joined_from:
+        rewrite_manifest(store, source_id, list(vouched.values()))
+        for path in joined_from:
+            remove(path)
     return before, len(vouched)
 
 
-def neighbours(parts: list[Part], part_bytes: int) -> Iterator[list[Part]]:
+def remove_unvouched(store: Store, source_id: str, vouched: Mapping[str, Written]) -> None:
+    """What a killed `compact` of a finished source has left: joined parts that came to nothing, or parts that were joined."""
+    for table in JOINED_TABLES:
+        for file in listed(joined(store.root, f"{table}/{source_id}"), ".parquet"):
+            if f"{table}/{source_id}/{file.path.name}" not in vouched:
+                remove(file.path)
+
+
+def neighbours(parts: Sequence[Part], part_bytes: int) -> Iterator[list[Part]]:
     """Runs of two and more parts, each of which begins where the one before ends, and which together are small enough."""
     group: list[Part] = []
-    for part in [*sorted(parts, key=lambda one: span_of(one) or (-1, -1)), None]:
-        span = None if part is None else span_of(part)
-        end = span_of(group[-1]) if group else None
+    for part in [*sorted(parts, key=lambda one: range_of(one.name) or (-1, -1)), None]:
+        span = None if part is None else range_of(part.name)
+        end = range_of(group[-1].name) if group else None
         fits = part is not None and sum(one.size_bytes for one in group) + part.size_bytes <= part_bytes
         # A chunk without rows leaves no part, so the next one need not begin where this one ends.
         if part is not None and span is not None and fits and (end is None or end[1] <= span[0]):
@@ -80,11 +83,6 @@ def neighbours(parts: list[Part], part_bytes: int) -> Iterator[list[Part]]:
         if len(group) > 1:
             yield group
         group = [part] if part is not None and span is not None else []
-
-
-def span_of(part: Part) -> tuple[int, int] | None:
-    match = _RANGE.fullmatch(part.name)
-    return None if match is None else (int(match[1]), int(match[2]))
 
 
 def delete_track(store: Store, source_id: str, track_id: int) -> tuple[dict[str, int], list[str]]:
@@ -106,7 +104,7 @@ def delete_track(store: Store, source_id: str, track_id: int) -> tuple[dict[str,
     vouched = {file.path: file for file in store.vouched_parts(source_id)}
     # The codes go first: whatever happens then, nobody renders this person any more.
     for table in ("latents", "residuals", "edits", "faces", "failures", "tracks"):
-        for part in store.parts(table, source_id):
+        for part in store.parts(table, source_id, superseded=True):
             rows = read_rows(part, store.schema(table).names, store.schema(table))
             if table == "faces":
                 keys = zip(rows["pts"].to_pylist(), array_from_column(rows, "box"), strict=True)
@@ -161,6 +159,7 @@ def export(store: Store, table: str, out: str, source_ids: list[str] | None = No
         )
         with writer:
             for source_id in chosen:
+                store.require_sound(source_id, [table])
                 for part in store.parts(table, source_id):
                     rows = read_rows(part, schema.names, schema)
                     writer.write_table(rows.replace_schema_metadata(schema.metadata))

@@ -168,6 +168,49 @@ def test_an_inversion_that_was_cut_short_is_done_again(tmp_path: Path, styleres:
         assert rows.equals(reference[name]), name
 
 
+@pytest.mark.parametrize("how", ["cut", "flipped"])
+def test_a_render_names_the_part_that_is_damaged_and_invert_makes_that_again(
+    tmp_path: Path, styleres: Styleres, clip: Path, how: str
+) -> None:
+    store = tmp_path / "store"
+    inverting = ("invert", clip, "--store", store, "--chunk-frames", "5")
+    rendering = ("render", "--store", store, "--edit", "warm=1", "--no-contact-sheet", "--out")
+    assert styleres(*inverting).code == 0 and styleres(*rendering, tmp_path / "before.mp4").code == 0
+    part = sorted((store / "residuals").rglob("*.parquet"))[2]
+    good = part.read_bytes()
+    part.write_bytes(good[:-500] if how == "cut" else good[:99] + bytes([good[99] ^ 4]) + good[100:])
+    for _ in range(2):
+        ran = styleres(*rendering, tmp_path / "after.mp4")
+        assert ran.code == 1 and ran.done["inputs_failed"] == 1 and not (tmp_path / "after.mp4").exists()
+        assert [line["reason"] for line in ran.lost] == ["damaged_part"]
+        said = ran.lost[0]["message"]
+        assert str(part) in said and "un styleres invert, or edit, with this store again" in said and said.count("part-") == 1
+    mended = styleres(*inverting)
+    assert mended.code == 0 and mended.done["faces"] == 10 and part.read_bytes() == good, "one part of four"
+    assert styleres(*rendering, tmp_path / "after.mp4").code == 0
+    assert (tmp_path / "after.mp4").read_bytes() == (tmp_path / "before.mp4").read_bytes()
+
+
+def test_a_source_whose_row_is_damaged_stops_no_other(tmp_path: Path, styleres: Styleres, clip: Path, other: Path) -> None:
+    """`sources` says where its file is: without, it cannot be rendered, and is named."""
+    store, rendering = (
+        tmp_path / "store",
+        ("render", "--store", tmp_path / "store", "--edit", "warm=1", "--out", tmp_path / "o"),
+    )
+    assert styleres("invert", clip, other, "--store", store).code == 0
+    for how in ("zeroed", "cut"):
+        row = sorted((store / "sources").rglob("*.parquet"))[0]
+        good = row.read_bytes()
+        row.write_bytes(good[:40] + bytes(160) + good[200:] if how == "zeroed" else good[:-5])
+        ran = styleres(*rendering, "--overwrite")
+        assert ran.code == 1 and len(list((tmp_path / "o").glob("*.mp4"))) == 1, "the other is rendered"
+        (lost,) = ran.lost
+        assert lost["reason"] == "damaged_part" and str(row) in lost["message"] and "styleres store verify" in lost["message"]
+        assert CliRunner().invoke(app, ["store", "verify", str(store)]).exit_code == 1
+        assert styleres("invert", clip, other, "--store", store).done["faces"] == 0 and row.read_bytes() == good
+    assert styleres(*rendering, "--overwrite").code == 0 and len(list((tmp_path / "o").glob("*.mp4"))) == 2
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
     ran = styleres("edit", clip, "--edit", "warm=1", "--out", tmp_path / "o", "--store", tmp_path / "s", "--dry-run")
     assert ran.code == 0 and tree(tmp_path) == {}

@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,20 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
+@dataclass(frozen=True)
+class Head:
+    """A running one."""
+
+    jobs: str
+    """Where jobs are submitted."""
+    address: str
+    """What drivers join."""
+    environment: dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
-    """(address of the dashboard, environment). A child of ours, so that ending it ends no other Ray of this machine."""
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A child of ours, so that ending it ends no other Ray of this machine."""
     folder = tmp_path_factory.mktemp("ray")
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
@@ -51,24 +63,29 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
             assert child.poll() is None, (folder / "head.log").read_text()
             assert time.monotonic() < deadline, "the head did not start: " + (folder / "head.log").read_text()[-2000:]
             time.sleep(1)
-    yield address, environment
+    yield Head(address, f"127.0.0.1:{ports['port']}", environment)
     child.terminate()
     child.wait(60)
 
 
-def submit(head: tuple[str, dict[str, str]], *words: object) -> tuple[int, list[dict]]:
-    address, environment = head
-    command = ["ray", "job", "submit", "--address", address, "--working-dir", str(ROOT), "--"]
+def submit(head: Head, *words: object) -> tuple[int, list[dict]]:
+    command = ["ray", "job", "submit", "--address", head.jobs, "--working-dir", str(ROOT), "--"]
     command += ["python", "-m", "jobs.edit", *map(str, words)]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=JOB_SECONDS)
+    ran = subprocess.run(command, env=head.environment, capture_output=True, text=True, timeout=JOB_SECONDS)
     lines = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
     assert lines, ran.stdout + ran.stderr
     return ran.returncode, lines
 
 
-def test_a_submitted_job_edits_real_clips_and_continues(
-    head: tuple[str, dict[str, str]], tmp_path: Path, shared_videos: Path
-) -> None:
+def test_doctor_says_what_the_cluster_has(head: Head, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jobs.doctor", "--json", "--ray-address", head.address, "--store", str(tmp_path / "store")]
+    ran = subprocess.run(command, cwd=ROOT, env=head.environment, capture_output=True, text=True, timeout=START_SECONDS)
+    checks = {check["what"]: check for check in json.loads(ran.stdout)["checks"]}
+    assert checks["cluster"]["state"] == checks["room for a worker"]["state"] == checks["store's place"]["state"] == "ok"
+    assert checks["cluster"]["found"] == "1 nodes, 2 of 2 CPUs free, 2 of 2 GPUs free"
+
+
+def test_a_submitted_job_edits_real_clips_and_continues(head: Head, tmp_path: Path, shared_videos: Path) -> None:
     (tmp_path / "in").mkdir()
     tiny.cut_of(shared_videos / "carphone_176x144.mp4", tmp_path / "in" / "a.mp4", 12)
     shutil.copy(shared_videos / "one_frame.mp4", tmp_path / "in" / "b.mp4")

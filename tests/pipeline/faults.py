@@ -1,8 +1,13 @@
 """A whole edit of two clips as one call, and a process that forks children which do it and are killed on the way.
 
-    python -m tests.pipeline.faults FOLDER SEED KILLS
+    python -m tests.pipeline.faults edit FOLDER SEED KILLS
 
 prints how many children were killed, and how often the edit was finished: it then begins again in a new folder, round-1, …
+
+    python -m tests.pipeline.faults compact STORE FOLDER
+
+leaves FOLDER/0, FOLDER/1, …: copies of the store, in each of which a child was killed one change later while it compacted.
+
 A child dies by SIGKILL just before or just after a random one of its changes to the disk: a rename, a removal, a folder made.
 All imports happen before the first fork.
 """
@@ -13,6 +18,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -26,12 +32,13 @@ from jobs.prepare import open_store
 from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.editing.recipe import parse_edits
 from ops.video.encode import EncodeOptions
-from pipeline import flow, scan
+from pipeline import flow, scan, upkeep
 from pipeline.course import Report, silent
 from pipeline.outputs import Outputs
 from pipeline.plan import PlanSettings
 from pipeline.runner import InProcessRunner, Runner
 from pipeline.stage import Chunk, Result, Source, Step
+from pipeline.store import Store
 from tests import tiny
 
 OPERATIONS = ("replace", "unlink", "mkdir", "rmdir")
@@ -54,8 +61,6 @@ def edited(
 
 def left_by(folder: Path) -> dict[str, Any]:
     """What a run leaves: rows of every table without regard to parts, and the bytes of every output."""
-    from pipeline.store import Store
-
     store = Store.open(folder / "store")
     tables = ("sources", "frames", "faces", "tracks", "latents", "residuals", "edits", "failures")
     found: dict[str, Any] = {name: store.read(name).to_pylist() for name in tables}
@@ -119,7 +124,33 @@ class KillOnce(Step):
 
 
 def main() -> None:
-    folder, seed, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    match sys.argv[1:]:
+        case ["edit", folder, seed, kills]:
+            kill_edits(Path(folder), int(seed), int(kills))
+        case ["compact", store, folder]:
+            kill_compactions(Path(store), Path(folder))
+        case other:
+            sys.exit(f"expected edit or compact, got {other}")
+
+
+def kill_compactions(store: Path, folder: Path) -> None:
+    for count in range(1000):
+        copy = folder / str(count)
+        shutil.copytree(store, copy)
+        child = os.fork()
+        if child == 0:
+            killed_after(count + 1, after=False)
+            opened = Store.open(copy)
+            for source_id in opened.stored_source_ids():
+                upkeep.compact(opened, source_id)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status):
+            shutil.rmtree(copy)
+            sys.exit(os.waitstatus_to_exitcode(status))
+
+
+def kill_edits(folder: Path, seed: int, kills: int) -> None:
     torch.set_num_threads(1)
     scan.build_detector = lambda settings, device: tiny.MarkDetector()  # type: ignore[assignment]
     bundle = open_bundle(folder / "bundle")

@@ -19,7 +19,9 @@ from ops.video.probe import SourceColor, SourceInfo
 from pipeline.columns import frames_table
 from pipeline.course import Course, Event, Noted, OutOfSpace, Settled
 from pipeline.ledger import Ledger, differences, merged
-from pipeline.runner import InProcessRunner
+from pipeline.parts import DamagedPart, Written
+from pipeline.runner import InProcessRunner, Worker
+from pipeline.sources import source_row
 from pipeline.stage import Batched, Chunk, Outcome, Result, Source, Stage, Step, gaps
 from pipeline.store import Store, range_part
 from pipeline.upkeep import put_aside
@@ -28,7 +30,8 @@ from tests.pipeline.test_store import INFO
 
 DONE: Counter[str] = Counter()
 """Frames that steps were asked to do, by stage."""
-TROUBLE: dict[str, Callable[[Chunk], None]] = {}
+TROUBLE: dict[str, Callable[[Chunk], Failure | None]] = {}
+"""What a stage does first with a chunk; a failure that it returns is of a frame, and the chunk is done."""
 
 
 def made(number: int, frames: int = 10) -> Source:
@@ -72,14 +75,14 @@ class Write(Step):
         store = None if self.store is None else Store.open(self.store)
 
         def write(chunk: Chunk) -> Result:
-            TROUBLE.get(self.stage, lambda chunk: None)(chunk)
+            failure = TROUBLE.get(self.stage, lambda chunk: None)(chunk)
             DONE[self.stage] += chunk.frames
             files = []
             if store is not None:
                 pts = chunk.source.info.pts[chunk.start : chunk.stop]
                 rows = frames_table(chunk.source.source_id, pts, pts + 0.5, pts)
                 files.append(store.write_part("frames", chunk.source.source_id, range_part(chunk.start, chunk.stop), rows))
-            return Result({"frames": chunk.frames}, files=tuple(files))
+            return Result({"frames": chunk.frames}, {}, () if failure is None else (failure,), tuple(files))
 
         return write
 
@@ -153,6 +156,30 @@ def test_a_run_that_was_killed_goes_on_where_it_was_for_any_length_of_chunks(sto
     rows = store.read("frames", source.source_id)
     assert rows["pts"].to_pylist() == list(range(22)) and rows["cut_score"].to_pylist() == [i + 0.5 for i in range(22)]
     assert store.is_complete(source.source_id)
+
+
+@pytest.mark.parametrize("when", ["before", "between", "after"])
+def test_a_worker_that_outlives_its_driver_does_no_harm(store: Store, when: str) -> None:
+    """It ends the item that it had in hand while the next run has not come to it, has just done it, or is over."""
+    source = made(1, 12)
+    killed = Course(stages(store), [source], Ledger(store))
+    in_hand = killed.take()
+    assert in_hand is not None
+    outliving = Worker(killed.stages, killed.ledger)
+
+    def end(chunk: Chunk) -> None:
+        if chunk.start == {"before": 0, "between": 8}[when]:
+            TROUBLE.clear()
+            outliving.run(in_hand.stage.name, in_hand.items)
+
+    TROUBLE.update({} if when == "after" else {"scan": end})
+    ran(Course(stages(store), [source], Ledger(store)))
+    if when == "after":
+        outliving.run(in_hand.stage.name, in_hand.items)
+    assert store.read("frames", source.source_id)["pts"].to_pylist() == list(range(12))
+    assert store.is_complete(source.source_id) and store.verify(source.source_id) == {}
+    again = ran(Course(stages(store), [source], Ledger(store)))
+    assert again.summary.sources_skipped == 1 and not list((store.root / "ledger").rglob("*.json"))
 
 
 def test_a_lost_item_is_tried_again_by_the_next_run_and_nothing_else_is(store: Store) -> None:
@@ -229,6 +256,116 @@ def test_a_damaged_part_is_done_again_and_only_that(store: Store, damage: str) -
     DONE.clear()
     ran(Course(stages(store), [source], Ledger(store)))
     assert DONE == {"scan": 4, "plan": 12} and path.read_bytes() == good and store.is_complete(source.source_id)
+
+
+def reading(store: Store) -> Callable[[Chunk], None]:
+    """What a step does that reads the rows of `frames`."""
+
+    def read(chunk: Chunk) -> None:
+        store.require_sound(chunk.source.source_id, ["frames"])
+        assert store.read("frames", chunk.source.source_id, chunk.pts_range).num_rows == chunk.frames
+
+    return read
+
+
+def flipped(path: Path, at: int = 50) -> bytes:
+    """Flip a bit of a file; => what it was."""
+    good = path.read_bytes()
+    path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+    return good
+
+
+def test_a_part_that_a_step_finds_damaged_is_made_again_in_the_same_run(store: Store) -> None:
+    """Two of three parts of one source, met at the third step. Counts and losses are told once."""
+    source, other = made(1, 12), made(2, 12)
+    ran(Course(stages(store), [source, other], Ledger(store)))
+    for one in (source, other):
+        store.remove_manifest("render-x", one.source_id)
+    paths = [part.path for part in store.parts("frames", source.source_id)]
+    good = [flipped(path) for path in paths[:2]]
+    TROUBLE["plan"] = reading(Store.open(store.root))
+    DONE.clear()
+    events: list[Event] = []
+    course = ran(Course(stages(store), [source, other], Ledger(store), events.append))
+    assert DONE == {"scan": 8, "plan": 24}, "nothing else is done again"
+    assert [path.read_bytes() for path in paths[:2]] == good and store.verify(source.source_id) == {}
+    said = [event.message for event in events if isinstance(event, Noted) and event.kind == "damaged"]
+    assert len(said) == 1 and all(str(path) in said[0] for path in paths[:2]) and str(paths[2]) not in said[0]
+    assert course.summary.lost_count == 0 and not [e for e in events if isinstance(e, Settled) and e.outcome.failure]
+    assert (course.summary.sources_done, course.summary.sources_failed, course.summary.counts["frames"]) == (2, 0, 8)
+    assert course.tallies["plan"].failed == 0 and store.failures().num_rows == 0
+    aside = store.root / ".damaged" / "frames" / source.source_id / paths[0].name
+    assert aside.exists(), "whoever wants to look at it can"
+
+
+def test_a_part_that_is_damaged_while_the_run_goes_on_is_made_again_and_losses_are_counted_once(store: Store) -> None:
+    source = made(1, 12)
+    failure = Failure(source.source_id, source.uri, "scan", "blurred", "a frame of the first chunk", pts=0)
+    TROUBLE["scan"] = lambda chunk: failure if chunk.start == 0 else None
+    TROUBLE["track"] = lambda chunk: flipped(store.parts("frames", source.source_id)[2].path) and None
+    TROUBLE["plan"] = reading(Store.open(store.root))
+    course = ran(Course(stages(store), [source], Ledger(store)))
+    assert DONE == {"scan": 16, "track": 12, "plan": 12}
+    assert course.summary.lost_count == 1 and store.failures()["reason"].to_pylist() == ["blurred"]
+    assert (course.summary.sources_failed, course.summary.counts["frames"]) == (1, 16)
+
+
+def test_a_step_that_finds_rows_damaged_which_other_stages_make_says_who_does(store: Store) -> None:
+    """As a render does: it puts the part aside, and the next run that has the stages makes it, and nothing else."""
+    source = made(1, 12)
+    ran(Course(stages(store), [source], Ledger(store)))
+    store.remove_manifest("render-x", source.source_id)
+    path = store.parts("frames", source.source_id)[1].path
+    assert isinstance(path, Path)
+    good = flipped(path)
+    TROUBLE["plan"] = reading(Store.open(store.root))
+    events: list[Event] = []
+    course = ran(Course(stages(store)[2:], [source], Ledger(store), events.append))
+    assert not [event for event in events if isinstance(event, Noted)], "it does not try what it cannot do"
+    assert course.summary.sources_failed == 1 and course.tallies["plan"].failed == 1
+    (lost,) = store.failures().to_pylist()
+    assert lost["reason"] == "damaged_part" and lost["message"].startswith(f"{path}: cannot be read")
+    assert "put aside. Run styleres invert, or edit, with this store again" in lost["message"] and not path.exists()
+    DONE.clear()
+    assert ran(Course(stages(store), [source], Ledger(store))).summary.sources_done == 1
+    assert DONE == {"scan": 4, "plan": 12} and path.read_bytes() == good and store.failures().num_rows == 0
+
+
+def test_a_part_that_only_could_not_be_read_is_tried_again_and_kept(store: Store) -> None:
+    """As where a network fails: its bytes are what was written. Not for ever."""
+    source = made(1, 12)
+    failing = [2]
+
+    def trouble(chunk: Chunk) -> None:
+        failing[0] -= 1
+        if failing[0] >= 0:
+            raise DamagedPart({store.parts("frames", source.source_id)[0].path: "the network is down"})
+
+    TROUBLE["plan"] = trouble
+    course = ran(Course(stages(store), [source], Ledger(store)))
+    assert course.summary.sources_done == 1 and DONE == {"scan": 12, "track": 12, "plan": 12}
+    failing[0] = 1000
+    store.remove_manifest("render-x", source.source_id)
+    course = ran(Course(stages(store), [source], Ledger(store)))
+    (lost,) = store.failures().to_pylist()
+    assert "the network is down), though its bytes are those that were written; run the same command again" in lost["message"]
+    assert course.summary.sources_failed == 1 and 990 < failing[0] < 1000 and store.verify(source.source_id) == {}
+
+
+def test_a_row_of_sources_is_made_again_too(store: Store) -> None:
+    """Nobody would know else where the source was; `started` writes it, and the manifest vouches for it."""
+    source = made(1, 4)
+
+    def started(source: Source) -> list[Written]:
+        return [store.write_part("sources", source.source_id, 0, source_row(source))]
+
+    ran(Course(stages(store), [source], Ledger(store), started=started))
+    path = store.parts("sources", source.source_id)[0].path
+    good = path.read_bytes()
+    path.write_bytes(good[:-9])
+    DONE.clear()
+    ran(Course(stages(store)[:2], [source], Ledger(store), started=started))
+    assert path.read_bytes() == good and not DONE and store.is_complete(source.source_id)
 
 
 def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(store: Store) -> None:

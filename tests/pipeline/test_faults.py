@@ -66,7 +66,7 @@ def test_a_hundred_kills_lose_nothing_and_do_nothing_twice(
     (tmp_path / "in").mkdir()
     for clip in clips:
         os.link(clip, tmp_path / "in" / clip.name)
-    command = [sys.executable, "-m", "tests.pipeline.faults", str(tmp_path), "7", str(KILLS)]
+    command = [sys.executable, "-m", "tests.pipeline.faults", "edit", str(tmp_path), "7", str(KILLS)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, env=environment)
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -190,20 +190,52 @@ def test_clocks_may_go_backwards(
     assert_same(tmp_path, undisturbed)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, clips: list[Path], bundle: Bundle) -> Path:
+    """What an edit leaves, to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.scan.build_detector", lambda settings, device: tiny.MarkDetector())
+        faults.edited(folder, [tiny.source_of(clip) for clip in clips], bundle)
+    return folder
+
+
+@pytest.mark.parametrize("how", ["truncated", "a page flipped", "the footer flipped", "gone"])
 @pytest.mark.parametrize("table", ["frames", "tracks", "latents", "residuals"])
-def test_a_truncated_part_is_done_again(
-    tmp_path: Path, clips: list[Path], bundle: Bundle, undisturbed: dict[str, Any], table: str
+def test_a_damaged_part_is_made_again_by_the_next_edit(
+    tmp_path: Path, finished: Path, clips: list[Path], bundle: Bundle, undisturbed: dict[str, Any], table: str, how: str
 ) -> None:
-    """Also with the outputs gone, so that the render reads it."""
+    """Which renders anew, and so reads it: the part has its bytes again, and the video is as ever."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     source = tiny.source_of(clips[0])
-    faults.edited(tmp_path, [source, tiny.source_of(clips[1])], bundle)
     path = sorted((tmp_path / "store" / table / source.source_id).iterdir())[-1]
     good = path.read_bytes()
-    path.write_bytes(good[: len(good) // 2])
+    damage(path, how)
     (tmp_path / "out" / "a.edited.mkv").unlink()
-    summary = faults.edited(tmp_path, [source, tiny.source_of(clips[1])], bundle)
+    events: list[Any] = []
+    summary = faults.edited(tmp_path, [source, tiny.source_of(clips[1])], bundle, report=events.append)
     assert not summary.lost and path.read_bytes() == good
+    if "flipped" in how:  # what has another length is found before anything reads it
+        assert any(getattr(event, "kind", "") == "damaged" and str(path) in event.message for event in events)
+    done = {event.stage.name for event in events if getattr(event, "stage", None) is not None}
+    writer = {"frames": "scan", "tracks": "track", "latents": "invert", "residuals": "invert"}[table]
+    assert done & {"scan", "track", "invert"} == {writer}, "nothing else is done again"
     assert_same(tmp_path, undisturbed)
+
+
+def damage(path: Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    match how:
+        case "truncated":
+            path.write_bytes(data[: len(data) // 2])
+        case "gone":
+            path.unlink()
+        case "a page flipped":
+            data[100] ^= 16
+            path.write_bytes(data)
+        case "the footer flipped":
+            data[-30] ^= 1
+            path.write_bytes(data)
 
 
 # ------------------------------------------------------------------------------------------------------- with Ray

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import pickle
+import random
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,8 @@ import pytest
 
 import schemas
 from pipeline import columns
-from pipeline.store import Store, StoreError, StoreInfo, range_part
+from pipeline.places import TAIL_BYTES, tail_digest_of
+from pipeline.store import DamagedPart, Store, StoreError, StoreInfo, range_part
 
 L, D = 4, 6
 RESIDUAL = (3, 4, 5)
@@ -349,6 +352,57 @@ def test_a_flipped_bit_is_noticed_and_located(store: Store) -> None:
         assert said[0] == str(part.path.relative_to(store.root)) and str(part.path) in said[1]
         part.path.write_bytes(whole)
     assert store.verify(SOURCE) == {}
+
+
+@pytest.mark.parametrize("table", ["frames", "tracks", "latents"])
+def test_no_flipped_bit_goes_unnoticed(store: Store, table: str) -> None:
+    """A bit of each byte in turn: of the pages by their checksums, or it changes no row; of the footer by the manifest."""
+    write_source(store)
+    rows, part, drawn = store.read(table, SOURCE), store.parts(table, SOURCE)[0], random.Random(5)
+    whole = part.path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    store.require_sound(SOURCE, [table])
+    noticed = 0
+    for at in range(len(whole)):
+        data = bytearray(whole)
+        data[at] ^= 1 << drawn.randrange(8)
+        part.path.write_bytes(bytes(data))
+        if at < footer:
+            try:
+                assert store.read(table, SOURCE).equals(rows), at
+            except DamagedPart as error:
+                assert list(error.found) == [part.path]
+                noticed += 1
+        else:
+            with pytest.raises(DamagedPart, match="its footer is not the one that was written"):
+                store.require_sound(SOURCE, [table])
+    assert noticed > footer // 2, "the premise: most bits of a page are rows"
+
+
+def test_what_is_written_is_vouched_for_by_digests_of_the_file(store: Store) -> None:
+    """Of all of it, and of its end: also of a file that is written in many pieces and longer than that end."""
+    pts = np.arange(400)
+    written = store.write_part("residuals", SOURCE, 0, columns.residuals_table(SOURCE, 0, pts, maps(pts, 0), "float32"))
+    path = store.root / written.path
+    data = path.read_bytes()
+    assert len(data) == written.size_bytes > 2 * TAIL_BYTES
+    assert written.sha256 == hashlib.sha256(data).hexdigest()
+    assert written.tail_sha256 == hashlib.sha256(data[-TAIL_BYTES:]).hexdigest() == tail_digest_of(path, len(data))
+
+
+def test_parts_that_are_gone_are_named_all_of_them(store: Store) -> None:
+    write_source(store)
+    first, second, _ = store.parts("latents", SOURCE)
+    first.path.unlink()
+    second.path.write_bytes(second.path.read_bytes()[:-1])
+    assert store.lacking(SOURCE) == {
+        first.path: "it is missing",
+        second.path: f"{second.size_bytes - 1} bytes instead of {second.size_bytes}",
+    }
+    with pytest.raises(DamagedPart, match=f"{first.path}: cannot be read .it is missing.*{second.path}: cannot be read"):
+        store.require_sound(SOURCE, ["latents"])
+    store.require_sound(SOURCE, ["tracks", "residuals"])
+    store.require_sound(OTHER, ["latents"])  # of which nothing is vouched for
 
 
 @pytest.mark.parametrize("kept", [0, 3, 100, -1])
