@@ -13,24 +13,23 @@ was stopped.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from safetensors.torch import save_file
 
-from ops.checkpoints.bundle import load_tensors, open_bundle
+from ops.checkpoints.bundle import open_bundle
 from ops.checkpoints.prior import DISCRIMINATOR, Prior, read_prior_tensors, write_prior
 from ops.inversion.styleres import StyleRes
-from ops.training.run import DIRECTIONS
-from ops.training.trainer import CHECKPOINT_FORMAT, save_atomic
+from ops.training.method_run import edits_of
+from ops.training.run import save_edits
+from ops.training.trainer import save_result
 
 Question = Literal["ablations", "rivals"]
 PAPER = ("composite_weight=0", "direction_share=0", "edit_share=0.5", "cycle_pixel_weight=3", "cycle_perceptual_weight=1")
@@ -107,18 +106,8 @@ def main() -> None:
     trainings = [list(one.commands(run, prior, chosen, seed)) for (one, seed), run in runs.items()]
     models = [word for (one, seed), run in runs.items() for word in ("--model", f"{one.name}@{seed}={run / 'bundle'}")]
     report = chosen.out / chosen.question
-    evaluation = [
-        "evaluate",
-        "--data",
-        chosen.data,
-        *models,
-        "--also-wplus",
-        "--faces",
-        str(chosen.faces),
-        "--precision",
-        "bf16",
-    ]
-    evaluation += ["--judge", str(chosen.out / "judge.safetensors"), "--out", str(report)]
+    evaluation = ["evaluate", "--data", chosen.data, *models, "--also-wplus", "--faces", str(chosen.faces)]
+    evaluation += ["--precision", "bf16", "--judge", str(chosen.out / "judge.safetensors"), "--out", str(report)]
     if chosen.dry_run:
         for command in [*(command for commands in trainings for command in commands), evaluation]:
             print(shlex.join(["styleres", *command]))
@@ -142,14 +131,12 @@ def begin(base: str, discriminator: Path, prior: Path, runs: Sequence[Path]) -> 
     generator = Prior(model.config.generator, model.generator.state_dict(), judge)
     write_prior(prior, generator, licence=bundle.licence, source=f"{base} {bundle.digest[:16]}", card=card)
     encoder = model.inverting()[0].state_dict()
-    directions = load_tensors(bundle.path / DIRECTIONS)
     for run in runs:
         if (run / "e0.pt").exists():
             continue
         run.mkdir(parents=True, exist_ok=True)
-        (run / "edits.json").write_text(json.dumps([asdict(entry) for entry in bundle.edits], indent=1) + "\n", "utf-8")
-        save_file(directions, run / DIRECTIONS)
-        save_atomic(run / "e0.pt", {"format": CHECKPOINT_FORMAT, "images": 0, "weights": encoder})
+        save_edits(run, *edits_of(run, base))
+        save_result(run / "e0.pt", encoder, 0)
 
 
 def follow(run: Path, commands: Sequence[Sequence[str]]) -> None:

@@ -11,14 +11,11 @@ The same command again goes on where it stopped. FACES: a Parquet file, a folder
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from safetensors.torch import load_file, save_file
 
 from jobs.errors import explained
 from jobs.evaluate_options import LpipsHeads, LpipsWeights
@@ -50,22 +47,20 @@ from jobs.train_options import (
     start,
     use_threads,
 )
-from ops.checkpoints.bundle import EditEntry, write_bundle
+from ops.checkpoints.bundle import write_bundle
 from ops.stylegan2.config import StyleGAN2Config
 from ops.training.data import load_faces
 from ops.training.e0 import E0Settings
 from ops.training.presets import Preset, e0_preset, prior_preset, prior_sizes, residual_preset
 from ops.training.prior import PriorSettings
 from ops.training.residual import ResidualSettings, residual_parts
-from ops.training.run import DIRECTIONS, TrainingPlan, bundle_weights, changed, model_on_prior
+from ops.training.run import TrainingPlan, bundle_weights, changed, load_edits, model_on_prior, save_edits
 from ops.training.trainer import LoopSettings, load_result, result_weights
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode="markdown")
 
 PresetName = Annotated[Preset, typer.Option("--preset", help="Sizes and figures: docs/training.md.")]
 StartFrom = Annotated[str | None, typer.Option("--start-from", help="Weights to begin with: an earlier result, or a bundle.")]
-
-EDITS = "edits.json"
 
 
 @app.command("e0")
@@ -197,8 +192,7 @@ def directions_command(
         known = load_faces(data, model.config.encoder.input_size, "train", limit=faces)
         found = find_edits(model.eval(), known, CELEBA_EDITS, pose=True, components=GANSPACE_COMPONENTS)
         print("\n".join(found.lines))
-        save_file(found.tensors, out / DIRECTIONS)
-        (out / EDITS).write_text(json.dumps([asdict(entry) for entry in found.entries], indent=1) + "\n", "utf-8")
+        save_edits(out, found.entries, found.tensors)
 
 
 @app.command("bundle")
@@ -214,7 +208,7 @@ def bundle_command(
         model = model_on_prior(prior, preset, without_e2=without_e2)
         load_result(model.inverting()[0], out / "e0.pt")
         load_result(residual_parts(model), out / "residual.pt")
-        entries = [EditEntry(**entry) for entry in json.loads((out / EDITS).read_text("utf-8"))]
+        entries, directions = load_edits(out)
         card = bundle / "README.md"
         written = write_bundle(
             bundle,
@@ -224,7 +218,7 @@ def bundle_command(
             licence=LICENCE,
             edits=entries,
             weights=bundle_weights(model),
-            directions=load_file(out / DIRECTIONS),
+            directions=directions,
             card=card.read_text("utf-8") if card.exists() else f"# {bundle.name}\n",
         )
         size = sum(file.stat().st_size for file in bundle.iterdir()) / 1e6

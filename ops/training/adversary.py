@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,19 @@ from ops.stylegan2.discriminator import Discriminator
 from ops.training.distributed import Worker
 from ops.training.losses import discriminator_loss, r1_penalty
 from ops.training.trainer import Learner
+
+
+class AdversarySettings(Protocol):
+    """What a task's settings say of its discriminator."""
+
+    @property
+    def discriminator_learning_rate(self) -> float: ...
+    @property
+    def r1_gamma(self) -> float: ...
+    @property
+    def r1_every(self) -> int:
+        """What the penalty of one step stands for, in steps of the discriminator."""
+        ...
 
 
 class DiscriminatorStep(nn.Module):
@@ -35,21 +48,14 @@ class DiscriminatorStep(nn.Module):
 class Adversary:
     """A discriminator whose parameters have gradients in its own steps only."""
 
-    def __init__(
-        self,
-        discriminator: Discriminator,
-        dtype: torch.dtype,
-        worker: Worker,
-        *,
-        learning_rate: float,
-        r1_gamma: float,
-        r1_every: int,
-    ):
-        """dtype: of its feature maps. r1_every: what `step`'s penalty stands for, in steps of the discriminator."""
+    def __init__(self, discriminator: Discriminator, settings: AdversarySettings, dtype: torch.dtype, worker: Worker):
+        """dtype: of its feature maps."""
         self.discriminator, self.dtype = discriminator, dtype
-        optimizer = torch.optim.Adam(discriminator.parameters(), lr=learning_rate, betas=(0.0, 0.99))
+        rate = settings.discriminator_learning_rate
+        optimizer = torch.optim.Adam(discriminator.parameters(), lr=rate, betas=(0.0, 0.99))
         self.learner = Learner("discriminator", discriminator, optimizer, dtype, prefix="d_")
-        self.judge = worker.wrap(DiscriminatorStep(discriminator, dtype, r1_gamma=r1_gamma, r1_every=r1_every))
+        step = DiscriminatorStep(discriminator, dtype, r1_gamma=settings.r1_gamma, r1_every=settings.r1_every)
+        self.judge = worker.wrap(step)
         discriminator.requires_grad_(False)
 
     def logits(self, images: Tensor) -> Tensor:

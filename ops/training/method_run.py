@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from ops.training.run import (
     bundle_weights,
     discriminator_on_prior,
     identity_network,
+    load_edits,
     perceptual_of,
     prior_weights,
     run,
@@ -244,11 +244,8 @@ def edits_of(out: Path, base: str | None) -> tuple[list[EditEntry], dict[str, Te
     """Edit directions of the base bundle, or those that `styleres train directions` left; none without either."""
     if base is not None:
         bundle = open_bundle(base)
-        return list(bundle.edits), load_tensors(bundle.path / "directions.safetensors")
-    if not (out / DIRECTIONS).is_file():
-        return [], {}
-    entries = json.loads((out / "edits.json").read_text("utf-8"))
-    return [EditEntry(**entry) for entry in entries], load_tensors(out / DIRECTIONS)
+        return list(bundle.edits), load_tensors(bundle.path / DIRECTIONS)
+    return load_edits(out) if (out / DIRECTIONS).is_file() else ([], {})
 
 
 def boundaries(out: Path, base: str | None) -> Tensor | None:

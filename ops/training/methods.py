@@ -374,16 +374,7 @@ class MethodTask(Task):
         self.device = worker.device
         model.requires_grad_(False).eval()
         model.feature_dtype = dtype
-        self.adversary = None
-        if discriminator is not None:
-            self.adversary = Adversary(
-                discriminator,
-                dtype,
-                worker,
-                learning_rate=settings.discriminator_learning_rate,
-                r1_gamma=settings.r1_gamma,
-                r1_every=settings.r1_every,
-            )
+        self.adversary = None if discriminator is None else Adversary(discriminator, settings, dtype, worker)
         discriminate = None if self.adversary is None else self.adversary.logits
         self.lesson = lesson_of(model, perceptual, embed, settings, discriminate, directions_KD)
         self.lesson.learnt.train()

@@ -310,14 +310,7 @@ class ResidualTask(Task):
         parts = residual_parts(model).requires_grad_(True)
         optimizer = torch.optim.Adam(parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
         self.parts = Learner("parts", parts, optimizer, dtype, clip_norm=clip_norm)
-        self.adversary = Adversary(
-            discriminator,
-            dtype,
-            worker,
-            learning_rate=settings.discriminator_learning_rate,
-            r1_gamma=settings.r1_gamma,
-            r1_every=settings.r1_every,
-        )
+        self.adversary = Adversary(discriminator, settings, dtype, worker)
         self.learn = worker.wrap(ResidualStep(model, self.adversary.logits, perceptual, embed, settings, dtype))
 
     def learners(self) -> list[Learner]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from ops.checkpoints.bundle import open_bundle
+from ops.checkpoints.bundle import EditEntry, open_bundle
 from ops.checkpoints.convert import sha256_of
 from ops.checkpoints.prior import ANCHOR, DISCRIMINATOR, GENERATOR, Prior, read_prior_config, read_prior_tensors, write_prior
 from ops.device import channels_last, keep_freed_memory
@@ -37,7 +38,7 @@ from ops.training.prior import Anchored, Features, PriorSettings, PriorTask
 from ops.training.residual import Distance, ResidualSettings, ResidualTask, residual_parts
 from ops.training.trainer import LoopSettings, Progress, TrainingError, load_result, result_weights, train
 
-DIRECTIONS = "directions.safetensors"
+DIRECTIONS, EDITS = "directions.safetensors", "edits.json"
 PRIOR = "prior"
 HELD_OUT_FACES = 512
 PRIOR_CARD = """# A StyleGAN2 prior of {size} px
@@ -291,6 +292,18 @@ def prior_weights(path: Path) -> dict[str, torch.Tensor]:
     if tensors is None:
         raise TrainingError(f"{path}: no such file; --prior is a folder with generator and discriminator .safetensors")
     return tensors
+
+
+def save_edits(out: Path, entries: Sequence[EditEntry], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Leave edits and their tensors in a training's folder, as a bundle has them."""
+    save_file(dict(tensors), out / DIRECTIONS)
+    (out / EDITS).write_text(json.dumps([dataclasses.asdict(entry) for entry in entries], indent=1) + "\n", "utf-8")
+
+
+def load_edits(out: Path) -> tuple[list[EditEntry], dict[str, torch.Tensor]]:
+    """What `save_edits` left. Raises OSError where it did not."""
+    entries = json.loads((out / EDITS).read_text("utf-8"))
+    return [EditEntry(**entry) for entry in entries], load_file(out / DIRECTIONS)
 
 
 def boundary_directions(out: Path) -> torch.Tensor | None:

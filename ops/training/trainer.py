@@ -401,7 +401,7 @@ class Run:
 
 def _save(task: Task, average: Average, out: Path, index: int, seen: int, run: Run) -> None:
     """The result first, the state last: a state never speaks of a result that is not there."""
-    save_atomic(out / f"{task.name}.pt", {"format": CHECKPOINT_FORMAT, "images": seen, "weights": average.values})
+    save_result(out / f"{task.name}.pt", average.values, seen)
     state = {name: part.state_dict() for name, part in task.state().items()}
     content = {"format": CHECKPOINT_FORMAT, "step": index, "run": json.dumps(run.facts), "state": state}
     save_atomic(out / f"{task.name}.state.pt", content | {"average": average.values})
@@ -419,6 +419,11 @@ def _resume(task: Task, average: Average, path: Path, run: Run, device: torch.de
     for name, value in content["average"].items():
         average.values[name].copy_(value)
     return int(content["step"])
+
+
+def save_result(path: Path, weights: Mapping[str, Tensor], images: int) -> None:
+    """Write a NAME.pt, as `load_result` reads it. images: how many the training behind it has seen."""
+    save_atomic(path, {"format": CHECKPOINT_FORMAT, "images": images, "weights": dict(weights)})
 
 
 def load_result(module: nn.Module, path: Path) -> None:

