@@ -2,6 +2,7 @@
 
     python benchmarks/model.py                          # the official FFHQ-1024 preset, random weights
     python benchmarks/model.py --model mini64 --batch 16
+    python benchmarks/model.py --device cuda --batch 8 --precision bf16 --precision fp16
 
 The peak is that of a 512 => 512 3x3 convolution at 64x64, batch 4, in the same type and with the same threads, taken
 again in every round beside the stages, so that a slower minute of the machine meets all of them.
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ops.checkpoints.bundle import open_bundle
-from ops.device import channels_last, keep_freed_memory
+from ops.device import channels_last, keep_freed_memory, reproducible_cuda
 from ops.inversion import presets
 from ops.inversion.session import Precision, feature_dtype
 from ops.inversion.styleres import StyleRes, StyleResConfig
@@ -57,9 +58,9 @@ def stages(model: StyleRes, batch: int) -> dict[str, Callable[[], Tensor]]:
     """Stage => a call that runs it on inputs computed here, once."""
     encoder, alignment, extraction = model.inverting()
     gates, generator, resolution = model.generating(), model.generator, model.config.residual.resolution
-    size, dtype = model.config.encoder.input_size, model.feature_dtype
+    size, dtype, device = model.config.encoder.input_size, model.feature_dtype, model.latent_avg.device
     low = torch.randn(batch, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    images = F.interpolate(low, size=(size, size), mode="bicubic").clamp(-1, 1)
+    images = F.interpolate(low, size=(size, size), mode="bicubic").clamp(-1, 1).to(device)
     inversion = model.invert(images)
     edited = inversion.wplus_NLD + 0.05
     assert inversion.detail is not None
@@ -91,10 +92,10 @@ def stages(model: StyleRes, batch: int) -> dict[str, Callable[[], Tensor]]:
     }
 
 
-def peak_call(dtype: torch.dtype) -> tuple[Callable[[], Tensor], float]:
+def peak_call(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], Tensor], float]:
     """=> (the convolution of the peak, its GFLOP)."""
-    x = torch.randn(4, 512, 64, 64).to(dtype).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(512, 512, 3, 3).to(dtype).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(4, 512, 64, 64).to(device, dtype).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(512, 512, 3, 3).to(device, dtype).contiguous(memory_format=torch.channels_last)
     return lambda: F.conv2d(x, weight, padding=1), 2 * 4 * 512 * 512 * 9 * 64 * 64 / 1e9
 
 
@@ -103,7 +104,8 @@ def seconds_of(call: Callable[[], Tensor], repeats: int) -> float:
     best = float("inf")
     for _ in range(repeats):
         started = time.perf_counter()
-        call()
+        if call().is_cuda:
+            torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
     return best
 
@@ -155,6 +157,7 @@ def main() -> None:
     parser.add_argument("--model", help="A bundle; the official FFHQ-1024 preset with random weights if not given.")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", action="append", choices=("bf16", "fp16"), help="Beside fp32; bf16 if not given.")
     parser.add_argument("--default-allocator", action="store_true", help="Leave glibc's allocator as it is.")
@@ -166,7 +169,9 @@ def main() -> None:
     model = open_bundle(arguments.model).load() if arguments.model else random_model(presets.ffhq1024())
     if not isinstance(model, StyleRes):
         parser.error(f"{arguments.model}: expected a StyleRes model, got {type(model).__name__}")
-    channels_last(model)
+    channels_last(model).to(arguments.device)
+    if arguments.device == "cuda":
+        reproducible_cuda()
     precisions: list[Precision] = ["fp32", *(arguments.precision or ["bf16"])]
     rounds: list[dict[str, dict[str, float]]] = []
     images: dict[str, Tensor] = {}
@@ -179,17 +184,16 @@ def main() -> None:
                 calls = stages(model, arguments.batch)
                 if not gflop:
                     gflop = {stage: gflop_of(call) for stage, call in calls.items()}
-                images[precision] = calls["first"]()
-                convolution, work = peak_call(model.feature_dtype)
+                images[precision] = calls["first"]().cpu()  # and what runs for the first time on a GPU is waited for
+                convolution, work = peak_call(model.feature_dtype, model.latent_avg.device)
                 convolution()
                 seconds = {stage: seconds_of(call, 2) for stage, call in calls.items()}
                 found[precision] = {"peak": work / seconds_of(convolution, 5), **seconds}
             rounds.append(found)
     quality = {precision: psnr(images[precision], images["fp32"]) for precision in precisions[1:]}
     what = arguments.model or "ffhq1024 preset, random weights"
-    print(
-        f"{what}, batch {arguments.batch}, {arguments.threads} threads, {arguments.rounds} rounds, torch {torch.__version__},"
-    )
+    where = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{arguments.threads} threads"
+    print(f"{what}, batch {arguments.batch}, {where}, {arguments.rounds} rounds, torch {torch.__version__},")
     print(
         f"Python {platform.python_version()}, allocator {'as it is' if arguments.default_allocator else 'keeps freed memory'}"
     )

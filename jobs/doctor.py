@@ -159,7 +159,20 @@ def compute() -> list[Check]:
     checks = [Check("warning" if crowded else "ok", "threads", said)]
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     checks.append(Check("ok", "CUDA devices", ", ".join(devices) or "none; models run on the CPU"))
+    if devices and not detects_on_cuda():
+        checks.append(
+            Check("warning", "onnxruntime", "has no CUDA, faces are detected on the CPU; install onnxruntime-gpu in its place")
+        )
     return checks
+
+
+def detects_on_cuda() -> bool:
+    """Whether ONNX Runtime, which runs the detectors, has CUDA."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return False
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def space() -> list[Check]:

@@ -30,6 +30,19 @@ def resolve_device(device: Device) -> str:
     return device
 
 
+def reproducible_cuda() -> None:
+    """Make CUDA's float32 float32, and its results the same from run to run. A process calls this before it computes.
+
+    By default convolutions of float32 run in TF32, whose ten bits of mantissa are too few for a precision that is called
+    fp32; whoever wants speed asks for bf16 or fp16. And cuDNN may choose algorithms that add up in any order, or another one
+    in every process by a stopwatch: a rerun of half a job would not fit to its other half.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
 def channels_last(module: ModuleT) -> ModuleT:
     """The module with convolution weights in NHWC order, which CPUs and tensor cores convolve 1.5 to 3 times as fast."""
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

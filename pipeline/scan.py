@@ -11,8 +11,8 @@ from typing import final
 
 import numpy as np
 
-from ops.device import Device, resolve_device
-from ops.face.detect import DetectorSettings, Face, build_detector
+from ops.device import Device
+from ops.face.detect import DetectorSettings, Face, build_detector, resolve_detector_device
 from ops.face.framing import Crop
 from ops.face.shots import shot_scores
 from ops.video.decode import Backend
@@ -34,7 +34,7 @@ class Scan(Step):
 
     def open(self) -> Callable[[Chunk], Result]:
         store, readers = Store.open(self.store), Readers(self.backend)
-        detector = build_detector(self.detector, resolve_device(self.device)) if self.crop == "ffhq" else None
+        detector = build_detector(self.detector, resolve_detector_device(self.device)) if self.crop == "ffhq" else None
 
         def scan(chunk: Chunk) -> Result:
             timer = Timer()

@@ -14,6 +14,7 @@ Convention (everything that leaves this module)
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,6 +24,8 @@ from typing import Any, Final, Literal, assert_never, final
 import cv2
 import numpy as np
 import onnxruntime
+
+from ops.device import Device, resolve_device
 
 DETECTOR_STRIDE: Final = 32  # both families of networks halve the picture five times
 MAX_OVERLAP: Final = 0.3  # boxes that share more than this (intersection over union) are one face
@@ -109,6 +112,19 @@ class Detector(ABC):
         frame: uint8 [H, W, 3] RGB. Returns faces by falling score (ties: left to right, top to bottom).
         Raises DetectorError when `frame` is not such an array.
         """
+
+
+def resolve_detector_device(device: Device) -> str:
+    """`ops.device.resolve_device`, for a network that ONNX Runtime runs: "auto" is CUDA where that has it too.
+
+    The package `onnxruntime` has no CUDA, `onnxruntime-gpu` has. With the first one a worker that sees a GPU detects on the
+    CPU, and its log says so.
+    """
+    found = resolve_device(device)
+    if device == "auto" and found == "cuda" and not _has_cuda():
+        logging.getLogger(__name__).warning("faces are detected on the CPU: onnxruntime has no CUDA, onnxruntime-gpu has")
+        return "cpu"
+    return found
 
 
 def build_detector(settings: DetectorSettings, device: str = "cpu") -> Detector:
@@ -429,11 +445,15 @@ def _device_index(device: str) -> int:
     return int(index or 0)
 
 
+def _has_cuda() -> bool:
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
 def _providers(device: str) -> list[Any]:
     index = _device_index(device)
     if index < 0:
         return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    if not _has_cuda():
         raise DetectorError(
             f"device {device!r}: this onnxruntime has no CUDA. Install onnxruntime-gpu in place of "
             "onnxruntime (never both), or detect on 'cpu'."

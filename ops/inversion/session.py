@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ops.device import channels_last, keep_freed_memory
+from ops.device import channels_last, keep_freed_memory, reproducible_cuda
 from ops.inversion.inverter import Inverter
 from ops.spaces import images_from_crops, levels_from_images
 
@@ -42,6 +42,8 @@ class Session:
         self.device = torch.device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
+        else:
+            reproducible_cuda()
         self.model = channels_last(model).to(self.device)
         self.model.feature_dtype = feature_dtype(precision)
         self.batch_size = batch_size

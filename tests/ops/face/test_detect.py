@@ -18,6 +18,7 @@ from ops.face.detect import (
     box_overlap,
     build_detector,
     decode_centerface,
+    resolve_detector_device,
     similarity_between,
     upright_misfit,
 )
@@ -192,6 +193,19 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("ops.face.detect.onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(DetectorError, match="onnxruntime-gpu"):
         build_detector(DetectorSettings(), device="cuda")
+
+
+def test_auto_detects_on_the_cpu_where_onnxruntime_has_no_cuda(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ops.device.torch.cuda.is_available", lambda: True)
+    providers = ["CPUExecutionProvider"]
+    monkeypatch.setattr("ops.face.detect.onnxruntime.get_available_providers", lambda: providers)
+    assert resolve_detector_device("auto") == "cpu"
+    assert "onnxruntime-gpu" in caplog.text
+    assert resolve_detector_device("cuda") == "cuda"  # asked for by name: building it then fails
+    providers.insert(0, "CUDAExecutionProvider")
+    assert resolve_detector_device("auto") == "cuda"
 
 
 def test_wrong_frames_and_settings_are_refused() -> None:
