@@ -59,7 +59,7 @@ def print_store(console: Console, store: Store, facts: dict[str, Any]) -> None:
     sources = Table("source", "file", "frames", "size", "tracks", "faces", "edits", "state")
     for row in facts["sources"]:
         size = f"{row['width']}x{row['height']}"
-        state = "complete" if row["complete"] else "incomplete"
+        state = "complete" if row["complete"] else "incomplete" if row["damaged"] is None else row["damaged"]
         recipes = str(len(row["recipes"]))
         sources.add_row(
             row["source_id"], row["uri"], str(row["frames"]), size, str(row["tracks"]), str(row["faces"]), recipes, state
@@ -134,6 +134,7 @@ def store_facts(store: Store) -> dict[str, Any]:
         tracks = store.read("tracks", source_id, columns=["track_id"])
         latents = store.read("latents", source_id, columns=["track_id"])
         recipes = store.read("edits", source_id, columns=["recipe_id"])
+        broken = store.broken_manifests(source_id, ["invert"])
         sources.append(
             {
                 "source_id": source_id,
@@ -145,6 +146,7 @@ def store_facts(store: Store) -> dict[str, Any]:
                 "faces": len(latents),
                 "recipes": pc.unique(recipes["recipe_id"]).to_pylist(),
                 "complete": store.is_complete(source_id),
+                "damaged": next(iter(broken.values()), None),
             }
         )
     failures = store.failures().select(["stage", "reason", "uri", "pts", "last_pts", "message"]).to_pylist()

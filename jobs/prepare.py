@@ -232,6 +232,10 @@ def stored_source(store: Store, source_id: str, lost: Callable[[Failure], None],
         lose("damaged_part", str(error))
         return None
     uri = rows[0]["uri"] if rows else source_id
+    if broken := store.broken_manifests(source_id, ["invert"]):
+        (said,) = broken.values()
+        lose("damaged_manifest", f"{said}; run styleres invert, or edit, with this store again: it inverts this source anew")
+        return None
     if lacking := store.lacking(source_id):
         again = "run styleres invert, or edit, with this store again: it makes what is missing, and nothing else"
         lose("damaged_part", f"{named(lacking)}; {again}")

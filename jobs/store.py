@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from jobs.errors import FAILED, UsageError, explained
 from pipeline import upkeep
 from pipeline.lock import held
-from pipeline.store import Store
+from pipeline.store import DamagedPart, Store
 
 app = typer.Typer(no_args_is_help=True, help="Look after a store: checksums, larger parts, export, removing a person.")
 
@@ -33,6 +34,14 @@ def chosen(store: Store, only: list[str]) -> list[str]:
     return [names[wanted] for wanted in only]
 
 
+def finish(job: str, damaged: Sequence[str], **facts: object) -> NoReturn:
+    """A line for each damaged file, one with numbers, and the exit code."""
+    for line in damaged:
+        print(json.dumps({"event": "damaged", "message": line}))
+    print(json.dumps({"event": "done", "job": job, "damaged": len(damaged)} | facts))
+    raise typer.Exit(FAILED if damaged else 0)
+
+
 @app.command()
 def verify(
     store: Where,
@@ -46,10 +55,7 @@ def verify(
         with held(opened.root, "store verify"):
             for source_id in chosen(opened, only):
                 damaged += opened.verify(source_id).values() if keep else upkeep.put_aside(opened, source_id)
-    for line in damaged:
-        print(json.dumps({"event": "damaged", "message": line}))
-    print(json.dumps({"event": "done", "job": "store verify", "damaged": len(damaged)}))
-    raise typer.Exit(FAILED if damaged else 0)
+    finish("store verify", damaged)
 
 
 @app.command()
@@ -62,12 +68,18 @@ def compact(
     with explained():
         opened = Store.open(store)
         before = after = 0
+        damaged: list[str] = []
         with held(opened.root, "store compact"):
             for source_id in chosen(opened, only):
+                damaged += opened.broken_manifests(source_id, ["invert"]).values()
                 if opened.is_complete(source_id):
-                    one = upkeep.compact(opened, source_id, part_bytes=part_mib * MIB)
+                    try:
+                        one = upkeep.compact(opened, source_id, part_bytes=part_mib * MIB)
+                    except DamagedPart as error:
+                        damaged.append(str(error))
+                        continue
                     before, after = before + one[0], after + one[1]
-    print(json.dumps({"event": "done", "job": "store compact", "parts_before": before, "parts_after": after}))
+    finish("store compact", damaged, parts_before=before, parts_after=after)
 
 
 @app.command()
@@ -77,11 +89,11 @@ def export(
     out: Annotated[str, typer.Option("--out", help="A .parquet or .arrow file, local or a URL.", show_default=False)],
     only: Only = [],  # noqa: B006
 ) -> None:
-    """Write one table as one file."""
+    """Write one table as one file. Sources that are damaged are named and left out; the exit code is 1 then."""
     with explained():
         opened = Store.open(store)
-        rows = upkeep.export(opened, table, out, chosen(opened, only) if only else None)
-    print(json.dumps({"event": "done", "job": "store export", "rows": rows, "out": out}))
+        rows, damaged = upkeep.export(opened, table, out, chosen(opened, only) if only else None)
+    finish("store export", damaged, rows=rows, out=out)
 
 
 @app.command("delete-track")

@@ -286,6 +286,8 @@ class Course:
                 self._enter(source)
 
     def _enter(self, source: Source) -> None:
+        for said in [] if self.ledger is None else self.ledger.put_manifests_aside(self.stages, source.source_id):
+            self.report(Noted("damaged", f"{said}; put aside, and what it vouched for is made again", source.uri))
         state = Underway(source, self._begin(source))
         self._underway[source.source_id] = state
         if self.ledger is not None and self._sealed_from(state) < len(self.stages):

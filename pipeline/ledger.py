@@ -23,6 +23,7 @@ from typing import Any, final
 import schemas
 from pipeline.parts import DamagedPart, Written, range_of
 from pipeline.places import Place, exists, folders, joined, listed, place, remove, remove_tree, size_of, write_text
+from pipeline.records import BrokenRecord, read_record, write_record
 from pipeline.stage import Chunk, Outcome, Result, Source, Stage, gaps
 from pipeline.store import Store
 from schemas import Failure
@@ -102,7 +103,7 @@ class Ledger:
             "files": [asdict(one) for one in result.files],
             "outputs": [asdict(one) for one in result.outputs],
         }
-        write_text(self._folder(stage, item.source.source_id) / f"{item.start:09d}-{item.stop:09d}.json", json.dumps(content))
+        write_record(self._folder(stage, item.source.source_id) / f"{item.start:09d}-{item.stop:09d}.json", content)
 
     def resume(self, stage: Stage, source: Source, key: str, sealed_by: str | None = None) -> list[Outcome]:
         """Items of this stage that are done already. Removes what else there is of it, so that the rest can be done.
@@ -159,12 +160,12 @@ class Ledger:
     def _entry(self, path: Place, source: Source, key: str) -> Outcome | None:
         """None for an entry of another key, a torn one, and one whose files are not there as they were written."""
         try:
-            content = json.loads(path.read_text("utf-8"))
+            content = read_record(path)
             files = tuple(Written(**one) for one in content["files"])
             outputs = tuple(Written(**one) for one in content["outputs"])
             failures = tuple(Failure(**one) for one in content["failures"])
             item = Chunk(source, content["start"], content["stop"], content["key"])
-        except (ValueError, KeyError, TypeError, FileNotFoundError):
+        except (BrokenRecord, KeyError, TypeError, FileNotFoundError):
             return None
         there = [joined(self.store.root, file.path) for file in files] + [place(file.path) for file in outputs]
         if item.key != key or any(size_of(one) != file.size_bytes for one, file in zip(there, (*files, *outputs), strict=True)):
@@ -179,9 +180,8 @@ class Ledger:
         vouched = {file.path: file for file in self.store.vouched_parts(source_id)}
         for stage in stages:
             for item in listed(self._folder(stage.name, source_id), ".json"):
-                with suppress(ValueError, KeyError, TypeError):  # a torn entry vouches for nothing
-                    files = json.loads(item.path.read_text("utf-8"))["files"]
-                    vouched |= {one["path"]: Written(**one) for one in files}
+                with suppress(BrokenRecord, KeyError, TypeError):  # a torn entry vouches for nothing
+                    vouched |= {one["path"]: Written(**one) for one in read_record(item.path)["files"]}
         gone = []
         for path in places:
             name = str(path).removeprefix(f"{self.store.root}/")
@@ -204,7 +204,20 @@ class Ledger:
 
     def owns(self, name: str, source_id: str) -> bool:
         """Whether a render of this name, finished or killed, may have written the outputs that are there."""
-        return exists(self._folder(name, source_id) / "begun.json") or self.sealed(name, source_id) is not None
+        return exists(self._folder(name, source_id) / "begun.json") or self.store.has_manifest(name, source_id)
+
+    def put_manifests_aside(self, stages: Sequence[Stage], source_id: str) -> list[str]:
+        """Take away what is there instead of a manifest; => what was wrong. Their stages of this source are done again then."""
+        said: list[str] = []
+        for stage in stages:
+            if stage.seals is not None:
+                broken = self.store.broken_manifests(source_id, [stage.seals])
+                for name in broken:
+                    if stage.vital:  # it vouched for outputs, which are there: they stay this command's own
+                        self.begin(stage.seals, source_id)
+                    self.store.put_aside(name)
+                said += broken.values()
+        return said
 
     def forget(self, stages: Sequence[Stage], source_id: str) -> None:
         """Entries that a manifest has taken the place of, and files that only served to get there."""

@@ -15,7 +15,6 @@ store at a time; one process (the driver) creates it and writes its manifests.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -65,6 +64,7 @@ from pipeline.places import (
     tail_digest_of,
     write_text,
 )
+from pipeline.records import BrokenRecord, read_record, write_record
 
 __all__ = ["DamagedPart", "Part", "Store", "StoreError", "StoreInfo", "Written", "range_part"]
 
@@ -139,7 +139,7 @@ class Store:
                 f"{root}: expected a new or empty folder for a new store, this one holds "
                 f"{there[:5]}; open the store that is there, or name another"
             )
-        write_text(joined(root, "meta/info.json"), _to_json(asdict(info), f"{root}: settings"))
+        write_record(joined(root, "meta/info.json"), asdict(info))
         store = cls(root, info)
         store._write_card()
         return store
@@ -158,9 +158,11 @@ class Store:
             what = "no such folder" if not isinstance(root, Path) or not root.exists() else "no meta/info.json in it"
             raise StoreError(f"{root}: expected a store, found {what}; `styleres invert` makes one")
         try:
-            fields = json.loads(path.read_text("utf-8"))
+            fields = read_record(path, unchecked=StoreInfo.__dataclass_fields__)
             version = str(fields["schema_version"])
-        except (ValueError, KeyError, TypeError) as error:
+        except BrokenRecord as error:
+            raise StoreError(f"{path}: not a store's info ({error.why}); restore it from a copy") from error
+        except KeyError as error:
             raise StoreError(f"{path}: not a store's info ({error!r}); restore it from a copy") from error
         try:
             schemas.check_version(version, where=str(root))
@@ -326,16 +328,16 @@ class Store:
         Raises:
             StoreError: a bad name, content that JSON cannot hold, or parts of one table that overlap in rows.
         """
-        tables: dict[str, dict[str, dict[str, Any]]] = {table: {} for table in _tables_of(stage)}
+        parts: dict[str, dict[str, dict[str, Any]]] = {table: {} for table in _tables_of(stage)}
         for file in self._written(stage, source_id) if files is None else files:
             table, _, name = file.path.split("/")
-            tables.setdefault(table, {})[name.removesuffix(".parquet")] = {
+            parts.setdefault(table, {})[name.removesuffix(".parquet")] = {
                 "rows": file.rows,
                 "bytes": file.size_bytes,
                 "sha256": file.sha256,
                 "tail_sha256": file.tail_sha256,
             }
-        for table in tables:
+        for table in parts:
             folder = self._folder(table, source_id)
             if isinstance(folder, Path):
                 for leftover in folder.glob(".*.tmp"):  # of workers that were killed
@@ -344,11 +346,11 @@ class Store:
             "stage": stage,
             "source_id": source_id,
             "schema_version": schemas.SCHEMA_VERSION,
-            "parts": tables,
+            "parts": parts,
             "content": dict(content),
         }
         path = self._manifest_path(stage, source_id)
-        write_text(path, _to_json(manifest, f"manifest {stage} of {source_id}"))
+        write_record(path, manifest)
         return path
 
     def _written(self, stage: str, source_id: str) -> Iterator[Written]:
@@ -369,14 +371,34 @@ class Store:
         remove(self._manifest_path(stage, source_id))
 
     def read_manifest(self, stage: str, source_id: str) -> dict[str, Any] | None:
-        """The `content` that `write_manifest` was given; None while the stage is not complete."""
+        """The `content` that `write_manifest` was given; None while the stage is not complete, or where nobody can read it."""
         manifest = self._manifest(stage, source_id)
-        return None if manifest is None else manifest["content"]
+        return None if manifest is None else manifest.content
+
+    def has_manifest(self, stage: str, source_id: str) -> bool:
+        """Whether the file is there, readable or not."""
+        return exists(self._manifest_path(stage, source_id))
+
+    def broken_manifests(self, source_id: str, stages: Sequence[str] | None = None) -> dict[str, str]:
+        """Manifests of a source that are not what was written, by their names relative to the store => what they are instead.
+
+        Everything else takes them for absent, so that a broken file costs its own source and no other.
+
+        Args:
+            stages: which; None for all that there are.
+        """
+        found = {}
+        for stage in folders(self.root / "manifests") if stages is None else stages:
+            try:
+                self._read_manifest(stage, source_id)
+            except BrokenRecord as error:
+                found[f"manifests/{stage}/{source_id}.json"] = str(error)
+        return found
 
     def is_complete(self, source_id: str, stage: str = "invert") -> bool:
         """Whether the manifest is there and every part that it lists is, with the size that it had."""
         manifest = self._manifest(stage, source_id)
-        return manifest is not None and not self._lacking(_vouched(manifest, source_id))
+        return manifest is not None and not self._lacking(manifest.files)
 
     def lacking(self, source_id: str, stage: str = "invert") -> dict[Place, str]:
         """Parts that a manifest vouches for and that are not there as long as they were => what is; {} without a manifest."""
@@ -419,7 +441,7 @@ class Store:
     def vouched_parts(self, source_id: str, stage: str = "invert") -> list[Written]:
         """The files that a manifest vouches for; [] without one. Digests are empty where earlier versions wrote it."""
         manifest = self._manifest(stage, source_id)
-        return [] if manifest is None else _vouched(manifest, source_id)
+        return [] if manifest is None else list(manifest.files)
 
     # ------------------------------------------------------------------------------------------- sources
 
@@ -515,7 +537,7 @@ class Store:
         return {table: size / count for table, size in self.sizes_bytes().items()} if count else {}
 
     def verify(self, source_id: str) -> dict[str, str]:
-        """Reads every byte of a source's parts, and compares them with what its manifest vouches for.
+        """Reads every byte of a source's parts and manifests, and compares them with what is vouched for.
 
         Returns:
             path relative to the store => what is wrong with it; {} if sound. Parts that no manifest lists are read page by
@@ -528,7 +550,7 @@ class Store:
             for file in listed(self._folder(table, source_id), ".parquet")
         ]
         found = {name: self.damage_of(name, vouched.get(name)) for name in dict.fromkeys([*there, *vouched])}
-        return {name: said for name, said in found.items() if said is not None}
+        return self.broken_manifests(source_id) | {name: said for name, said in found.items() if said is not None}
 
     def damage_of(self, name: str, written: Written | None) -> str | None:
         """What is wrong with a file, by its name relative to the store; None for one that is as it was written.
@@ -579,30 +601,48 @@ class Store:
     def _manifest_path(self, stage: str, source_id: str) -> Place:
         return joined(self.root, f"manifests/{_checked_name(stage, 'stage')}/{_checked_name(source_id, 'source')}.json")
 
-    def _manifest(self, stage: str, source_id: str) -> dict[str, Any] | None:
+    def _manifest(self, stage: str, source_id: str) -> Manifest | None:
+        """None where there is none, or a broken one."""
+        try:
+            return self._read_manifest(stage, source_id)
+        except BrokenRecord:
+            return None
+
+    def _read_manifest(self, stage: str, source_id: str) -> Manifest | None:
         path = self._manifest_path(stage, source_id)
         try:
-            manifest = json.loads(path.read_text("utf-8"))
-            return {"parts": dict(manifest["parts"]), "content": dict(manifest["content"])}
+            found = read_record(path, unchecked=_MANIFEST)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{path}: not a manifest ({error!r}); delete it and run the same command again") from error
+        if (found.get("stage"), found.get("source_id")) != (stage, source_id):
+            raise BrokenRecord(path, f"it is of {found.get('stage')} and {found.get('source_id')}")
+        try:
+            files = [
+                Written(
+                    f"{table}/{source_id}/{name}.parquet",
+                    facts["bytes"],
+                    facts.get("sha256", ""),
+                    facts["rows"],
+                    facts.get("tail_sha256", ""),
+                )
+                for table, parts in found["parts"].items()
+                for name, facts in parts.items()
+            ]
+            return Manifest(tuple(files), dict(found["content"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BrokenRecord(path, f"not a manifest: {error!r}") from error
 
 
-def _vouched(manifest: Mapping[str, Any], source_id: str) -> list[Written]:
-    """The files that a manifest lists."""
-    return [
-        Written(
-            f"{table}/{source_id}/{name}.parquet",
-            facts["bytes"],
-            facts.get("sha256", ""),
-            facts["rows"],
-            facts.get("tail_sha256", ""),
-        )
-        for table, parts in manifest["parts"].items()
-        for name, facts in parts.items()
-    ]
+_MANIFEST = ("stage", "source_id", "schema_version", "parts", "content")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known of a stage of a source that is complete."""
+
+    files: tuple[Written, ...]
+    """Digests are empty where an earlier version wrote it."""
+    content: dict[str, Any]
 
 
 def _tables_of(stage: str) -> tuple[str, ...]:
@@ -633,13 +673,6 @@ def _part_name(part: int | str) -> str:
     if part < 0:
         raise StoreError(f"a part's number is 0 or more, got {part}")
     return f"part-{part:05d}"
-
-
-def _to_json(value: Any, what: str) -> str:
-    try:
-        return json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"{what}: only finite JSON values can be kept ({error})") from error
 
 
 def _contents(root: Place) -> list[str]:

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.columns import array_from_column
-from pipeline.ledger import digest
-from pipeline.parts import Part, StoreError, Written, range_of, range_part, read_rows
+from pipeline.ledger import Ledger, digest
+from pipeline.parts import DamagedPart, Part, StoreError, Written, range_of, range_part, read_rows
 from pipeline.places import folders, joined, listed, place, remove, writing
 from pipeline.store import Store
 
@@ -25,9 +25,12 @@ JOINED_TABLES = ("frames", "faces", "tracks", "latents", "residuals")
 
 
 def put_aside(store: Store, source_id: str) -> list[str]:
-    """Take damaged parts of a source out of their tables, so that the next invert does them again; => what was wrong."""
-    damaged = store.verify(source_id)
+    """Take damaged files of a source away, so that the next invert or edit makes them again; => what was wrong."""
+    damaged, ledger = store.verify(source_id), Ledger(store)
     for name in damaged:
+        kind, stage, _ = name.split("/")
+        if kind == "manifests" and stage.startswith("render-"):  # what it vouched for is there, and stays that command's own
+            ledger.begin(stage, source_id)
         store.put_aside(name)
     return list(damaged.values())
 
@@ -144,24 +147,37 @@ def rewrite_manifest(store: Store, source_id: str, files: list[Written], *, with
     store.write_manifest("invert", source_id, content, files)
 
 
-def export(store: Store, table: str, out: str, source_ids: list[str] | None = None) -> int:
-    """All rows of a table, or those of some sources, as one Parquet or Arrow IPC file (by its suffix); => rows.
+def export(store: Store, table: str, out: str, source_ids: list[str] | None = None) -> tuple[int, list[str]]:
+    """All rows of a table, or those of some sources, as one Parquet or Arrow IPC file (by its suffix).
 
-    A part at a time is in memory.
+    Returns:
+        how many rows; what is wrong with the sources that are left out because they are damaged. A part at a time is in memory.
+
+    Raises:
+        DamagedPart: a part is found damaged when rows of its source are written already; there is no file then.
     """
     where, schema, count = place(out), store.schema(table), 0
     if where.suffix not in (".parquet", ".arrow"):
         raise StoreError(f"{out}: expected a file called .parquet or .arrow")
     chosen = store.stored_source_ids(table) if source_ids is None else source_ids
+    damaged: list[str] = []
     with writing(where) as file:
         writer: Any = (
             pq.ParquetWriter(file, schema, compression="zstd") if where.suffix == ".parquet" else pa.ipc.new_file(file, schema)
         )
         with writer:
             for source_id in chosen:
-                store.require_sound(source_id, [table])
-                for part in store.parts(table, source_id):
+                broken = store.broken_manifests(source_id, ["invert"])
+                try:
+                    store.require_sound(source_id, [table])
+                    parts = store.parts(table, source_id)
+                except DamagedPart as error:
+                    broken[source_id] = str(error)
+                if broken:
+                    damaged += broken.values()
+                    continue
+                for part in parts:
                     rows = read_rows(part, schema.names, schema)
                     writer.write_table(rows.replace_schema_metadata(schema.metadata))
                     count += rows.num_rows
-    return count
+    return count, damaged

@@ -211,6 +211,54 @@ def test_a_source_whose_row_is_damaged_stops_no_other(tmp_path: Path, styleres: 
     assert styleres(*rendering, "--overwrite").code == 0 and len(list((tmp_path / "o").glob("*.mp4"))) == 2
 
 
+BROKEN = {
+    "truncated": b'{"stage": "inv',
+    "empty": b"",
+    "no JSON": b"\xff\xfe PAR1",
+    "another schema": b'{"parts": 1, "content": []}',
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_manifest_costs_its_source_and_no_other(
+    tmp_path: Path, styleres: Styleres, clip: Path, other: Path, how: str
+) -> None:
+    """Commands that only read name it; those that make it put it aside and do its source again, and nothing else."""
+    store, out = tmp_path / "store", tmp_path / "o"
+    editing = ("edit", clip, other, "--edit", "warm=1", "--store", store, "--out", out)
+    assert styleres(*editing).code == 0
+    victim = store / "manifests" / "invert" / f"{tiny.source_of(clip).source_id}.json"
+    good, videos = json.loads(victim.read_text()), {path.name: path.read_bytes() for path in out.iterdir()}
+    victim.write_bytes(BROKEN[how])
+    # Reading.
+    ran = styleres("render", "--store", store, "--edit", "cold=1", "--out", tmp_path / "cold")
+    assert ran.code == 1 and [p.name for p in (tmp_path / "cold").glob("*.mp4")] == ["other.edited.mp4"]
+    (lost,) = ran.lost
+    assert lost["reason"] == "damaged_manifest" and str(victim) in lost["message"]
+    for words in (["verify", "--keep"], ["compact"], ["export", "--table", "latents", "--out", str(tmp_path / "x.parquet")]):
+        found = CliRunner().invoke(app, ["store", words[0], str(store), *words[1:]])
+        assert (
+            found.exit_code == 1 and str(victim) in found.stdout and json.loads(found.stdout.splitlines()[-1])["damaged"] == 1
+        )
+    shown = CliRunner().invoke(app, ["inspect", str(store), "--json"])
+    states = {row["uri"]: row["damaged"] for row in json.loads(shown.stdout)["sources"]}
+    assert str(victim) in states[str(clip)] and states[str(other)] is None
+    assert victim.read_bytes() == BROKEN[how], "whoever only reads leaves it"
+    # Making.
+    again = styleres("invert", clip, other, "--store", store)
+    assert again.code == 0 and again.done["faces"] == 40 and again.done["inputs_finished_before"] == 1
+    assert [line["event"] for line in again.lines if line["event"] == "damaged"] == ["damaged"]
+    assert json.loads(victim.read_text())["parts"] == good["parts"]
+    assert (store / ".damaged" / "manifests" / "invert" / victim.name).read_bytes() == BROKEN[how]
+    # A render's own: its files are there, and it may write them again without leave.
+    (rendered,) = store.glob(f"manifests/render-*/{victim.name}")
+    rendered.write_bytes(BROKEN[how])
+    assert styleres(*editing).code == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == videos
+    assert len(list((store / ".damaged" / "manifests").rglob(victim.name))) == 2
+    assert styleres(*editing).done["inputs_finished_before"] == 2
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
     ran = styleres("edit", clip, "--edit", "warm=1", "--out", tmp_path / "o", "--store", tmp_path / "s", "--dry-run")
     assert ran.code == 0 and tree(tmp_path) == {}

@@ -19,6 +19,7 @@ import pytest
 import schemas
 from pipeline import columns
 from pipeline.places import TAIL_BYTES, tail_digest_of
+from pipeline.records import read_record, write_record
 from pipeline.store import DamagedPart, Store, StoreError, StoreInfo, range_part
 
 L, D = 4, 6
@@ -153,11 +154,11 @@ def test_what_does_not_change_the_numbers_may_differ(store: Store) -> None:
 def test_newer_schemas_are_refused_and_newer_minor_ones_read(store: Store) -> None:
     pts = write_source(store)
     path = store.root / "meta" / "info.json"
-    facts = json.loads(path.read_text())
-    path.write_text(json.dumps(facts | {"schema_version": "2.0"}))
+    facts = read_record(path)
+    write_record(path, facts | {"schema_version": "2.0"})
     with pytest.raises(StoreError, match=r"2\.0.*upgrade"):
         Store.open(store.root)
-    path.write_text(json.dumps(facts | {"schema_version": "1.9", "something_new": 1}))
+    write_record(path, facts | {"schema_version": "1.9", "something_new": 1})
     # A newer minor version appended a column to a table: we leave it.
     part = store.parts("frames", SOURCE)[0].path
     rows = pq.read_table(part)
@@ -458,11 +459,56 @@ def test_a_missing_part_makes_its_source_incomplete(store: Store) -> None:
     assert not store.is_complete(SOURCE)
 
 
-def test_a_broken_manifest_is_one_clear_error(store: Store) -> None:
+BROKEN = {
+    "truncated": lambda text: text[: len(text) // 2],
+    "empty": lambda text: "",
+    "no JSON": lambda text: "PAR1",
+    "no text": lambda text: "\udcff\udcfe",
+    "a list": lambda text: "[]",
+    "another schema": lambda text: '{"parts": {"latents": 3}, "content": 1}',
+    "another's": lambda text: text.replace(SOURCE, OTHER),
+    "a digit changed": lambda text: text.replace('"bytes": ', '"bytes": 1', 1),
+}
+"""What may be there instead of a manifest."""
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_manifest_counts_as_none_and_is_named(store: Store, how: str) -> None:
     write_source(store)
-    (store.root / "manifests" / "invert" / f"{SOURCE}.json").write_text("{")
-    with pytest.raises(StoreError, match="delete it and run the same command again"):
-        store.is_complete(SOURCE)
+    path = store.root / "manifests" / "invert" / f"{SOURCE}.json"
+    assert store.broken_manifests(SOURCE) == {}
+    path.write_text(BROKEN[how](path.read_text()), errors="surrogateescape")
+    assert not store.is_complete(SOURCE) and store.read_manifest("invert", SOURCE) is None
+    assert store.vouched_parts(SOURCE) == [] and store.complete_source_ids() == []
+    (said,) = store.verify(SOURCE).items()
+    assert said[0] == f"manifests/invert/{SOURCE}.json" and f"{path}: is not as it was written" in said[1]
+
+
+def test_no_flipped_bit_of_a_manifest_goes_unnoticed(store: Store) -> None:
+    write_source(store, count=4)
+    path, drawn = store.root / "manifests" / "invert" / f"{SOURCE}.json", random.Random(3)
+    good, content = path.read_bytes(), store.read_manifest("invert", SOURCE)
+    for at in range(len(good)):
+        data = bytearray(good)
+        data[at] ^= 1 << drawn.randrange(8)
+        path.write_bytes(bytes(data))
+        try:
+            # White space may become other white space.
+            assert json.loads(data) == json.loads(good) and store.read_manifest("invert", SOURCE) == content
+        except ValueError:
+            assert store.broken_manifests(SOURCE), at
+        except AssertionError:
+            assert store.broken_manifests(SOURCE), at
+
+
+def test_a_manifest_of_an_earlier_version_has_no_checksum_and_is_read(store: Store) -> None:
+    write_source(store)
+    path = store.root / "manifests" / "invert" / f"{SOURCE}.json"
+    found = read_record(path)
+    path.write_text(json.dumps(found))
+    assert store.is_complete(SOURCE) and store.read_manifest("invert", SOURCE) == {"frames": 12}
+    path.write_text(json.dumps(found | {"chfck": "0"}))
+    assert not store.is_complete(SOURCE)
 
 
 def test_manifests_hold_only_what_json_can(store: Store) -> None:
