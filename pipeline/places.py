@@ -9,6 +9,8 @@ server of one's own.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import hashlib
 import io
 import os
@@ -329,6 +331,31 @@ def move(path: Place, to: Place) -> None:
     assert isinstance(path, Path) and isinstance(to, Path)
     to.parent.mkdir(parents=True, exist_ok=True)
     os.replace(path, to)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two folders of one disk trade places in one step; False where the system cannot do that, and nothing has happened.
+
+    Linux can, on its own file systems; other systems and most network file systems cannot.
+    """
+    code = rename_exchange(one, other)
+    if code == 0:
+        sync_folder(one.parent)
+        sync_folder(other.parent)
+        return True
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(one))
+
+
+def rename_exchange(one: Path, other: Path) -> int:
+    """`renameat2(…, RENAME_EXCHANGE)`, which Python does not offer; => 0 or an error's number."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return errno.ENOSYS
+    here, both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    failed = call(here, os.fsencode(one), here, os.fsencode(other), both) != 0
+    return ctypes.get_errno() if failed else 0
 
 
 def remove(path: Place) -> None:
