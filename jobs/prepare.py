@@ -227,6 +227,7 @@ def stored_source(store: Store, source_id: str, lost: Callable[[Failure], None],
         lost(Failure(source_id, uri, "probe", reason, message))
 
     try:
+        store.require_sound(source_id, ["sources"])
         rows = store.read("sources", source_id, columns=["uri", "sha256"]).to_pylist()
     except DamagedPart as error:
         lose("damaged_part", str(error))

@@ -476,7 +476,9 @@ class Course:
         rows += [one for outcome in state.outcomes if outcome.result is not None for one in outcome.result.failures]
         store.clear_failures(stage.name, [source.source_id])
         if rows:
-            store.write_failures(stage.name, rows)
+            lost_rows = store.write_failures(stage.name, rows)
+            # What it lost is known to a later run that mends this stage. Those of renders are replaced by every other render.
+            state.files += [] if stage.vital else lost_rows
         if stage.seals is None:
             return
         if not (stage.vital and state.failed):

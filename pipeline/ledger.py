@@ -4,7 +4,7 @@
 
 An entry holds the item's key, a digest of everything that decides its result: the source's bytes, the settings of its stage
 and of those before it, the model's weights, the schema's version. A run that finds an entry with the key it would have written,
-and its files as long as they were, takes the item for done. Whatever else lies in the stage's folders of that source is of
+and its files as they were written, takes the item for done. Whatever else lies in the stage's folders of that source is of
 another run, or of a worker that was killed between its data and its entry, and is removed before anything is written: so no
 row can stand there twice, whatever the length of chunks was. When a source is finished, its manifest takes the entries' place.
 
@@ -22,7 +22,20 @@ from typing import Any, final
 
 import schemas
 from pipeline.parts import DamagedPart, Written, range_of
-from pipeline.places import Place, exists, folders, joined, listed, place, remove, remove_tree, size_of, write_text
+from pipeline.places import (
+    Place,
+    digest_of,
+    exists,
+    folders,
+    joined,
+    listed,
+    place,
+    remove,
+    remove_tree,
+    size_of,
+    tail_digest_of,
+    write_text,
+)
 from pipeline.records import BrokenRecord, read_record, write_record
 from pipeline.stage import Chunk, Outcome, Result, Source, Stage, gaps
 from pipeline.store import Store
@@ -130,15 +143,18 @@ class Ledger:
         return found
 
     def _undamaged(self, stage: Stage, source: Source, key: str, manifest: str) -> list[Outcome]:
-        """The ranges of a finished stage whose files are all there, as long as they were."""
+        """The ranges of a finished stage whose files are all there, as they were written."""
         files, damaged = [], []
         for file in self.store.vouched_parts(source.source_id, manifest):
             table, _, name = file.path.split("/")
+            sound = as_written(joined(self.store.root, file.path), file)
+            if table == "failures" and name.startswith(f"{stage.name}-") and not sound:
+                return []  # nobody knows which frames were lost
             span = range_of(name.removesuffix(".parquet"))
             if table not in stage.writes or span is None:
                 continue
             start, stop = span
-            if size_of(joined(self.store.root, file.path)) == file.size_bytes:
+            if sound:
                 files.append((start, stop, file))
             else:
                 damaged.append((start, stop))
@@ -167,8 +183,10 @@ class Ledger:
             item = Chunk(source, content["start"], content["stop"], content["key"])
         except (BrokenRecord, KeyError, TypeError, FileNotFoundError):
             return None
+        if item.key != key:
+            return None
         there = [joined(self.store.root, file.path) for file in files] + [place(file.path) for file in outputs]
-        if item.key != key or any(size_of(one) != file.size_bytes for one, file in zip(there, (*files, *outputs), strict=True)):
+        if not all(as_written(one, file) for one, file in zip(there, (*files, *outputs), strict=True)):
             return None
         return Outcome(item, Result(content["counts"], {}, failures, files, outputs), None, resumed=True)
 
@@ -186,7 +204,7 @@ class Ledger:
         for path in places:
             name = str(path).removeprefix(f"{self.store.root}/")
             try:
-                if self.store.damage_of(name, vouched.get(name)) is not None:
+                if self.store.damage_of(name, [vouched[name]] if name in vouched else []) is not None:
                     self.store.put_aside(name)
                     gone.append(path)
             except OSError:
@@ -264,6 +282,18 @@ class Ledger:
         """Whether all that the manifest vouches for is there, as long as it was."""
         outputs = all(size_of(place(file.path)) == file.size_bytes for file in seal.outputs)
         return outputs and self.store.is_complete(source_id, name)
+
+
+def as_written(path: Place, file: Written) -> bool:
+    """Whether what was recorded of a file is true of what is there.
+
+    Of a part its length and its end are looked at: its pages have checksums, which every read verifies. Other files are read.
+    """
+    if size_of(path) != file.size_bytes:
+        return False
+    if file.tail_sha256:
+        return tail_digest_of(path, file.size_bytes) == file.tail_sha256
+    return not file.sha256 or digest_of(path) == file.sha256
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -26,7 +26,7 @@ from ops.editing.smoothing import SmoothingSettings
 from ops.face.shots import find_cuts
 from pipeline.columns import array_from_column, edits_table, rows_or_none, wplus_from_table
 from pipeline.parts import DamagedPart
-from pipeline.places import Place, exists, joined, place, writing
+from pipeline.places import Place, joined, place, writing
 from pipeline.stage import Chunk, Result, Source, Step
 from pipeline.store import Store, Written
 from pipeline.timer import Timer
@@ -110,10 +110,12 @@ class Plan(Step):
                 pieces.append((planned_rows, np.flatnonzero(active)))
             edited = 0
             with timer("store"):
+                # Where the recipe acts on nothing the plan says so: one that is lost must not look like it.
+                with writing(path) as file:
+                    edited = write_plan(pieces, file)
+                name = f"work/plan/{source.source_id}/{path.name}"
+                files.append(Written(name, file.size_bytes, file.sha256, edited, file.tail_sha256))
                 if pieces:
-                    with writing(path) as file:
-                        edited = write_plan(pieces, file)
-                    files.append(Written(f"work/plan/{source.source_id}/{path.name}", file.size_bytes, file.sha256, edited))
                     files.append(store.write_part("edits", source.source_id, recipe_id, pa.concat_tables(applied)))
             return Result({"edits": edited}, timer.seconds, tuple(failures), tuple(files))
 
@@ -149,6 +151,9 @@ def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], out: IO[bytes] 
 
     A group of rows at a time: codes are most of what a plan holds, and a table of all would be as much again, twice.
     """
+    if not tracks:
+        pq.write_table(pa.table({"track_id": pa.array([], pa.int32()), "pts": pa.array([], pa.int64())}), out)
+        return 0
     pts = np.concatenate([planned.pts_N[rows] for planned, rows in tracks])
     owner = np.repeat(np.arange(len(tracks)), [len(rows) for _, rows in tracks])
     places = np.concatenate([rows for _, rows in tracks])
@@ -180,7 +185,7 @@ def read_plan(store: str, source: Source, pts_range: tuple[int, int]) -> Planned
     """None where the recipe acts on nothing in the range."""
     first, last = pts_range
     rows = plan_rows(store, source, filters=[("pts", ">=", first), ("pts", "<=", last)])
-    if rows is None or len(rows) == 0:
+    if len(rows) == 0:
         return None
     return PlannedRows(
         rows["pts"].to_numpy(),
@@ -194,15 +199,12 @@ def read_plan(store: str, source: Source, pts_range: tuple[int, int]) -> Planned
 
 def planned_pts(store: str, source: Source) -> np.ndarray:
     """Every pts at which the recipe acts, increasing; only that column is read."""
-    rows = plan_rows(store, source, columns=["pts"])
-    return np.zeros(0, np.int64) if rows is None else np.unique(rows["pts"].to_numpy())
+    return np.unique(plan_rows(store, source, columns=["pts"])["pts"].to_numpy())
 
 
-def plan_rows(store: str, source: Source, **chosen: Any) -> pa.Table | None:
-    """Of the plan's file; None where the recipe acts on nothing, so that there is none. Raises DamagedPart."""
+def plan_rows(store: str, source: Source, **chosen: Any) -> pa.Table:
+    """Of the plan's file. Raises DamagedPart."""
     path = plan_path(store, source)
-    if not exists(path):
-        return None
     try:
         with path.open("rb") as file:
             return pq.read_table(file, page_checksum_verification=True, **chosen)

@@ -463,8 +463,8 @@ class Store:
         """Every lost item of one source, or of all."""
         return self.read("failures", source_id)
 
-    def write_failures(self, stage: str, failures: Sequence[schemas.Failure], part: int | str = 0) -> None:
-        """Records the items that one stage lost, replacing what the same stage and part recorded before.
+    def write_failures(self, stage: str, failures: Sequence[schemas.Failure], part: int | str = 0) -> list[Written]:
+        """Records the items that one stage lost, replacing what the same stage and part recorded before; => a file per source.
 
         Args:
             part: tells apart the writers of one stage and source, as in `write_part`.
@@ -472,9 +472,10 @@ class Store:
         by_source: dict[str, list[schemas.Failure]] = {}
         for failure in failures:
             by_source.setdefault(failure.source_id, []).append(failure)
-        for source_id, rows in by_source.items():
-            name = f"{_checked_name(stage, 'stage')}-{_part_name(part)}"
-            self.write_part("failures", source_id, name, schemas.failures_table(rows))
+        name = f"{_checked_name(stage, 'stage')}-{_part_name(part)}"
+        return [
+            self.write_part("failures", source_id, name, schemas.failures_table(rows)) for source_id, rows in by_source.items()
+        ]
 
     def clear_failures(self, stage: str, source_ids: Sequence[str], part: int | str = 0) -> None:
         """Forgets what one stage lost of some sources, before it is run for them again."""
@@ -537,32 +538,47 @@ class Store:
         return {table: size / count for table, size in self.sizes_bytes().items()} if count else {}
 
     def verify(self, source_id: str) -> dict[str, str]:
-        """Reads every byte of a source's parts and manifests, and compares them with what is vouched for.
+        """Reads every byte of a source's parts, manifests and edited files, and compares them with what is vouched for.
 
         Returns:
             path relative to the store => what is wrong with it; {} if sound. Parts that no manifest lists are read page by
-            page, checksums included.
+            page, checksums included. An edited file that is not as it was written is named as its manifest.
         """
-        vouched = {file.path: file for file in self.vouched_parts(source_id)}
+        vouched: dict[str, list[Written]] = {}
+        found: dict[str, str | None] = {}
+        for stage in folders(self.root / "manifests"):
+            for file in self.vouched_parts(source_id, stage):
+                vouched.setdefault(file.path, []).append(file)  # the same recipe's, perhaps, encoded otherwise
+            for output in (self.read_manifest(stage, source_id) or {}).get("outputs", ()):
+                said = self._changed_output(Written(**output))
+                if said is not None:
+                    found[f"manifests/{stage}/{source_id}.json"] = said
         there = [
             f"{table}/{source_id}/{file.path.name}"
             for table in schemas.TABLES
             for file in listed(self._folder(table, source_id), ".parquet")
         ]
-        found = {name: self.damage_of(name, vouched.get(name)) for name in dict.fromkeys([*there, *vouched])}
+        found |= {name: self.damage_of(name, vouched.get(name, ())) for name in dict.fromkeys([*there, *vouched])}
         return self.broken_manifests(source_id) | {name: said for name, said in found.items() if said is not None}
 
-    def damage_of(self, name: str, written: Written | None) -> str | None:
+    def _changed_output(self, written: Written) -> str | None:
+        """What is wrong with a file outside the store that a render's manifest vouches for; whoever moved it away may."""
+        path = place(written.path)
+        if exists(path) and (size_of(path), digest_of(path)) != (written.size_bytes, written.sha256):
+            return f"{path}: its SHA-256 is not the one that it was written with; the render counts as not done"
+        return None
+
+    def damage_of(self, name: str, written: Sequence[Written]) -> str | None:
         """What is wrong with a file, by its name relative to the store; None for one that is as it was written.
 
-        written: what is known of it; without, a part is read page by page, checksums included.
+        written: what it may be; without, a part is read page by page, checksums included.
         """
         path = joined(self.root, name)
         size_bytes = size_of(path)
         if size_bytes is None:
             return f"{path}: is missing"
-        if written is not None and written.sha256:
-            if size_bytes == written.size_bytes and digest_of(path) == written.sha256:
+        if any(one.sha256 for one in written):
+            if (size_bytes, digest_of(path)) in [(one.size_bytes, one.sha256) for one in written]:
                 return None
             return f"{path}: its SHA-256 is not the one that it was written with; the file is damaged"
         try:

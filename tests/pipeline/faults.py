@@ -45,15 +45,20 @@ OPERATIONS = ("replace", "unlink", "mkdir", "rmdir")
 
 
 def edited(
-    folder: Path, sources: Sequence[Source], bundle: Bundle, runner: Runner | None = None, report: Report = silent
+    folder: Path,
+    sources: Sequence[Source],
+    bundle: Bundle,
+    runner: Runner | None = None,
+    report: Report = silent,
+    sheet_frames: int = 0,
 ) -> flow.Summary:
     """Edit the sources; the store and the files are below the folder."""
     store = open_store(folder / "store", bundle, "float32")
     settings = flow.RenderSettings(
-        PlanSettings(parse_edits(["warm=1"])), encode=EncodeOptions(codec="ffv1", gop_frames=8), sheet_frames=0
+        PlanSettings(parse_edits(["warm=1"])), encode=EncodeOptions(codec="ffv1", gop_frames=8), sheet_frames=sheet_frames
     )
     compute = flow.Compute("cpu", "fp32", 4, 8)
-    outputs = Outputs(str(folder / "out"), suffixes=(".mkv",))
+    outputs = Outputs(str(folder / "out"), suffixes=(".mkv",), sheets=bool(sheet_frames))
     return flow.edit(
         sources, outputs, store, bundle, flow.InvertSettings(), settings, compute, runner or InProcessRunner(), report
     )

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from ops.checkpoints.bundle import Bundle
-from pipeline import flow
+from pipeline import flow, upkeep
 from pipeline.course import OutOfSpace
 from pipeline.stage import Source
+from pipeline.store import Store
 from tests import tiny
 from tests.pipeline import faults
 
@@ -236,6 +238,95 @@ def damage(path: Path, how: str) -> None:
         case "the footer flipped":
             data[-30] ^= 1
             path.write_bytes(data)
+
+
+INVERTING = (
+    "sources", "frames", "faces", "tracks", "latents", "residuals", "failures", "ledger/scan", "ledger/track", "ledger/invert",
+)  # fmt: skip
+RENDERING = (
+    "manifests/invert", "edits", "work/plan", "work/segments", "work/edited", "work/sheet", "ledger/plan", "ledger/render",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cut_short(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> tuple[list[Source], Path]:
+    """Sources; folders with a finished edit of them, and with edits killed at the end of inverting and of rendering."""
+    folder = tmp_path_factory.mktemp("cut")
+    clip = tiny.marked_clip(folder / "a.mp4", 20, people=1, absent=range(6))
+    picture = folder / "b.png"
+    Image.fromarray(tiny.marked_frames(1)[0]).save(picture)
+    sources = [tiny.source_of(clip), tiny.source_of(picture)]
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.scan.build_detector", lambda settings, device: tiny.MarkDetector())
+        faults.edited(folder / "whole", sources, bundle, sheet_frames=2)
+        for name, what, does in (
+            ("inverting", "pipeline.ledger.Ledger.seal", killed),
+            ("rendering", "pipeline.finalize.Finalize.open", lambda self: killed),
+        ):
+            with patch.context() as dying:
+                dying.setattr(what, does)
+                for source in sources:
+                    with pytest.raises(KeyboardInterrupt):
+                        faults.edited(folder / "killed", [source], bundle, sheet_frames=2)
+            (folder / "killed").rename(folder / name)
+    return sources, folder
+
+
+@pytest.mark.parametrize(("at_end_of", "kind"), [("inverting", k) for k in INVERTING] + [("rendering", k) for k in RENDERING])
+def test_no_flipped_bit_that_a_killed_run_left_comes_to_anything(
+    cut_short: tuple[list[Source], Path], bundle: Bundle, at_end_of: str, kind: str
+) -> None:
+    """In each kind of file that the next run takes for done, at its beginning, in its middle and at its end."""
+    sources, folders = cut_short
+    expected = faults.left_by(folders / "whole")
+    kept, folder = folders / at_end_of, folders / "killed"  # where it was: outputs are known by their whole paths
+    assert len(expected["out"]) == 4 and expected["failures"]
+    relative = sorted(path.relative_to(kept) for path in (kept / "store" / kind).rglob("*.*") if path.is_file())[0]
+    size = (kept / relative).stat().st_size
+    for at in (3, size // 3, size // 2, size - 20):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(kept, folder)
+        data = bytearray((folder / relative).read_bytes())
+        data[at] ^= 4
+        (folder / relative).write_bytes(data)
+        assert not faults.edited(folder, sources, bundle, sheet_frames=2).lost
+        left = faults.left_by(folder)
+        for name, value in expected.items():
+            assert left[name] == value, (at, name)
+        store = Store.open(folder / "store")
+        found = {name for source in sources for name in store.verify(source.source_id)}
+        # Of a part longer than its digested end, bytes that are of no page change no row; reading all of it says so.
+        assert not found or ((kind, at) == ("residuals", 3) and found == {str(relative.relative_to("store"))})
+
+
+@pytest.mark.parametrize("kind", [*INVERTING[:7], "manifests/invert", "edits", "out"])
+def test_no_flipped_bit_of_a_finished_run_is_overlooked(
+    tmp_path: Path, cut_short: tuple[list[Source], Path], bundle: Bundle, kind: str
+) -> None:
+    """`verify` says which file, and the next run makes it again; also where an edited file has changed."""
+    sources, folders = cut_short
+    expected = faults.left_by(folders / "whole")
+    for part in (1, 2):
+        folder = tmp_path / str(part)
+        assert not faults.edited(folder, sources, bundle, sheet_frames=2).lost
+        where = folder / "store" / kind if kind != "out" else folder / "out"
+        path = sorted(path for path in where.rglob("*.*") if path.is_file())[0]
+        data = bytearray(path.read_bytes())
+        data[len(data) * part // 2 - 20] ^= 4
+        path.write_bytes(data)
+        store = Store.open(folder / "store")
+        said = [line for source in sources for line in upkeep.put_aside(store, source.source_id)]
+        assert len(said) == 1 and str(path) in said[0], said
+        if kind != "out":
+            (folder / "out" / "a.edited.mkv").unlink()
+        assert not faults.edited(folder, sources, bundle, sheet_frames=2).lost
+        left = faults.left_by(folder)
+        for name, value in expected.items():
+            assert left[name] == value, (part, name)
 
 
 # ------------------------------------------------------------------------------------------------------- with Ray
