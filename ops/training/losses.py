@@ -80,6 +80,7 @@ def delta_regulariser(offsets_NLD: Tensor) -> Tensor:
 COMPOSITE_TONE = 9  # pixels at 64 px: what is wider is tone, what is finer is structure
 COMPOSITE_EDGE = 5
 COMPOSITE_FROM, COMPOSITE_TO = 0.05, 0.12
+COMPOSITE_DOUBT = 0.35
 
 
 def composite_target(images: Tensor, code_images: Tensor, edited_code_images: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,16 +89,19 @@ def composite_target(images: Tensor, code_images: Tensor, edited_code_images: Te
         t = m (G(W_a) + L(x - G(W))) + (1 - m) (x + L(G(W_a) - G(W)))
 
     L keeps what is wider than a few pixels. Where the edit changes structure, the code alone says what is seen, in the tone of
-    the source; elsewhere the source stays, with the edit's change of tone. m grows from 0 to 1 as the local mean of |d - L(d)|,
-    d = G(W_a) - G(W), goes from COMPOSITE_FROM to COMPOSITE_TO. Without an edit t is x.
+    the source; elsewhere the source stays, with the edit's change of tone. With s(d) the local mean of |d - L(d)|, m grows from
+    0 to 1 as s(G(W_a) - G(W)) - COMPOSITE_DOUBT s(x - G(W)) goes from COMPOSITE_FROM to COMPOSITE_TO: where the code does not know
+    what it sees, at ears, collar and background, it has to change the more to be believed. Without an edit t is x.
     """
     scale = images.shape[-1] / 64
-    change = edited_code_images - code_images
-    tone = _smooth(change, COMPOSITE_TONE, scale)
-    structure = _smooth((change - tone).abs().mean(dim=1, keepdim=True), COMPOSITE_EDGE, scale)
-    mask = ((structure - COMPOSITE_FROM) / (COMPOSITE_TO - COMPOSITE_FROM)).clamp(0, 1)
-    from_code = edited_code_images + _smooth(images - code_images, COMPOSITE_TONE, scale)
-    return mask * from_code + (1 - mask) * (images + tone), mask
+    change, missed = edited_code_images - code_images, images - code_images
+    tone, missed_tone = (_smooth(one, COMPOSITE_TONE, scale) for one in (change, missed))
+    moved, doubt = (
+        _smooth((one - wide).abs().mean(dim=1, keepdim=True), COMPOSITE_EDGE, scale)
+        for one, wide in ((change, tone), (missed, missed_tone))
+    )
+    mask = ((moved - COMPOSITE_DOUBT * doubt - COMPOSITE_FROM) / (COMPOSITE_TO - COMPOSITE_FROM)).clamp(0, 1)
+    return mask * (edited_code_images + missed_tone) + (1 - mask) * (images + tone), mask
 
 
 def _smooth(x: Tensor, width: int, scale: float) -> Tensor:

@@ -350,6 +350,11 @@ class PriorTask(Task):
             self.discriminator.step(losses["discriminator"])
         return losses
 
+    def match_mapping(self) -> None:
+        """Recolour what training gives: the average of a mapping network that was recoloured now and then is none that was."""
+        if (codes_QD := self.queue.codes()) is not None:
+            recolour(self.learnt.generator.mapping, codes_QD)
+
     @torch.no_grad()
     def pictures(self) -> np.ndarray | None:
         """Rows: held-out faces, their reconstruction, and samples, truncated by 0.7 and whole."""

@@ -154,6 +154,7 @@ def _run_prior(plan: TrainingPlan, settings: PriorSettings, worker: Worker, watc
     about: dict[str, Any] = {"task": settings, "data": {"source": plan.data, "faces": len(faces.images)}}
     about["prior"] = {"generator": sha256_of(start / GENERATOR) if start else "", "config": dataclasses.asdict(config)}
     seen = train(task, faces.images, plan.loop, Path(plan.out), worker=worker, watch=watch, about=about)
+    task.match_mapping()
     if worker.rank == 0:
         write_trained_prior(Path(plan.out) / PRIOR, plan, learnt, discriminator, seen)
     return seen

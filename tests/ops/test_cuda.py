@@ -55,15 +55,16 @@ def test_float32_is_float32() -> None:
     assert levels_apart(there[2], here[2]) < 0.1
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_runs_places_and_lengths(precision: Precision) -> None:
+@pytest.mark.parametrize(("precision", "place"), [("fp32", 0.0), ("bf16", 0.0), ("fp16", 0.25)])
+def test_runs_places_and_lengths(precision: Precision, place: float) -> None:
+    """In fp16 cuDNN's programs give a face other last bits in another place of a batch: a tenth of a grey level (H200)."""
     crops = faces(21)
     one = session("cuda", precision)
     first, again = edited(one, crops), edited(session("cuda", precision), crops)
     rolled, few = edited(one, np.roll(crops, 5, 0)), edited(one, crops[:3])
     for a, b, c, d in zip(first, again, rolled, few, strict=True):
         np.testing.assert_array_equal(a, b)
-        np.testing.assert_array_equal(a, np.roll(c, -5, 0))
+        np.testing.assert_allclose(a, np.roll(c, -5, 0), rtol=0, atol=place)
         np.testing.assert_array_equal(a[:3], d)
 
 

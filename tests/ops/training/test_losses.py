@@ -136,6 +136,21 @@ def test_a_composite_is_the_source_without_an_edit_and_the_code_where_structure_
     assert (structure - expected).abs().mean() < 0.1 * expected.abs().mean()
 
 
+def test_a_code_that_sees_something_else_has_to_change_the_more() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1, 3, 64, 64, generator=generator, dtype=torch.float64)
+    wrong = 0.4 * (-1.0) ** (torch.arange(64)[:, None] + torch.arange(64))
+
+    def mask_of(change: float, doubt: float) -> float:
+        code = x + doubt * wrong
+        moved = code + change * (-1.0) ** (torch.arange(64)[:, None] + torch.arange(64))
+        return float(losses.composite_target(x, code, moved)[1].mean())
+
+    assert mask_of(0.12, 0.0) > 0.95
+    assert mask_of(0.12, 1.0) < 0.05
+    assert mask_of(0.12 + losses.COMPOSITE_DOUBT * 0.4, 1.0) > 0.95
+
+
 def test_the_composite_loss_counts_the_place_of_the_edit_five_times() -> None:
     outputs = torch.zeros(1, 3, 4, 4, dtype=torch.float64)
     mask = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
