@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, final
 
 import schemas
+from ops.video.atomic import PUBLISHING
+from pipeline.lock import Fence
 from pipeline.parts import DamagedPart, Written, range_of
 from pipeline.places import (
     Place,
@@ -100,6 +102,9 @@ class Ledger:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        holds = PUBLISHING.get()
+        self.fence = holds if isinstance(holds, Fence) else None
+        """Of the run that keeps this account; None where nobody holds the store."""
 
     # ------------------------------------------------------------------------------------------------------- items
 

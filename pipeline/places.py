@@ -27,6 +27,8 @@ from typing import IO, Any, TypeAlias, final
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 
+from ops.video.atomic import PUBLISHING
+
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 GOOGLE = ("gs", "gcs")
 """Kinds of URL of a store in which pyarrow sees no folder unless an object stands for it, as nobody's tools make one."""
@@ -197,7 +199,8 @@ def writing(path: Place) -> Iterator[Hashing]:
     if isinstance(path, Remote):
         buffer = io.BytesIO()
         yield Hashing(buffer)
-        upload(buffer.getbuffer(), path)
+        with PUBLISHING.get()():
+            upload(buffer.getbuffer(), path)
         return
     with replaced(path) as temporary, open(temporary, "wb") as file:
         yield Hashing(file)
@@ -219,7 +222,8 @@ def replaced(path: Path) -> Iterator[Path]:
     temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         yield temporary
-        os.replace(temporary, path)
+        with PUBLISHING.get()():
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -406,6 +410,10 @@ def local_output(path: Place) -> Iterator[Path]:
         local = Path(folder) / path.name
         yield local
         if local.exists():
-            with open(local, "rb") as file, path.fs.open_output_stream(path.key, buffer_size=0) as out:
+            with (
+                PUBLISHING.get()(),
+                open(local, "rb") as file,
+                path.fs.open_output_stream(path.key, buffer_size=0) as out,
+            ):
                 while block := file.read(_PART_BYTES):
                     out.write(block)
