@@ -17,6 +17,8 @@ Embedder = Callable[[Tensor], Tensor]
 
 # Of an FFHQ-aligned image: the square that face recognition networks are shown (rows 35 to 223, columns 32 to 220 of 256).
 FACE_TOP, FACE_LEFT, FACE_SIDE = 35 / 256, 32 / 256, 188 / 256
+# The oval of its face, in shares of its side.
+FACE_CENTRE_DOWN, FACE_HALF_HEIGHT, FACE_HALF_WIDTH = 0.57, 0.38, 0.27
 
 
 def batch_mean(values_N: Tensor, concerned_N: Tensor | None = None) -> Tensor:
@@ -80,7 +82,7 @@ def delta_regulariser(offsets_NLD: Tensor) -> Tensor:
 COMPOSITE_TONE = 9  # pixels at 64 px: what is wider is tone, what is finer is structure
 COMPOSITE_EDGE = 5
 COMPOSITE_FROM, COMPOSITE_TO = 0.05, 0.12
-COMPOSITE_DOUBT = 0.35
+COMPOSITE_DOUBT_FACE, COMPOSITE_DOUBT_AROUND = 0.15, 1.2
 
 
 def composite_target(images: Tensor, code_images: Tensor, edited_code_images: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,18 +92,28 @@ def composite_target(images: Tensor, code_images: Tensor, edited_code_images: Te
 
     L keeps what is wider than a few pixels. Where the edit changes structure, the code alone says what is seen, in the tone of
     the source; elsewhere the source stays, with the edit's change of tone. With s(d) the local mean of |d - L(d)|, m grows from
-    0 to 1 as s(G(W_a) - G(W)) - COMPOSITE_DOUBT s(x - G(W)) goes from COMPOSITE_FROM to COMPOSITE_TO: where the code does not know
-    what it sees, at ears, collar and background, it has to change the more to be believed. Without an edit t is x.
+    0 to 1 as s(G(W_a) - G(W)) - k s(x - G(W)) goes from COMPOSITE_FROM to COMPOSITE_TO: where the code draws something else than
+    what is there, it has to change the more to be believed. k is COMPOSITE_DOUBT_FACE in the face of an FFHQ crop, and
+    COMPOSITE_DOUBT_AROUND at ears, collar and background, of which no code knows much. Without an edit t is x.
     """
     scale = images.shape[-1] / 64
     change, missed = edited_code_images - code_images, images - code_images
     tone, missed_tone = (_smooth(one, COMPOSITE_TONE, scale) for one in (change, missed))
-    moved, doubt = (
+    moved, wrong = (
         _smooth((one - wide).abs().mean(dim=1, keepdim=True), COMPOSITE_EDGE, scale)
         for one, wide in ((change, tone), (missed, missed_tone))
     )
-    mask = ((moved - COMPOSITE_DOUBT * doubt - COMPOSITE_FROM) / (COMPOSITE_TO - COMPOSITE_FROM)).clamp(0, 1)
+    around = around_the_face(images.shape[-1]).to(images)
+    doubt = COMPOSITE_DOUBT_FACE + (COMPOSITE_DOUBT_AROUND - COMPOSITE_DOUBT_FACE) * around
+    mask = ((moved - doubt * wrong - COMPOSITE_FROM) / (COMPOSITE_TO - COMPOSITE_FROM)).clamp(0, 1)
     return mask * (edited_code_images + missed_tone) + (1 - mask) * (images + tone), mask
+
+
+def around_the_face(size: int) -> Tensor:
+    """[R, R] of an FFHQ crop: 0 in the oval from brows to chin, 1 beyond ears and chin, linear between."""
+    place = (torch.arange(size, dtype=torch.float64) + 0.5) / size
+    down, right = (place - FACE_CENTRE_DOWN) / FACE_HALF_HEIGHT, (place - 0.5) / FACE_HALF_WIDTH
+    return ((torch.hypot(down[:, None], right[None, :]) - 0.7) / 0.4).clamp(0, 1)
 
 
 def _smooth(x: Tensor, width: int, scale: float) -> Tensor:
