@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ops.face.mask import around_face
+
 Embedder = Callable[[Tensor], Tensor]
 """Faces [N, 3, 112, 112] in [-1, 1] => embeddings [N, D], of any length: the identity network of `identity_loss`."""
 
 # Of an FFHQ-aligned image: the square that face recognition networks are shown (rows 35 to 223, columns 32 to 220 of 256).
 FACE_TOP, FACE_LEFT, FACE_SIDE = 35 / 256, 32 / 256, 188 / 256
-# The oval of its face, in shares of its side.
-FACE_CENTRE_DOWN, FACE_HALF_HEIGHT, FACE_HALF_WIDTH = 0.57, 0.38, 0.27
 
 
 def batch_mean(values_N: Tensor, concerned_N: Tensor | None = None) -> Tensor:
@@ -92,8 +92,8 @@ def composite_target(images: Tensor, code_images: Tensor, edited_code_images: Te
 
     L keeps what is wider than a few pixels. Where the edit changes structure, the code alone says what is seen, in the tone of
     the source; elsewhere the source stays, with the edit's change of tone. With s(d) the local mean of |d - L(d)|, m grows from
-    0 to 1 as s(G(W_a) - G(W)) - k s(x - G(W)) goes from COMPOSITE_FROM to COMPOSITE_TO: where the code draws something else than
-    what is there, it has to change the more to be believed. k is COMPOSITE_DOUBT_FACE in the face of an FFHQ crop, and
+    0 to 1 as s(G(W_a) - G(W)) - k s(x - G(W)) goes from COMPOSITE_FROM to COMPOSITE_TO: where the code draws something else
+    than what is there, it has to change the more to be believed. k is COMPOSITE_DOUBT_FACE in the face of an FFHQ crop, and
     COMPOSITE_DOUBT_AROUND at ears, collar and background, of which no code knows much. Without an edit t is x.
     """
     scale = images.shape[-1] / 64
@@ -103,17 +103,10 @@ def composite_target(images: Tensor, code_images: Tensor, edited_code_images: Te
         _smooth((one - wide).abs().mean(dim=1, keepdim=True), COMPOSITE_EDGE, scale)
         for one, wide in ((change, tone), (missed, missed_tone))
     )
-    around = around_the_face(images.shape[-1]).to(images)
+    around = torch.tensor(around_face(images.shape[-1])).to(images)
     doubt = COMPOSITE_DOUBT_FACE + (COMPOSITE_DOUBT_AROUND - COMPOSITE_DOUBT_FACE) * around
     mask = ((moved - doubt * wrong - COMPOSITE_FROM) / (COMPOSITE_TO - COMPOSITE_FROM)).clamp(0, 1)
     return mask * (edited_code_images + missed_tone) + (1 - mask) * (images + tone), mask
-
-
-def around_the_face(size: int) -> Tensor:
-    """[R, R] of an FFHQ crop: 0 in the oval from brows to chin, 1 beyond ears and chin, linear between."""
-    place = (torch.arange(size, dtype=torch.float64) + 0.5) / size
-    down, right = (place - FACE_CENTRE_DOWN) / FACE_HALF_HEIGHT, (place - 0.5) / FACE_HALF_WIDTH
-    return ((torch.hypot(down[:, None], right[None, :]) - 0.7) / 0.4).clamp(0, 1)
 
 
 def _smooth(x: Tensor, width: int, scale: float) -> Tensor:
