@@ -8,6 +8,7 @@ from jobs import options
 from jobs.errors import UsageError, explained
 from jobs.prepare import Given, admission, definitions_from, open_settled, outputs_from, recipe_from, require_untouched, working
 from jobs.report import Reporter
+from ops.checkpoints.errors import CheckpointError
 from pipeline import flow
 from pipeline.plan import PlanSettings
 from pipeline.stage import Stage
@@ -57,7 +58,15 @@ def render(
     """Apply edits to the stored faces and write the edited videos. The same command again does what is missing."""
     with explained(), Reporter(progress=progress) as reporter:
         opened = open_settled(store)
-        bundle = options.bundle_from(model or opened.info.model_name, method)
+        try:
+            bundle = options.bundle_from(model or opened.info.model_name, method)
+        except CheckpointError as error:
+            if model is not None:
+                raise
+            raise UsageError(
+                f"{store} was made with the model {opened.info.model_name!r}, which is none of the embedded ones; "
+                "give the folder of its bundle with --model"
+            ) from error
         if bundle.digest != opened.info.model_digest:
             raise UsageError(
                 f"{store} was made with another {opened.info.model_name} than {bundle.path} holds now; "

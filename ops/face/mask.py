@@ -21,6 +21,7 @@ from ops.face.align import ffhq_quad
 OVAL_HALF_WIDTH: Final = 0.54
 OVAL_HALF_HEIGHT: Final = 0.76
 OVAL_CENTRE_DOWN: Final = 0.40
+FACE_CENTRE_SHARE: Final = (0.5, 0.57)  # of the oval in an upright FFHQ crop, right and down, in shares of its side
 
 
 class MaskError(ValueError):
@@ -89,6 +90,16 @@ def soft_mask(size: int, settings: MaskSettings | None = None) -> np.ndarray:
     ramp = smoothstep((from_rim - 0.5 / size - settings.margin) / settings.feather)
     # A product, not a minimum: the minimum has a crease along the diagonals.
     return _frozen(np.outer(ramp, ramp))
+
+
+@lru_cache(maxsize=32)
+def around_face(size: int) -> np.ndarray:
+    """Of an FFHQ crop: 0 in the face's oval from brows to chin, 1 beyond ears and chin, linear between => float32
+    [size, size], read-only (it is shared). Where an edit is less to be believed: ears, collar, background."""
+    place = (np.arange(size) + 0.5) / size
+    right = (place - FACE_CENTRE_SHARE[0]) / (OVAL_HALF_WIDTH / 2)
+    down = (place - FACE_CENTRE_SHARE[1]) / (OVAL_HALF_HEIGHT / 2)
+    return _frozen(np.clip((np.hypot(down[:, None], right[None, :]) - 0.7) / 0.4, 0.0, 1.0))
 
 
 @lru_cache(maxsize=32)

@@ -24,7 +24,7 @@ import numpy as np
 
 from ops.face.align import crop_face, crop_from_source, quad_height_pixels, quad_side_pixels, transform_points
 from ops.face.framing import Crop
-from ops.face.mask import MaskSettings, Sides, build_mask
+from ops.face.mask import MaskSettings, Sides, around_face, build_mask
 
 MASK_SIZE: Final = 256  # masks are smooth: this is fine enough for any face, and independent of the model's size
 GAIN_LIMITS: Final = (0.5, 2.0)  # a colour match may not do more than this to the contrast of a channel
@@ -41,6 +41,7 @@ DETAIL_SHARE: Final = 3 / 64
 TONE_SHARE: Final = 9 / 64
 EDGE_SHARE: Final = 5 / 64
 STRUCTURE_FROM, STRUCTURE_TO = 0.02 * 127.5, 0.06 * 127.5  # grey levels; lower than in training: what moved at all is redrawn
+AROUND_FACTOR: Final = 3.0  # of both, beyond the face: what an edit drags along at ears, collar and background stays as it is
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,9 @@ def paste(
             change = _warp_layer((layer - np.asarray(reference, np.float32)) * gain, quad_42, shift, size)
         case "composite":
             assert reference is not None
-            change = _composite_change(frame, source, layer, np.asarray(reference, np.float32), gain, quad_42, shift, size)
+            reference = np.asarray(reference, np.float32)
+            faces = settings.mask.kind != "edges"
+            change = _composite_change(frame, source, layer, reference, gain, quad_42, shift, size, faces=faces)
         case "replace":
             change = _warp_layer(layer * gain + offset, quad_42, shift, size) - source
 
@@ -130,12 +133,18 @@ def _composite_change(
     quad_42: np.ndarray,
     source_from_window: np.ndarray,
     wh: tuple[int, int],
+    *,
+    faces: bool,
 ) -> np.ndarray:
-    """What mode "composite" adds to the window's pixels, float32 [h, w, 3]; `source` are those pixels."""
+    """What mode "composite" adds to the window's pixels, float32 [h, w, 3]; `source` are those pixels.
+
+    faces: these are FFHQ crops.
+    """
     difference = (edited - reference) * gain
     tone = _smoothed(difference, TONE_SHARE)
     structure = _smoothed(np.abs(_smoothed(difference, DETAIL_SHARE) - tone).mean(axis=2), EDGE_SHARE)
-    changed = np.clip((structure - STRUCTURE_FROM) / (STRUCTURE_TO - STRUCTURE_FROM), 0.0, 1.0)
+    factor = 1 + (AROUND_FACTOR - 1) * around_face(edited.shape[0]) if faces else 1.0
+    changed = np.clip((structure / factor - STRUCTURE_FROM) / (STRUCTURE_TO - STRUCTURE_FROM), 0.0, 1.0)
     if not changed.any():
         return _warp_layer(tone, quad_42, source_from_window, wh)
     crop = crop_face(frame, quad_42, edited.shape[:2]).astype(np.float32)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ops.face.mask import around_face
+
 Embedder = Callable[[Tensor], Tensor]
 """Faces [N, 3, 112, 112] in [-1, 1] => embeddings [N, D], of any length: the identity network of `identity_loss`."""
 
@@ -80,7 +82,7 @@ def delta_regulariser(offsets_NLD: Tensor) -> Tensor:
 COMPOSITE_TONE = 9  # pixels at 64 px: what is wider is tone, what is finer is structure
 COMPOSITE_EDGE = 5
 COMPOSITE_FROM, COMPOSITE_TO = 0.05, 0.12
-COMPOSITE_DOUBT = 0.35
+COMPOSITE_DOUBT_FACE, COMPOSITE_DOUBT_AROUND = 0.15, 1.2
 
 
 def composite_target(images: Tensor, code_images: Tensor, edited_code_images: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,17 +92,20 @@ def composite_target(images: Tensor, code_images: Tensor, edited_code_images: Te
 
     L keeps what is wider than a few pixels. Where the edit changes structure, the code alone says what is seen, in the tone of
     the source; elsewhere the source stays, with the edit's change of tone. With s(d) the local mean of |d - L(d)|, m grows from
-    0 to 1 as s(G(W_a) - G(W)) - COMPOSITE_DOUBT s(x - G(W)) goes from COMPOSITE_FROM to COMPOSITE_TO: where the code does not know
-    what it sees, at ears, collar and background, it has to change the more to be believed. Without an edit t is x.
+    0 to 1 as s(G(W_a) - G(W)) - k s(x - G(W)) goes from COMPOSITE_FROM to COMPOSITE_TO: where the code draws something else
+    than what is there, it has to change the more to be believed. k is COMPOSITE_DOUBT_FACE in the face of an FFHQ crop, and
+    COMPOSITE_DOUBT_AROUND at ears, collar and background, of which no code knows much. Without an edit t is x.
     """
     scale = images.shape[-1] / 64
     change, missed = edited_code_images - code_images, images - code_images
     tone, missed_tone = (_smooth(one, COMPOSITE_TONE, scale) for one in (change, missed))
-    moved, doubt = (
+    moved, wrong = (
         _smooth((one - wide).abs().mean(dim=1, keepdim=True), COMPOSITE_EDGE, scale)
         for one, wide in ((change, tone), (missed, missed_tone))
     )
-    mask = ((moved - COMPOSITE_DOUBT * doubt - COMPOSITE_FROM) / (COMPOSITE_TO - COMPOSITE_FROM)).clamp(0, 1)
+    around = torch.tensor(around_face(images.shape[-1])).to(images)
+    doubt = COMPOSITE_DOUBT_FACE + (COMPOSITE_DOUBT_AROUND - COMPOSITE_DOUBT_FACE) * around
+    mask = ((moved - doubt * wrong - COMPOSITE_FROM) / (COMPOSITE_TO - COMPOSITE_FROM)).clamp(0, 1)
     return mask * (edited_code_images + missed_tone) + (1 - mask) * (images + tone), mask
 
 

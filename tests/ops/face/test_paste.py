@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
@@ -224,3 +226,24 @@ def test_a_composite_keeps_detail_that_the_edited_picture_merely_lost() -> None:
     edited[4:20] = pairs.mean(axis=2).repeat(2, axis=1)  # the lines are gone, their mean is not
     pasted = paste(frame, edited, reference, QUAD, PasteSettings(mode="composite"))
     assert np.abs(pasted.astype(int) - frame).max() <= 2
+
+
+def test_a_composite_asks_for_more_around_the_face_than_in_it() -> None:
+    """The same small change is an edit at the mouth, and dragged along beside the ear; a large one counts everywhere. A crop
+    that is no face has no such places."""
+    frame = smooth_frame()
+    reference = crop_face(frame, QUAD, 64).astype(np.float32)
+    checks = np.where((np.indices((8, 8)) // 4).sum(axis=0) % 2, 1.0, -1.0)[:, :, None]
+
+    def changed(rows: slice, columns: slice, levels: float, kind: Literal["soft", "edges"] = "soft") -> float:
+        edited = reference.copy()
+        edited[rows, columns] += levels * checks
+        pasted = paste(frame, edited, reference, QUAD, PasteSettings(mode="composite", mask=MaskSettings(kind=kind)))
+        crop = crop_face(pasted, QUAD, 64).astype(np.float32) - crop_face(frame, QUAD, 64)
+        return float(np.abs(crop[rows, columns]).max()) / levels
+
+    mouth, ear = (slice(40, 48), slice(28, 36)), (slice(28, 36), slice(8, 16))
+    assert changed(*mouth, 20) > 0.4
+    assert changed(*ear, 20) < 0.15
+    assert changed(*ear, 120) > 0.4
+    assert changed(*ear, 20, "edges") > 0.4

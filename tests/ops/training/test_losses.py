@@ -141,14 +141,17 @@ def test_a_code_that_sees_something_else_has_to_change_the_more() -> None:
     x = torch.rand(1, 3, 64, 64, generator=generator, dtype=torch.float64)
     wrong = 0.4 * (-1.0) ** (torch.arange(64)[:, None] + torch.arange(64))
 
-    def mask_of(change: float, doubt: float) -> float:
+    def masks_of(change: float, doubt: float) -> tuple[float, float]:
+        """In the middle of the face, and beside it."""
         code = x + doubt * wrong
         moved = code + change * (-1.0) ** (torch.arange(64)[:, None] + torch.arange(64))
-        return float(losses.composite_target(x, code, moved)[1].mean())
+        mask = losses.composite_target(x, code, moved)[1]
+        return float(mask[:, :, 32:40, 28:36].mean()), float(mask[:, :, 16:48, :6].mean())
 
-    assert mask_of(0.12, 0.0) > 0.95
-    assert mask_of(0.12, 1.0) < 0.05
-    assert mask_of(0.12 + losses.COMPOSITE_DOUBT * 0.4, 1.0) > 0.95
+    assert min(masks_of(0.125, 0.0)) > 0.95
+    face, beside = masks_of(0.125 + losses.COMPOSITE_DOUBT_FACE * 0.4, 1.0)
+    assert face > 0.95 and beside < 0.05
+    assert masks_of(0.125 + losses.COMPOSITE_DOUBT_AROUND * 0.4, 1.0)[1] > 0.95
 
 
 def test_the_composite_loss_counts_the_place_of_the_edit_five_times() -> None:
