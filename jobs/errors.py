@@ -19,6 +19,7 @@ from pipeline.course import OutOfSpace
 from pipeline.inputs import InputError
 from pipeline.places import PlaceError
 from pipeline.runner import ResourceError, WorkersDie
+from pipeline.stage import is_full
 from pipeline.store import StoreError
 
 FAILED, USAGE = 1, 2
@@ -60,4 +61,10 @@ def explained(code: int = USAGE) -> Iterator[None]:
         raise SystemExit(code) from error
     except CUT_SHORT as error:
         print(f"styleres: stopped: {error}", file=sys.stderr)
+        raise SystemExit(FAILED) from error
+    except OSError as error:
+        if not is_full(error):
+            raise
+        said = "the disk or quota is full. What is finished stays: make room and run the same command again"
+        print(f"styleres: stopped: {error}; {said}", file=sys.stderr)
         raise SystemExit(FAILED) from error

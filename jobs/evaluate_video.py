@@ -15,7 +15,7 @@ from rich.console import Console
 from jobs import evaluate_options, options
 from jobs.errors import FAILED, UsageError, explained
 from jobs.evaluate_options import rich_table, write_reports
-from jobs.prepare import probe_inputs
+from jobs.prepare import open_settled, probe_inputs
 from ops.face.detect import Detector, DetectorSettings, Face, build_detector
 from ops.face.mask import MaskSettings
 from ops.face.shots import shot_scores
@@ -55,7 +55,7 @@ def video_command(
             before, after = probed(source, allow_hdr), probed(edited, allow_hdr)
             require_same_frames(before, after)
             # Cheap refusals first: a store without this source is found before a network is loaded.
-            tracks = None if store is None else stored_tracks(Store.open(store), before)
+            tracks = None if store is None else stored_tracks(open_settled(store), before)
             identity = evaluate_options.identity_from(
                 curricularface_weights, arcface_weights, mobilefacenet_weights, identity_pack
             )

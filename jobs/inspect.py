@@ -15,7 +15,7 @@ from rich.table import Table
 
 from jobs import options
 from jobs.errors import UsageError, explained
-from jobs.prepare import definitions_from
+from jobs.prepare import definitions_from, open_settled
 from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.checkpoints.errors import CheckpointError
 from ops.editing.definitions import Definition
@@ -39,7 +39,7 @@ def inspect(
     with explained():
         if store is None and model is None and not editor and not editors:
             raise UsageError("expected a STORE, or --model, --editor or --editors, whose edits to list")
-        opened = None if store is None else Store.open(store)
+        opened = None if store is None else open_settled(store)
         facts = {} if opened is None else store_facts(opened)
         bundle = bundle_of(opened, model)
         if bundle is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +20,7 @@ from ops.editing.library import load_edits, offers
 from ops.editing.recipe import EditRecipe, load_recipe, parse_edits
 from ops.video.encode import VideoCodec
 from ops.video.image import IMAGE_SUFFIXES
+from pipeline import journal, upkeep
 from pipeline.course import OUTPUT_EXISTS, Report
 from pipeline.fetch import is_plain
 from pipeline.flow import Policy, course_of
@@ -169,6 +171,22 @@ def open_store(root: str | Place, bundle: Bundle, codec: schemas.ResidualCodec) 
     return Store.open_or_create(root, store_info(bundle, codec))
 
 
+def open_settled(where: str | Place) -> Store:
+    """Open a store, and finish first what a killed command has begun: a person who is to be deleted is never shown again."""
+    root = place(where)
+    if journal.unfinished(root):
+        with held(root, "store recovery"):
+            finish(root)
+    return Store.open(root)
+
+
+def finish(root: Place) -> None:
+    """With the lock held. Tells people, on standard error."""
+    for done in upkeep.finish(root):
+        shown = f"; these files still show it: {', '.join(done.made)}" if done.made else ""
+        print(f"styleres: finished what an earlier command had begun: {done.what}{shown}", file=sys.stderr)
+
+
 def require_untouched(
     root: Place,
     bundle: Bundle,
@@ -184,7 +202,7 @@ def require_untouched(
     """
     info = store_info(bundle, codec)
     if exists(joined(root, "meta/info.json")):
-        store = Store.open(root)
+        store = open_settled(root)
         store.require_same_model(info)
         course = course_of(stages_of(store), (), store, report, policy)
         refusals = (course.refusal(source) for source in given.listed or ())
@@ -337,6 +355,7 @@ def working(root: Place, named: str, job: str, *, keep: bool) -> Iterator[None]:
     except OSError as error:
         raise UsageError(f"{named}: cannot write there ({error.strerror}: {error.filename})") from error
     with held(root, job):
+        finish(root)
         yield
     if not keep:
         remove_tree(root)

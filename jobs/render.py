@@ -6,7 +6,7 @@ import typer
 
 from jobs import options
 from jobs.errors import UsageError, explained
-from jobs.prepare import Given, admission, definitions_from, outputs_from, recipe_from, require_untouched, working
+from jobs.prepare import Given, admission, definitions_from, open_settled, outputs_from, recipe_from, require_untouched, working
 from jobs.report import Reporter
 from ops.checkpoints.errors import CheckpointError
 from pipeline import flow
@@ -57,7 +57,7 @@ def render(
 ) -> None:
     """Apply edits to the stored faces and write the edited videos. The same command again does what is missing."""
     with explained(), Reporter(progress=progress) as reporter:
-        opened = Store.open(store)
+        opened = open_settled(store)
         try:
             bundle = options.bundle_from(model or opened.info.model_name, method)
         except CheckpointError as error:

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from jobs.errors import FAILED, UsageError, explained
+from jobs.prepare import finish, open_settled
 from pipeline import upkeep
 from pipeline.lock import held
 from pipeline.store import DamagedPart, Store
@@ -34,7 +35,7 @@ def chosen(store: Store, only: list[str]) -> list[str]:
     return [names[wanted] for wanted in only]
 
 
-def finish(job: str, damaged: Sequence[str], **facts: object) -> NoReturn:
+def ended(job: str, damaged: Sequence[str], **facts: object) -> NoReturn:
     """A line for each damaged file, one with numbers, and the exit code."""
     for line in damaged:
         print(json.dumps({"event": "damaged", "message": line}))
@@ -50,12 +51,13 @@ def verify(
 ) -> None:
     """Read every byte and compare with the checksums. Damaged parts are put aside: the same invert makes them again."""
     with explained():
-        opened = Store.open(store)
+        opened = open_settled(store)
         damaged: list[str] = []
         with held(opened.root, "store verify"):
+            finish(opened.root)
             for source_id in chosen(opened, only):
                 damaged += opened.verify(source_id).values() if keep else upkeep.put_aside(opened, source_id)
-    finish("store verify", damaged)
+    ended("store verify", damaged)
 
 
 @app.command()
@@ -66,10 +68,11 @@ def compact(
 ) -> None:
     """Join the parts of finished sources into larger ones: fewer files, the same rows."""
     with explained():
-        opened = Store.open(store)
+        opened = open_settled(store)
         before = after = 0
         damaged: list[str] = []
         with held(opened.root, "store compact"):
+            finish(opened.root)
             for source_id in chosen(opened, only):
                 damaged += opened.broken_manifests(source_id, ["invert"]).values()
                 if opened.is_complete(source_id):
@@ -79,7 +82,7 @@ def compact(
                         damaged.append(str(error))
                         continue
                     before, after = before + one[0], after + one[1]
-    finish("store compact", damaged, parts_before=before, parts_after=after)
+    ended("store compact", damaged, parts_before=before, parts_after=after)
 
 
 @app.command()
@@ -91,9 +94,9 @@ def export(
 ) -> None:
     """Write one table as one file. Sources that are damaged are named and left out; the exit code is 1 then."""
     with explained():
-        opened = Store.open(store)
+        opened = open_settled(store)
         rows, damaged = upkeep.export(opened, table, out, chosen(opened, only) if only else None)
-    finish("store export", damaged, rows=rows, out=out)
+    ended("store export", damaged, rows=rows, out=out)
 
 
 @app.command("delete-track")
@@ -102,11 +105,19 @@ def delete_track(
     source: Annotated[str, typer.Option("--source", help="Key, path or file name.", show_default=False)],
     track: Annotated[int, typer.Option("--track", min=0, help="Number of the track.", show_default=False)],
 ) -> None:
-    """Remove one person's track from every table, detections and embeddings too; inverting again does not bring it back."""
+    """Remove one person's track from every table, detections and embeddings too, for good.
+
+    Once begun it is finished: where it is killed, the next command with this store finishes it first, whichever it is. The
+    store keeps where the person is in the frames (numbers, no pictures), and inverting the same file again, for whatever reason
+    and with --overwrite too, leaves out the faces that lie there. With other detector settings, look at what is found in frames
+    where nothing was. Edited files that still show the person are named; they are yours to delete, and so are copies of the
+    store.
+    """
     with explained():
-        opened = Store.open(store)
+        opened = open_settled(store)
         (source_id,) = chosen(opened, [source])
         with held(opened.root, "store delete-track"):
+            finish(opened.root)
             removed, made = upkeep.delete_track(opened, source_id, track)
     print(json.dumps({"event": "done", "job": "store delete-track", "rows_removed": removed, "files_that_show_it": made}))
 

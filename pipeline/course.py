@@ -348,7 +348,7 @@ class Course:
                 continue
             seal = self.ledger.sealed(stage.seals, source.source_id)
             good = seal is not None and seal.key == key and not seal.failed
-            if seal is not None and good and self.ledger.intact(stage.seals, source.source_id, seal):
+            if seal is not None and good and self.ledger.intact(stage.seals, source.source_id, seal, tidy=tell):
                 upstream = seal.after or upstream  # of its own since a track was deleted
                 best = (at + 1, seal, upstream)
         if best is not None:

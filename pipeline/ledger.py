@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, final
 
 import schemas
+from ops.video.atomic import PUBLISHING
+from pipeline.lock import Fence
 from pipeline.parts import DamagedPart, Written, range_of
 from pipeline.places import (
     Place,
@@ -100,6 +102,9 @@ class Ledger:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        holds = PUBLISHING.get()
+        self.fence = holds if isinstance(holds, Fence) else None
+        """Of the run that keeps this account; None where nobody holds the store."""
 
     # ------------------------------------------------------------------------------------------------------- items
 
@@ -278,10 +283,16 @@ class Ledger:
         except (KeyError, TypeError):
             return None
 
-    def intact(self, name: str, source_id: str, seal: Seal) -> bool:
-        """Whether all that the manifest vouches for is there, as long as it was."""
-        outputs = all(size_of(place(file.path)) == file.size_bytes for file in seal.outputs)
-        return outputs and self.store.is_complete(source_id, name)
+    def intact(self, name: str, source_id: str, seal: Seal, *, tidy: bool) -> bool:
+        """Whether all that the manifest vouches for is there, as long as it was.
+
+        tidy: put aside what lies beside it that nobody vouches for, as a worker of a run that was given up may have left it.
+        """
+        lacking, strangers = self.store.compared(source_id, name)
+        if tidy and not lacking:
+            for stranger in strangers:
+                self.store.put_aside(stranger)
+        return not lacking and all(size_of(place(file.path)) == file.size_bytes for file in seal.outputs)
 
 
 def as_written(path: Place, file: Written) -> bool:

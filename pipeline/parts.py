@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -71,7 +71,7 @@ class Written:
 def range_part(start: int, stop: int, *, joined: bool = False) -> str:
     """The name of the part for frames [start, stop) of a source, by ordinal; names sort in frame order.
 
-    joined: it holds the rows of all parts within its range, which it takes the place of (`in_force`).
+    joined: it holds the rows of several, whose place it has taken.
     """
     if not 0 <= start < stop:
         raise StoreError(f"a part covers frames [start, stop) with 0 <= start < stop, got [{start}, {stop})")
@@ -82,21 +82,6 @@ def range_of(name: str) -> tuple[int, int] | None:
     """The frames [start, stop) that a part's name speaks of; None for a name of another kind."""
     match = _RANGE.fullmatch(name)
     return None if match is None else (int(match[1]), int(match[2]))
-
-
-def in_force(parts: Sequence[Part]) -> list[Part]:
-    """Without those that a joined part has taken the place of.
-
-    So joining is done the moment the joined part appears: the others, until somebody removes them, are in nobody's way.
-    """
-    spans = [(*found, part.name) for part in parts if (found := range_of(part.name)) is not None]
-    superseded, covered = set(), 0
-    for _, stop, name in sorted(spans, key=lambda span: (span[0], -span[1], span[2])):
-        if stop <= covered:
-            superseded.add(name)
-        elif name.startswith("joined-"):
-            covered = stop
-    return [part for part in parts if part.name not in superseded]
 
 
 def write_rows(path: Place, rows: pa.Table, table: str) -> Hashing:

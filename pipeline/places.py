@@ -9,6 +9,8 @@ server of one's own.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import hashlib
 import io
 import os
@@ -24,6 +26,8 @@ from typing import IO, Any, TypeAlias, final
 
 import pyarrow as pa
 import pyarrow.fs as pa_fs
+
+from ops.video.atomic import PUBLISHING
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 GOOGLE = ("gs", "gcs")
@@ -195,7 +199,8 @@ def writing(path: Place) -> Iterator[Hashing]:
     if isinstance(path, Remote):
         buffer = io.BytesIO()
         yield Hashing(buffer)
-        upload(buffer.getbuffer(), path)
+        with PUBLISHING.get()():
+            upload(buffer.getbuffer(), path)
         return
     with replaced(path) as temporary, open(temporary, "wb") as file:
         yield Hashing(file)
@@ -217,7 +222,8 @@ def replaced(path: Path) -> Iterator[Path]:
     temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         yield temporary
-        os.replace(temporary, path)
+        with PUBLISHING.get()():
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -331,6 +337,31 @@ def move(path: Place, to: Place) -> None:
     os.replace(path, to)
 
 
+def exchange(one: Path, other: Path) -> bool:
+    """Let two folders of one disk trade places in one step; False where the system cannot do that, and nothing has happened.
+
+    Linux can, on its own file systems; other systems and most network file systems cannot.
+    """
+    code = rename_exchange(one, other)
+    if code == 0:
+        sync_folder(one.parent)
+        sync_folder(other.parent)
+        return True
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(one))
+
+
+def rename_exchange(one: Path, other: Path) -> int:
+    """`renameat2(…, RENAME_EXCHANGE)`, which Python does not offer; => 0 or an error's number."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return errno.ENOSYS
+    here, both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    failed = call(here, os.fsencode(one), here, os.fsencode(other), both) != 0
+    return ctypes.get_errno() if failed else 0
+
+
 def remove(path: Place) -> None:
     """Remove a file; no error where there is none."""
     if isinstance(path, Remote):
@@ -379,6 +410,10 @@ def local_output(path: Place) -> Iterator[Path]:
         local = Path(folder) / path.name
         yield local
         if local.exists():
-            with open(local, "rb") as file, path.fs.open_output_stream(path.key, buffer_size=0) as out:
+            with (
+                PUBLISHING.get()(),
+                open(local, "rb") as file,
+                path.fs.open_output_stream(path.key, buffer_size=0) as out,
+            ):
                 while block := file.read(_PART_BYTES):
                     out.write(block)

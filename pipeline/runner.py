@@ -10,6 +10,7 @@ from typing import Any, final
 
 from pipeline.course import Course, Event, Report, silent
 from pipeline.ledger import Ledger
+from pipeline.lock import fenced
 from pipeline.parts import DamagedPart
 from pipeline.stage import Batched, Chunk, Outcome, Result, Stage, failure_of
 
@@ -45,6 +46,10 @@ class Worker:
 
         Raises whatever opening the step raises: then no item of the stage can be done at all.
         """
+        with fenced(None if self._ledger is None else self._ledger.fence):
+            return self._run(stage, items)
+
+    def _run(self, stage: str, items: Sequence[Chunk]) -> list[Outcome]:
         with self._loading:
             work = self._open(stage)
             loaded: list[tuple[Chunk, Any, Exception | None]] = []

@@ -17,6 +17,7 @@ from ops.face.framing import Crop
 from ops.face.shots import shot_scores
 from ops.video.decode import Backend
 from pipeline.columns import faces_table, frames_table
+from pipeline.deleted import deleted_of
 from pipeline.readers import Readers
 from pipeline.stage import Chunk, Result, Step
 from pipeline.store import Store, range_part
@@ -38,6 +39,7 @@ class Scan(Step):
 
         def scan(chunk: Chunk) -> Result:
             timer = Timer()
+            gone = deleted_of(store, chunk.source.source_id)
             pts: list[int] = []
             found: list[list[Face]] = []
 
@@ -45,7 +47,8 @@ class Scan(Step):
                 for at, frame in frames:
                     pts.append(at)
                     with timer("detect"):
-                        found.append([] if detector is None else detector.detect(frame))
+                        faces = [] if detector is None else detector.detect(frame)
+                        found.append([face for face in faces if not gone.covers(at, face.box_xyxy)])
                     yield frame
 
             # A cut is a change against the frame before, so a chunk looks at the last frame of the one before it.

@@ -180,9 +180,13 @@ def gaps(done: Sequence[tuple[int, int]], stop: int) -> Iterator[tuple[int, int]
 
 def failure_of(stage: str, item: Chunk, error: BaseException, attempts: int = 1) -> Failure:
     """The row that an item becomes when its step raises."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    reason = NO_SPACE if full else snake_case(type(error).__name__)
+    reason = NO_SPACE if is_full(error) else snake_case(type(error).__name__)
     return lost(stage, item, reason, str(error) or type(error).__name__, attempts)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk or quota has no room left."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def lost(stage: str, item: Chunk, reason: str, message: str, attempts: int = 1) -> Failure:

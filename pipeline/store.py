@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
+from pipeline import journal
 from pipeline.dataset_card import dataset_card
 from pipeline.parts import (
     KEY_COLUMNS,
@@ -37,7 +38,6 @@ from pipeline.parts import (
     StoreError,
     Written,
     conformed,
-    in_force,
     in_order,
     overlaps,
     range_part,
@@ -145,10 +145,14 @@ class Store:
         return store
 
     @classmethod
-    def open(cls, root: str | Place) -> Store:
+    def open(cls, root: str | Place, *, unfinished: bool = False) -> Store:
         """Opens an existing store.
 
+        Args:
+            unfinished: also one with a change that was cut short; for whoever finishes it.
+
         Raises:
+            Unfinished: somebody has begun to delete or to join, and was killed.
             StoreError: no store there, its `meta/info.json` cannot be read, or its schema's major version is
                 newer than this code's.
         """
@@ -173,6 +177,8 @@ class Store:
             raise StoreError(f"{path}: not a store's info ({error!r}); restore it from a copy") from error
         except schemas.SchemaError as error:
             raise StoreError(str(error)) from error
+        if not unfinished and (names := journal.unfinished(root)):
+            raise journal.Unfinished(root, names)
         return cls(root, info)
 
     @classmethod
@@ -250,11 +256,8 @@ class Store:
         """Whether that chunk's rows are on the disk."""
         return exists(self._folder(table, source_id) / f"{_part_name(part)}.parquet")
 
-    def parts(self, table: str, source_id: str, *, superseded: bool = False) -> list[Part]:
+    def parts(self, table: str, source_id: str) -> list[Part]:
         """The parts of one table and source, by name; reads only footers, and each only once.
-
-        Args:
-            superseded: also those that a joined part has taken the place of, which nobody reads any more.
 
         Raises:
             StoreError: a part that is no whole Parquet file.
@@ -268,8 +271,7 @@ class Store:
                 entry = (file.version, file.size_bytes, read_footer(file.path, file.size_bytes))
             found[file.path.name] = entry
         self._footers[(table, source_id)] = found
-        parts = [entry[2] for entry in found.values()]
-        return parts if superseded else in_force(parts)
+        return [entry[2] for entry in found.values()]
 
     def read(
         self,
@@ -397,16 +399,24 @@ class Store:
 
     def is_complete(self, source_id: str, stage: str = "invert") -> bool:
         """Whether the manifest is there and every part that it lists is, with the size that it had."""
-        manifest = self._manifest(stage, source_id)
-        return manifest is not None and not self._lacking(manifest.files)
+        return self._manifest(stage, source_id) is not None and not self.lacking(source_id, stage)
 
     def lacking(self, source_id: str, stage: str = "invert") -> dict[Place, str]:
         """Parts that a manifest vouches for and that are not there as long as they were => what is; {} without a manifest."""
-        return self._lacking(self.vouched_parts(source_id, stage))
+        return self.compared(source_id, stage)[0]
 
-    def _lacking(self, vouched: Sequence[Written]) -> dict[Place, str]:
-        found: dict[Place, str] = {}
+    def strangers(self, source_id: str) -> list[str]:
+        """Parts of a finished source that nobody vouches for, by their names relative to the store: of a run that was given up.
+
+        Only beside parts that are vouched for; [] for a source that is not finished.
+        """
+        return self.compared(source_id)[1]
+
+    def compared(self, source_id: str, stage: str = "invert") -> tuple[dict[Place, str], list[str]]:
+        """`lacking` and `strangers` with one look at each folder; both empty without a manifest."""
+        vouched = self.vouched_parts(source_id, stage)
         there: dict[str, dict[str, int]] = {}
+        lacking: dict[Place, str] = {}
         for file in vouched:
             folder, _, name = file.path.rpartition("/")
             if folder not in there:
@@ -415,8 +425,10 @@ class Store:
             size_bytes = there[folder].get(name)
             if size_bytes != file.size_bytes:
                 what = "it is missing" if size_bytes is None else f"{size_bytes} bytes instead of {file.size_bytes}"
-                found[joined(self.root, file.path)] = what
-        return found
+                lacking[joined(self.root, file.path)] = what
+        known = {file.path for file in vouched}
+        found = (f"{folder}/{name}" for folder, names in there.items() for name in names)
+        return lacking, [name for name in found if name not in known and name.split("/")[0] in _tables_of("invert")]
 
     def require_sound(self, source_id: str, tables: Sequence[str]) -> None:
         """Every part of these tables that the inversion's manifest vouches for is there, and its footer is what was written.
@@ -428,7 +440,8 @@ class Store:
             DamagedPart: names all those that are not.
         """
         vouched = [file for file in self.vouched_parts(source_id) if file.path.split("/")[0] in tables]
-        found = self._lacking(vouched)
+        lacking = self.lacking(source_id)
+        found = {path: lacking[path] for path in (joined(self.root, file.path) for file in vouched) if path in lacking}
         for file in vouched:
             path = joined(self.root, file.path)
             if path in found or not file.tail_sha256:
@@ -559,6 +572,7 @@ class Store:
             for file in listed(self._folder(table, source_id), ".parquet")
         ]
         found |= {name: self.damage_of(name, vouched.get(name, ())) for name in dict.fromkeys([*there, *vouched])}
+        found |= {name: f"{joined(self.root, name)}: nobody vouches for it" for name in self.strangers(source_id)}
         return self.broken_manifests(source_id) | {name: said for name, said in found.items() if said is not None}
 
     def _changed_output(self, written: Written) -> str | None:

@@ -6,7 +6,7 @@ One item is a source, of which only small rows are read. A model whose crop need
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
@@ -16,6 +16,7 @@ from ops.face.detect import Face
 from ops.face.framing import Framing
 from ops.face.track import FrameFaces, TrackResult, TrackSettings, track_faces, track_whole_frames
 from pipeline.columns import array_from_column, tracks_table
+from pipeline.deleted import Deleted, deleted_of
 from pipeline.stage import Chunk, Result, Source, Step
 from pipeline.store import Store, Written, range_part
 from pipeline.timer import Timer
@@ -45,6 +46,7 @@ class TrackFaces(Step):
                 else:
                     quad_42 = self.framing.frame_quad(source.info.height, source.info.width)
                     tracked = track_whole_frames(frames, quad_42, self.settings)
+                tracked = left_of(tracked, deleted_of(store, source.source_id))
             files: list[Written] = []
             with timer("store"):
                 if tracked.tracks:
@@ -68,6 +70,20 @@ class TrackFaces(Step):
             return Result({"tracks": len(tracked.tracks), "faces": faces}, timer.seconds, failures, tuple(files))
 
         return track
+
+
+def left_of(tracked: TrackResult, gone: Deleted) -> TrackResult:
+    """The tracks without those that somebody has deleted, under the numbers that they had then.
+
+    The detections of people are gone already; tracks of whole frames need none, and are found again.
+    """
+    if not gone.tracks:
+        return tracked
+    deleted = [all(gone.covers(int(pts), box) for pts, box in zip(one.pts, one.boxes, strict=True)) for one in tracked.tracks]
+    if any(deleted):
+        return replace(tracked, tracks=[one for one, is_gone in zip(tracked.tracks, deleted, strict=True) if not is_gone])
+    numbers = gone.numbers(len(tracked.tracks))
+    return replace(tracked, tracks=[replace(one, track_id=n) for one, n in zip(tracked.tracks, numbers, strict=True)])
 
 
 def scanned_frames(store: Store, source: Source) -> list[FrameFaces]:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
+
+Publishing = Callable[[], AbstractContextManager[None]]
+PUBLISHING: ContextVar[Publishing] = ContextVar("publishing", default=nullcontext)
+"""Entered around the moment in which a file appears under its name; whoever may not write any more raises there."""
 
 
 @contextmanager
 def replaced_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success sync it to disk and rename it to `path`.
 
-    If the body raises, the temporary file is removed and `path` stays as it was. The temporary name is unique, so two
-    writers of one path do not mix; the later rename wins.
+    If the body raises, or `PUBLISHING` does, the temporary file is removed and `path` stays as it was. The temporary name is
+    unique, so two writers of one path do not mix; the later rename wins.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -22,7 +27,8 @@ def replaced_file(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         _sync(temporary)
-        os.replace(temporary, final)
+        with PUBLISHING.get()():
+            os.replace(temporary, final)
         _sync(final.parent)
     finally:
         temporary.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,34 @@ def test_a_broken_manifest_costs_its_source_and_no_other(
     assert {path.name: path.read_bytes() for path in out.iterdir()} == videos
     assert len(list((store / ".damaged" / "manifests").rglob(victim.name))) == 2
     assert styleres(*editing).done["inputs_finished_before"] == 2
+
+
+@pytest.mark.parametrize("job", ["invert", "edit", "delete-track", "compact", "verify"])
+def test_a_disk_that_is_full_before_anything_is_a_sentence(
+    tmp_path: Path, styleres: Styleres, clip: Path, monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    """Even the lock has no room there."""
+    store = tmp_path / "store"
+    assert styleres("invert", clip, "--store", store).code == 0
+    words = {
+        "invert": ["invert", clip, "--store", store],
+        "edit": ["edit", clip, "--store", store, "--edit", "warm=1", "--out", tmp_path / "o.mp4"],
+        "delete-track": ["store", "delete-track", store, "--source", clip.name, "--track", "0"],
+    }.get(job, ["store", job, store])
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    if words[0] == "store":
+        ran = CliRunner().invoke(app, [str(word) for word in words])
+        code, error = ran.exit_code, ran.stderr
+    else:
+        done = styleres(*words)
+        code, error = done.code, done.error
+    assert code == 1 and "No space left on device; the disk or quota is full" in error
+    monkeypatch.undo()
+    assert Store.open(store).read("latents").num_rows == 40 and not (store / ".lock").exists()
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, styleres: Styleres, clip: Path) -> None:

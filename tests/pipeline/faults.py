@@ -4,9 +4,10 @@
 
 prints how many children were killed, and how often the edit was finished: it then begins again in a new folder, round-1, …
 
-    python -m tests.pipeline.faults compact STORE FOLDER
+    python -m tests.pipeline.faults compact|compact-by-files|delete-track STORE FOLDER
 
-leaves FOLDER/0, FOLDER/1, …: copies of the store, in each of which a child was killed one change later while it compacted.
+leaves FOLDER/0, FOLDER/1, …: copies of the store, in each of which a child was killed one change later while it compacted it
+(by files: as if folders could not trade places), or deleted track 0 of its sources.
 
 A child dies by SIGKILL just before or just after a random one of its changes to the disk: a rename, a removal, a folder made.
 All imports happen before the first fork.
@@ -15,6 +16,7 @@ All imports happen before the first fork.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -32,7 +34,7 @@ from jobs.prepare import open_store
 from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.editing.recipe import parse_edits
 from ops.video.encode import EncodeOptions
-from pipeline import flow, scan, upkeep
+from pipeline import flow, places, scan, upkeep
 from pipeline.course import Report, silent
 from pipeline.outputs import Outputs
 from pipeline.plan import PlanSettings
@@ -41,7 +43,7 @@ from pipeline.stage import Chunk, Result, Source, Step
 from pipeline.store import Store
 from tests import tiny
 
-OPERATIONS = ("replace", "unlink", "mkdir", "rmdir")
+OPERATIONS = ("replace", "unlink", "mkdir", "rmdir", "link")
 
 
 def edited(
@@ -95,6 +97,7 @@ def killed_after(count: int, after: bool) -> None:
 
     for name in OPERATIONS:
         setattr(os, name, wrapped(getattr(os, name)))
+    setattr(places, "rename_exchange", wrapped(places.rename_exchange))  # noqa: B010 (the type is the same)
 
 
 @dataclass(frozen=True)
@@ -132,13 +135,15 @@ def main() -> None:
     match sys.argv[1:]:
         case ["edit", folder, seed, kills]:
             kill_edits(Path(folder), int(seed), int(kills))
-        case ["compact", store, folder]:
-            kill_compactions(Path(store), Path(folder))
+        case ["compact" | "compact-by-files" | "delete-track" as job, store, folder]:
+            kill_upkeep(job, Path(store), Path(folder))
         case other:
-            sys.exit(f"expected edit or compact, got {other}")
+            sys.exit(f"expected edit, compact, compact-by-files or delete-track, got {other}")
 
 
-def kill_compactions(store: Path, folder: Path) -> None:
+def kill_upkeep(job: str, store: Path, folder: Path) -> None:
+    if job == "compact-by-files":
+        setattr(places, "rename_exchange", lambda one, other: errno.ENOSYS)  # noqa: B010
     for count in range(1000):
         copy = folder / str(count)
         shutil.copytree(store, copy)
@@ -147,7 +152,10 @@ def kill_compactions(store: Path, folder: Path) -> None:
             killed_after(count + 1, after=False)
             opened = Store.open(copy)
             for source_id in opened.stored_source_ids():
-                upkeep.compact(opened, source_id)
+                if job == "delete-track":
+                    upkeep.delete_track(opened, source_id, 0)
+                else:
+                    upkeep.compact(opened, source_id)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import tracemalloc
 from collections import Counter
@@ -13,12 +14,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from ops.video.probe import SourceColor, SourceInfo
 from pipeline.columns import frames_table
 from pipeline.course import Course, Event, Noted, OutOfSpace, Settled
 from pipeline.ledger import Ledger, differences, merged
+from pipeline.lock import held
 from pipeline.parts import DamagedPart, Written
 from pipeline.runner import InProcessRunner, Worker
 from pipeline.sources import source_row
@@ -180,6 +183,39 @@ def test_a_worker_that_outlives_its_driver_does_no_harm(store: Store, when: str)
     assert store.is_complete(source.source_id) and store.verify(source.source_id) == {}
     again = ran(Course(stages(store), [source], Ledger(store)))
     assert again.summary.sources_skipped == 1 and not list((store.root / "ledger").rglob("*.json"))
+
+
+@pytest.mark.parametrize("setting", [1, 2])
+@pytest.mark.parametrize("when", ["before", "between", "after"])
+def test_a_worker_of_a_run_that_was_given_up_writes_nothing(store: Store, when: str, setting: int) -> None:
+    """Its chunks are of another length, so that none of its files has the name of one of the next run's."""
+    source = made(1, 12)
+    with held(store.root, "edit"):
+        killed = Course(stages(store, frames=4), [source], Ledger(store))
+        in_hand = killed.take()
+        outliving = pickle.loads(pickle.dumps((killed.stages, killed.ledger)))
+    assert in_hand is not None
+    late: list[Outcome] = []
+
+    def write_late() -> None:
+        late.extend(Worker(*outliving).run(in_hand.stage.name, in_hand.items))
+
+    def end(chunk: Chunk) -> None:
+        if chunk.start == {"before": 0, "between": 6}[when]:
+            TROUBLE.clear()
+            write_late()
+
+    TROUBLE.update({} if when == "after" else {"scan": end})
+    with held(store.root, "edit"):
+        ran(Course(stages(store, frames=6, setting=setting), [source], Ledger(store)))
+    if when == "after":
+        write_late()
+    (outcome,) = late
+    assert outcome.failure is not None and outcome.failure.reason == "superseded"
+    assert "does not hold the store any more" in outcome.failure.message
+    assert pq.read_table(store.root / "frames")["pts"].to_pylist() == list(range(12)), "also for who reads bare files"
+    assert store.is_complete(source.source_id) and store.verify(source.source_id) == {}
+    assert not list((store.root / "ledger").rglob("*.json"))
 
 
 def test_a_lost_item_is_tried_again_by_the_next_run_and_nothing_else_is(store: Store) -> None:

@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.lock import StoreBusy, held
+from ops.video.atomic import PUBLISHING, replaced_file
+from pipeline.lock import Fence, StoreBusy, Superseded, fenced, held
+from pipeline.places import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
@@ -66,3 +69,57 @@ def test_clocks_decide_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     child.wait()
     with held(tmp_path, "edit"):
         pass
+
+
+def test_whoever_writes_for_a_run_writes_for_as_long_as_it_holds_the_store(tmp_path: Path) -> None:
+    """Also into places outside of it, and after the lock file of a killed run: a worker may end what it has in hand."""
+    root, out = tmp_path / "store", tmp_path / "out.mp4"
+    with held(root, "edit"):
+        fence = PUBLISHING.get()
+        assert isinstance(fence, Fence)
+        write_text(root / "part", "mine")
+        lock = (root / ".lock").read_bytes()
+    for refused in ("after it let go", "after another took over"):
+        with held(root, "edit") if "another" in refused else fenced(None), fenced(fence):
+            with pytest.raises(Superseded, match="does not hold the store any more; nothing was written"):
+                write_text(root / "part", "late")
+            with pytest.raises(Superseded), replaced_file(out) as temporary:
+                temporary.write_text("late")
+    assert (root / "part").read_text() == "mine" and [p.name for p in tmp_path.iterdir()] == ["store"]
+    (root / ".lock").write_bytes(lock)
+    with fenced(fence):
+        write_text(root / "part", "of a run whose driver was killed, and that nobody has taken over yet")
+    write_text(root / "other", "of nobody in particular")
+    assert {p.name for p in root.iterdir()} <= {"part", "other", ".lock", ".writers.lock"}
+
+
+def test_a_new_holder_waits_for_a_worker_that_is_just_letting_a_file_appear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with held(tmp_path, "edit"):
+        fence = PUBLISHING.get()
+        lock = (tmp_path / ".lock").read_bytes()
+    (tmp_path / ".lock").write_bytes(lock)  # as a killed driver leaves it
+    inside, leave, order = threading.Event(), threading.Event(), []
+
+    def worker() -> None:
+        with fence():
+            inside.set()
+            leave.wait(30)
+            order.append("the worker has renamed its file")
+
+    thread = threading.Thread(target=worker)
+    thread.start()
+    assert inside.wait(30)
+    monkeypatch.setattr("pipeline.lock.WRITER_SECONDS", 0.3)
+    with pytest.raises(StoreBusy, match="worker of an earlier run that is in the middle of a write"), held(tmp_path, "edit"):
+        pass
+    (tmp_path / ".lock").write_bytes(lock)
+    monkeypatch.setattr("pipeline.lock.WRITER_SECONDS", 30.0)
+    threading.Timer(0.5, leave.set).start()
+    with held(tmp_path, "edit"):
+        order.append("the next run has the store")
+        with pytest.raises(Superseded), fence():
+            pass
+    thread.join()
+    assert order == ["the worker has renamed its file", "the next run has the store"]

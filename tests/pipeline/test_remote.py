@@ -13,7 +13,7 @@ import pytest
 
 from jobs.doctor import storage
 from ops.checkpoints.bundle import Bundle
-from pipeline import places, upkeep
+from pipeline import journal, places, upkeep
 from pipeline.inputs import Probing, entries
 from pipeline.lock import StoreBusy, held
 from pipeline.places import Remote, exists, folders, joined, listed, local_file, place
@@ -150,7 +150,16 @@ def test_the_flow_gives_the_same_in_a_bucket_as_on_a_disk(
     assert exists(joined(again.root, f".damaged/latents/{remote.source_id}/{path.name}"))
     tiny.inverted(place(f"{bucket}/store"), [remote], bundle)
     assert Store.open(f"{bucket}/store").read("latents").equals(here.read("latents"))
-    Store.open(f"{bucket}/store").delete_source(remote.source_id)
+    # Joining and deleting: folders cannot trade places there.
+    store = Store.open(f"{bucket}/store")
+    before, after = upkeep.compact(store, remote.source_id)
+    assert before > after and store.verify(remote.source_id) == {} and store.is_complete(remote.source_id)
+    for name, rows in tiny.rows_of(here).items():
+        assert tiny.rows_of(store)[name].equals(rows), name
+    upkeep.delete_track(store, remote.source_id, 0)
+    assert 0 not in store.read("latents")["track_id"].to_pylist() and store.verify(remote.source_id) == {}
+    assert journal.unfinished(store.root) == [] and folders(joined(store.root, ".joining")) == []
+    store.delete_source(remote.source_id)
     assert Store.open(f"{bucket}/store").stored_source_ids() == []
 
 
