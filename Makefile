@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 2
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m jobs.demo_clip demo/source.mp4
-	$(BIN)/styleres edit demo/source.mp4 --edit smile=3.5 --out demo/edited.mp4 --store demo/store \
+	$(BIN)/styleres edit demo/source.mp4 --edit smile=3 --out demo/edited.mp4 --store demo/store \
 	    --contact-sheet demo/contact_sheet.png --side-by-side --overwrite
 	$(BIN)/styleres render --store demo/store --edit bangs=3 --out demo/bangs.mp4 --overwrite
 	$(BIN)/styleres inspect demo/store
