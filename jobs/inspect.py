@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,9 @@ from ops.checkpoints.errors import CheckpointError
 from ops.editing.definitions import Definition
 from ops.editing.editor import EditError, check_fits
 from ops.editing.library import incomplete, load_offer, offers
-from pipeline.store import Store
+from pipeline.store import Store, StoreError
+
+FAILURE_COLUMNS = ["stage", "reason", "uri", "pts", "last_pts", "message"]
 
 
 def inspect(
@@ -58,11 +61,16 @@ def print_store(console: Console, store: Store, facts: dict[str, Any]) -> None:
     console.print(f"{store.root}: model {facts['model']}, schema {facts['schema_version']}, residuals {facts['codec']}")
     sources = Table("source", "file", "frames", "size", "tracks", "faces", "edits", "state")
     for row in facts["sources"]:
-        size = f"{row['width']}x{row['height']}"
+        size = "" if row["width"] is None else f"{row['width']}x{row['height']}"
         state = "complete" if row["complete"] else "incomplete" if row["damaged"] is None else row["damaged"]
         recipes = str(len(row["recipes"]))
         sources.add_row(
-            row["source_id"], row["uri"], str(row["frames"]), size, str(row["tracks"]), str(row["faces"]), recipes, state
+            row["source_id"],
+            *(known(row[name]) for name in ("uri", "frames")),
+            size,
+            *(known(row[name]) for name in ("tracks", "faces")),
+            recipes,
+            escape(state),
         )
     console.print(sources)
     sizes = Table("table", "rows", "bytes", "bytes per face and frame")
@@ -75,6 +83,10 @@ def print_store(console: Console, store: Store, facts: dict[str, Any]) -> None:
             span = "" if row["pts"] is None else f"{row['pts']}..{row['last_pts']}"
             lost.add_row(row["stage"], row["reason"], row["uri"], span, row["message"])
         console.print(lost)
+
+
+def known(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def print_edits(console: Console, bundle: Bundle, facts: dict[str, Any]) -> None:
@@ -126,30 +138,26 @@ def edit_facts(bundle: Bundle, definitions: Sequence[Definition]) -> tuple[list[
 
 
 def store_facts(store: Store) -> dict[str, Any]:
-    """Everything `styleres inspect` shows, as JSON values."""
-    rows, sizes, per_face = store.row_counts(), store.sizes_bytes(), store.bytes_per_face_frame()
-    sources = []
-    for row in store.sources().to_pylist():
-        source_id = row["source_id"]
-        tracks = store.read("tracks", source_id, columns=["track_id"])
-        latents = store.read("latents", source_id, columns=["track_id"])
-        recipes = store.read("edits", source_id, columns=["recipe_id"])
-        broken = store.broken_manifests(source_id, ["invert"])
-        sources.append(
-            {
-                "source_id": source_id,
-                "uri": row["uri"],
-                "frames": row["frame_count"],
-                "width": row["width"],
-                "height": row["height"],
-                "tracks": pc.count_distinct(tracks["track_id"]).as_py(),
-                "faces": len(latents),
-                "recipes": pc.unique(recipes["recipe_id"]).to_pylist(),
-                "complete": store.is_complete(source_id),
-                "damaged": next(iter(broken.values()), None),
-            }
-        )
-    failures = store.failures().select(["stage", "reason", "uri", "pts", "last_pts", "message"]).to_pylist()
+    """Everything `styleres inspect` shows, as JSON values. Of a damaged source there are its key and what is wrong."""
+    rows, damaged = store.readable_sources()
+    counts: Counter[str] = Counter()
+    sources: list[dict[str, Any]] = []
+    failures: list[dict[str, Any]] = []
+    # A source that could not even be probed has failures and nothing else.
+    for source_id in sorted({*store.stored_source_ids(), *store.stored_source_ids("failures")}):
+        try:
+            if source_id in damaged:
+                raise StoreError(damaged[source_id])
+            one = [source_facts(store, source_id, rows[source_id])] if source_id in rows else []
+            its_rows, lost = store.row_counts(source_id), store.failures(source_id).select(FAILURE_COLUMNS).to_pylist()
+        except StoreError as error:
+            blank = dict.fromkeys(("uri", "frames", "width", "height", "tracks", "faces"))
+            sources.append({"source_id": source_id, **blank, "recipes": [], "complete": False, "damaged": str(error)})
+        else:
+            sources += one
+            counts.update(its_rows)
+            failures += lost
+    sizes, faces = store.sizes_bytes(), counts["latents"]
     return {
         "model": store.info.model_name,
         "model_digest": store.info.model_digest,
@@ -159,9 +167,29 @@ def store_facts(store: Store) -> dict[str, Any]:
         "residual_shape": list(store.info.residual_shape),
         "sources": sources,
         "tables": {
-            name: {"rows": rows[name], "bytes": sizes[name], "bytes_per_face_frame": per_face.get(name, 0.0)} for name in rows
+            name: {"rows": counts[name], "bytes": size, "bytes_per_face_frame": size / faces if faces else 0.0}
+            for name, size in sizes.items()
         },
         "failures": failures,
+    }
+
+
+def source_facts(store: Store, source_id: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """One source; `row` is its own in `sources`. Raises StoreError where it is damaged."""
+    tracks = store.read("tracks", source_id, columns=["track_id"])
+    latents = store.read("latents", source_id, columns=["track_id"])
+    recipes = store.read("edits", source_id, columns=["recipe_id"])
+    return {
+        "source_id": source_id,
+        "uri": row["uri"],
+        "frames": row["frame_count"],
+        "width": row["width"],
+        "height": row["height"],
+        "tracks": pc.count_distinct(tracks["track_id"]).as_py(),
+        "faces": len(latents),
+        "recipes": pc.unique(recipes["recipe_id"]).to_pylist(),
+        "complete": store.is_complete(source_id),
+        "damaged": next(iter(store.broken_manifests(source_id, ["invert"]).values()), None),
     }
 
 

@@ -223,15 +223,17 @@ def stored_sources(
     """
     ids = store.stored_source_ids()
     if only:
-        rows = store.sources().to_pylist()
-        names = {row["source_id"]: {row["source_id"], row["uri"], PurePosixPath(row["uri"]).name} for row in rows}
+        rows, damaged = store.readable_sources()
+        names = {one: {one, row["uri"], PurePosixPath(row["uri"]).name} for one, row in rows.items()}
+        names |= {one: {one} for one in damaged}  # whose names are lost
 
         def is_meant(wanted: str, known: set[str]) -> bool:
             return wanted in known or str(Path(wanted).absolute()) in known
 
         for wanted in only:
             if not any(is_meant(wanted, known) for known in names.values()):
-                held = ", ".join(PurePosixPath(row["uri"]).name for row in rows[:20])
+                held = ", ".join(PurePosixPath(row["uri"]).name for row in list(rows.values())[:20])
+                held += f"; and {len(damaged)} whose name is lost (styleres store verify)" if damaged else ""
                 raise UsageError(f"--only {wanted}: {store.root} has no such source; it has: {held or 'none'}")
         ids = [one for one, known in names.items() if any(is_meant(wanted, known) for wanted in only)]
     found = (stored_source(store, one, lost, allow_hdr=allow_hdr) for one in ids)

@@ -26,9 +26,10 @@ def chosen(store: Store, only: list[str]) -> list[str]:
     """Keys of the sources meant. Raises UsageError for one that the store does not have."""
     if not only:
         return store.stored_source_ids()
-    names: dict[str, str] = {}
-    for row in store.sources().select(["source_id", "uri"]).to_pylist():
-        names |= dict.fromkeys((row["source_id"], row["uri"], PurePosixPath(row["uri"]).name), row["source_id"])
+    rows, damaged = store.readable_sources()
+    names = {source_id: source_id for source_id in damaged}  # whose names are lost
+    for source_id, row in rows.items():
+        names |= dict.fromkeys((source_id, row["uri"], PurePosixPath(row["uri"]).name), source_id)
     for wanted in only:
         if wanted not in names:
             raise UsageError(f"--only {wanted}: {store.root} has no such source")

@@ -462,6 +462,17 @@ class Store:
         """The `sources` table: every source that was probed into this store, complete or not."""
         return self.read("sources")
 
+    def readable_sources(self) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """(key => its row of `sources`, key => why that cannot be read): a damaged file costs its own source."""
+        rows: dict[str, dict[str, Any]] = {}
+        damaged = {}
+        for source_id in self.stored_source_ids():
+            try:
+                rows |= {row["source_id"]: row for row in self.read("sources", source_id).to_pylist()}
+            except DamagedPart as error:
+                damaged[source_id] = str(error)
+        return rows, damaged
+
     def stored_source_ids(self, table: str = "sources") -> list[str]:
         """Keys of the sources that have a folder in a table, sorted."""
         self.schema(table)
@@ -538,12 +549,26 @@ class Store:
     # --------------------------------------------------------------------------------------- measurement
 
     def sizes_bytes(self) -> dict[str, int]:
-        """Bytes on the disk of each table, all sources together."""
-        return {table: sum(p.size_bytes for p in self._all_parts(table)) for table in schemas.TABLES}
+        """Bytes on the disk of each table, all sources together, damaged files too."""
+        return {
+            table: sum(
+                file.size_bytes
+                for each in self.stored_source_ids(table)
+                for file in listed(self._folder(table, each), ".parquet")
+            )
+            for table in schemas.TABLES
+        }
 
-    def row_counts(self) -> dict[str, int]:
-        """Rows of each table, all sources together, from the footers alone."""
-        return {table: sum(p.row_count for p in self._all_parts(table)) for table in schemas.TABLES}
+    def row_counts(self, source_id: str | None = None) -> dict[str, int]:
+        """Rows of each table, of one source or of all together, from the footers alone. Raises DamagedPart."""
+        return {
+            table: sum(
+                part.row_count
+                for each in (self.stored_source_ids(table) if source_id is None else [source_id])
+                for part in self.parts(table, each)
+            )
+            for table in schemas.TABLES
+        }
 
     def bytes_per_face_frame(self) -> dict[str, float]:
         """Bytes that each table takes per row of `latents`, that is per face and frame; empty without any."""
@@ -619,10 +644,6 @@ class Store:
             residual_codec=self.info.residual_codec,
         )
         write_text(self.root / "README.md", card)
-
-    def _all_parts(self, table: str) -> Iterator[Part]:
-        for source_id in self.stored_source_ids(table):
-            yield from self.parts(table, source_id)
 
     def _folder(self, table: str, source_id: str) -> Place:
         self.schema(table)

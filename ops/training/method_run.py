@@ -33,6 +33,7 @@ from ops.training.presets import model_config
 from ops.training.run import (
     DIRECTIONS,
     TrainingPlan,
+    boundary_directions,
     bundle_weights,
     discriminator_on_prior,
     identity_network,
@@ -107,7 +108,7 @@ def run_method(plan: MethodPlan, worker: Worker | None = None, watch: Callable[[
         plan.task,
         discriminator=None if discriminator is None else discriminator.to(worker.device),
         embed=None if plan.identity_network is None else identity_network(Path(plan.identity_network)).to(worker.device),
-        directions_KD=boundaries(out, plan.base) if part == "sfe-editor" else None,
+        directions_KD=boundary_directions(edits_of(out, plan.base)[1]) if part == "sfe-editor" else None,
         dtype=plan.loop.dtype,
         clip_norm=plan.loop.clip_norm,
         worker=worker,
@@ -246,12 +247,6 @@ def edits_of(out: Path, base: str | None) -> tuple[list[EditEntry], dict[str, Te
         bundle = open_bundle(base)
         return list(bundle.edits), load_tensors(bundle.path / DIRECTIONS)
     return load_edits(out) if (out / DIRECTIONS).is_file() else ([], {})
-
-
-def boundaries(out: Path, base: str | None) -> Tensor | None:
-    """Directions in W that edits of a training may go along, [K, D]."""
-    found = [tensor for name, tensor in edits_of(out, base)[1].items() if name.startswith("direction.") and tensor.ndim == 1]
-    return torch.stack(found) if found else None
 
 
 def preview(model: Inverter, data: str) -> Callable[[], np.ndarray]:

@@ -119,7 +119,7 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
                 load_result(residual_parts(model), Path(plan.start_from))
             discriminator = discriminator_on_prior(prior, model.config.generator, model.config.encoder.input_size)
             discriminator.to(worker.device)
-            directions = boundary_directions(out)
+            directions = boundary_directions(load_edits(out)[1]) if (out / DIRECTIONS).is_file() else None
             task = ResidualTask(model, discriminator, perceptual, plan.task, directions_KD=directions, **common)
     about: dict[str, Any] = {"task": plan.task, "data": {"source": plan.data, "faces": len(faces.images)}}
     about["prior"] = {"generator": sha256_of(prior / GENERATOR)}
@@ -307,12 +307,10 @@ def load_edits(out: Path) -> tuple[list[EditEntry], dict[str, torch.Tensor]]:
     return [EditEntry(**entry) for entry in entries], load_file(out / DIRECTIONS)
 
 
-def boundary_directions(out: Path) -> torch.Tensor | None:
-    """The boundaries' directions [K, D] that the `directions` step left, for simulated edits; None without that step."""
-    if not (out / DIRECTIONS).is_file():
-        return None
-    tensors = load_file(out / DIRECTIONS)
-    return torch.stack([tensor for name, tensor in tensors.items() if name.startswith("direction.")])
+def boundary_directions(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """Of a bundle's or a training's tensors of edits: the directions in W that simulated edits may go along, [K, D]."""
+    found = [tensor for name, tensor in tensors.items() if name.startswith("direction.") and tensor.ndim == 1]
+    return torch.stack(found) if found else None
 
 
 def preview_of(model: StyleRes, data: str) -> Callable[[], np.ndarray]:

@@ -207,6 +207,16 @@ def test_a_source_whose_row_is_damaged_stops_no_other(tmp_path: Path, styleres: 
         assert ran.code == 1 and len(list((tmp_path / "o").glob("*.mp4"))) == 1, "the other is rendered"
         (lost,) = ran.lost
         assert lost["reason"] == "damaged_part" and str(row) in lost["message"] and "styleres store verify" in lost["message"]
+        mine, theirs = (clip, other) if row.parent.name == tiny.source_of(clip).source_id else (other, clip)
+        assert styleres(*rendering, "--only", theirs.name, "--overwrite").code == 0, "nobody asks for the damaged one"
+        assert "1 whose name is lost" in styleres(*rendering, "--only", mine.name, "--overwrite").error
+        shown = CliRunner().invoke(app, ["inspect", str(store), "--json"])
+        assert shown.exit_code == 0, (shown.output, shown.exception)
+        states = {one["source_id"]: one for one in json.loads(shown.stdout)["sources"]}
+        shown_mine = states.pop(row.parent.name)
+        assert str(row) in shown_mine["damaged"] and not shown_mine["complete"]
+        assert [one["damaged"] for one in states.values()] == [None]
+        assert str(row)[-20:] in CliRunner().invoke(app, ["inspect", str(store)], env={"COLUMNS": "900"}).stdout
         assert CliRunner().invoke(app, ["store", "verify", str(store)]).exit_code == 1
         assert styleres("invert", clip, other, "--store", store).done["faces"] == 0 and row.read_bytes() == good
     assert styleres(*rendering, "--overwrite").code == 0 and len(list((tmp_path / "o").glob("*.mp4"))) == 2
