@@ -81,8 +81,10 @@ class Plan(Step):
             applied = []
             spans = shot_spans(store, source)
             for track in tracks:
-                rows = codes.filter(pc.equal(codes["track_id"], track))
+                mine = pc.equal(codes["track_id"], track)
+                rows, codes = codes.filter(mine), codes.filter(pc.invert(mine))
                 pts_N, wplus_NLD = rows["pts"].to_numpy(), wplus_from_table(rows)
+                del rows  # codes are nearly all that grows with a clip: no more of them at a time than is needed
                 seconds_N = pts_N * float(source.info.time_base)
                 with timer("edit"):
                     planned = plan_edits(recipe, editors, wplus_NLD, seconds_N, track, settings.smoothing)
