@@ -95,12 +95,8 @@ def held(root: Place, job: str, *, beat_seconds: float = BEAT_SECONDS) -> Iterat
     """
     me = {"owner": secrets.token_hex(8), "job": job, "host": socket.gethostname(), "pid": os.getpid()}
     locked = _leased(root / NAME, me, beat_seconds) if isinstance(root, Remote) else _flocked(root / NAME, me)
-    with locked:
-        before = PUBLISHING.set(Fence(root, str(me["owner"])))
-        try:
-            yield
-        finally:
-            PUBLISHING.reset(before)
+    with locked, fenced(Fence(root, str(me["owner"]))):
+        yield
 
 
 @contextmanager
