@@ -22,6 +22,7 @@ from jobs.errors import FAILED, explained
 from ops.checkpoints.bundle import open_bundle
 from ops.checkpoints.doctor import Diagnosis, diagnose
 from ops.checkpoints.errors import CheckpointError
+from ops.face.detect import detects_on_cuda
 from pipeline.cluster import NoCluster, cluster_facts
 from pipeline.places import PlaceError, exists, folders, joined, listed, place, remove, write_text
 from pipeline.store import Store, StoreError
@@ -164,15 +165,6 @@ def compute() -> list[Check]:
             Check("warning", "onnxruntime", "has no CUDA, faces are detected on the CPU; install onnxruntime-gpu in its place")
         )
     return checks
-
-
-def detects_on_cuda() -> bool:
-    """Whether ONNX Runtime, which runs the detectors, has CUDA."""
-    try:
-        import onnxruntime
-    except ImportError:
-        return False
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def space() -> list[Check]:

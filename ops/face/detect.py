@@ -121,7 +121,7 @@ def resolve_detector_device(device: Device) -> str:
     CPU, and its log says so.
     """
     found = resolve_device(device)
-    if device == "auto" and found == "cuda" and not _has_cuda():
+    if device == "auto" and found == "cuda" and not detects_on_cuda():
         logging.getLogger(__name__).warning("faces are detected on the CPU: onnxruntime has no CUDA, onnxruntime-gpu has")
         return "cpu"
     return found
@@ -445,7 +445,8 @@ def _device_index(device: str) -> int:
     return int(index or 0)
 
 
-def _has_cuda() -> bool:
+def detects_on_cuda() -> bool:
+    """Whether ONNX Runtime, which runs the detectors, has CUDA."""
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
@@ -453,7 +454,7 @@ def _providers(device: str) -> list[Any]:
     index = _device_index(device)
     if index < 0:
         return ["CPUExecutionProvider"]
-    if not _has_cuda():
+    if not detects_on_cuda():
         raise DetectorError(
             f"device {device!r}: this onnxruntime has no CUDA. Install onnxruntime-gpu in place of "
             "onnxruntime (never both), or detect on 'cpu'."
