@@ -27,8 +27,7 @@ import torch
 from ops.checkpoints.bundle import open_bundle
 from ops.checkpoints.prior import DISCRIMINATOR, Prior, read_prior_tensors, write_prior
 from ops.inversion.styleres import StyleRes
-from ops.training.method_run import edits_of
-from ops.training.run import save_edits
+from ops.training.run import edits_of, save_edits
 from ops.training.trainer import save_result
 
 Question = Literal["ablations", "rivals"]

@@ -10,9 +10,9 @@ from typing import Any, assert_never
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ops.checkpoints.bundle import Bundle, EditEntry, load_tensors, open_bundle, write_bundle
+from ops.checkpoints.bundle import Bundle, open_bundle, write_bundle
 from ops.checkpoints.convert import sha256_of
 from ops.checkpoints.prior import DISCRIMINATOR, GENERATOR, read_prior_config
 from ops.device import channels_last, keep_freed_memory
@@ -31,13 +31,12 @@ from ops.training.distributed import Worker
 from ops.training.methods import MethodSettings, MethodTask, Part, parts_of, start_gently
 from ops.training.presets import model_config
 from ops.training.run import (
-    DIRECTIONS,
     TrainingPlan,
     boundary_directions,
     bundle_weights,
     discriminator_on_prior,
+    edits_of,
     identity_network,
-    load_edits,
     perceptual_of,
     prior_weights,
     run,
@@ -239,14 +238,6 @@ def load_encoder(encoder: nn.Module, generator: nn.Module, out: Path, base: str 
         encoder.load_state_dict(only(found.encoder, "invert").state_dict())
     except RuntimeError as error:
         raise TrainingError(f"--base {base}: an encoder of other sizes ({error})") from error
-
-
-def edits_of(out: Path, base: str | None) -> tuple[list[EditEntry], dict[str, Tensor]]:
-    """Edit directions of the base bundle, or those that `styleres train directions` left; none without either."""
-    if base is not None:
-        bundle = open_bundle(base)
-        return list(bundle.edits), load_tensors(bundle.path / DIRECTIONS)
-    return load_edits(out) if (out / DIRECTIONS).is_file() else ([], {})
 
 
 def preview(model: Inverter, data: str) -> Callable[[], np.ndarray]:

@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from ops.checkpoints.bundle import EditEntry, open_bundle
+from ops.checkpoints.bundle import EditEntry, load_tensors, open_bundle
 from ops.checkpoints.convert import sha256_of
 from ops.checkpoints.prior import ANCHOR, DISCRIMINATOR, GENERATOR, Prior, read_prior_config, read_prior_tensors, write_prior
 from ops.device import channels_last, keep_freed_memory
@@ -119,7 +119,7 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
                 load_result(residual_parts(model), Path(plan.start_from))
             discriminator = discriminator_on_prior(prior, model.config.generator, model.config.encoder.input_size)
             discriminator.to(worker.device)
-            directions = boundary_directions(load_edits(out)[1]) if (out / DIRECTIONS).is_file() else None
+            directions = boundary_directions(edits_of(out, None)[1])
             task = ResidualTask(model, discriminator, perceptual, plan.task, directions_KD=directions, **common)
     about: dict[str, Any] = {"task": plan.task, "data": {"source": plan.data, "faces": len(faces.images)}}
     about["prior"] = {"generator": sha256_of(prior / GENERATOR)}
@@ -305,6 +305,14 @@ def load_edits(out: Path) -> tuple[list[EditEntry], dict[str, torch.Tensor]]:
     """What `save_edits` left. Raises OSError where it did not."""
     entries = json.loads((out / EDITS).read_text("utf-8"))
     return [EditEntry(**entry) for entry in entries], load_file(out / DIRECTIONS)
+
+
+def edits_of(out: Path, base: str | None) -> tuple[list[EditEntry], dict[str, torch.Tensor]]:
+    """Edit directions of the base bundle, or those that `styleres train directions` left; none without either."""
+    if base is not None:
+        bundle = open_bundle(base)
+        return list(bundle.edits), load_tensors(bundle.path / DIRECTIONS)
+    return load_edits(out) if (out / DIRECTIONS).is_file() else ([], {})
 
 
 def boundary_directions(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
