@@ -139,25 +139,22 @@ def edit_facts(bundle: Bundle, definitions: Sequence[Definition]) -> tuple[list[
 
 def store_facts(store: Store) -> dict[str, Any]:
     """Everything `styleres inspect` shows, as JSON values. Of a damaged source there are its key and what is wrong."""
-    rows, damaged = store.readable_sources()
     counts: Counter[str] = Counter()
     sources: list[dict[str, Any]] = []
     failures: list[dict[str, Any]] = []
     # A source that could not even be probed has failures and nothing else.
     for source_id in sorted({*store.stored_source_ids(), *store.stored_source_ids("failures")}):
         try:
-            if source_id in damaged:
-                raise StoreError(damaged[source_id])
-            one = [source_facts(store, source_id, rows[source_id])] if source_id in rows else []
+            facts = [source_facts(store, row) for row in store.read("sources", source_id).to_pylist()]
             its_rows, lost = store.row_counts(source_id), store.failures(source_id).select(FAILURE_COLUMNS).to_pylist()
         except StoreError as error:
             blank = dict.fromkeys(("uri", "frames", "width", "height", "tracks", "faces"))
             sources.append({"source_id": source_id, **blank, "recipes": [], "complete": False, "damaged": str(error)})
         else:
-            sources += one
+            sources += facts
             counts.update(its_rows)
             failures += lost
-    sizes, faces = store.sizes_bytes(), counts["latents"]
+    sizes, per_face = store.sizes_bytes(), store.bytes_per_face_frame(counts["latents"])
     return {
         "model": store.info.model_name,
         "model_digest": store.info.model_digest,
@@ -167,15 +164,16 @@ def store_facts(store: Store) -> dict[str, Any]:
         "residual_shape": list(store.info.residual_shape),
         "sources": sources,
         "tables": {
-            name: {"rows": counts[name], "bytes": size, "bytes_per_face_frame": size / faces if faces else 0.0}
-            for name, size in sizes.items()
+            name: {"rows": counts[name], "bytes": sizes[name], "bytes_per_face_frame": per_face.get(name, 0.0)}
+            for name in sizes
         },
         "failures": failures,
     }
 
 
-def source_facts(store: Store, source_id: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """One source; `row` is its own in `sources`. Raises StoreError where it is damaged."""
+def source_facts(store: Store, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The source of a row of `sources`. Raises StoreError where it is damaged."""
+    source_id = row["source_id"]
     tracks = store.read("tracks", source_id, columns=["track_id"])
     latents = store.read("latents", source_id, columns=["track_id"])
     recipes = store.read("edits", source_id, columns=["recipe_id"])

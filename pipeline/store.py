@@ -399,7 +399,8 @@ class Store:
 
     def is_complete(self, source_id: str, stage: str = "invert") -> bool:
         """Whether the manifest is there and every part that it lists is, with the size that it had."""
-        return self._manifest(stage, source_id) is not None and not self.lacking(source_id, stage)
+        manifest = self._manifest(stage, source_id)
+        return manifest is not None and not self._compared(manifest.files)[0]
 
     def lacking(self, source_id: str, stage: str = "invert") -> dict[Place, str]:
         """Parts that a manifest vouches for and that are not there as long as they were => what is; {} without a manifest."""
@@ -414,7 +415,9 @@ class Store:
 
     def compared(self, source_id: str, stage: str = "invert") -> tuple[dict[Place, str], list[str]]:
         """`lacking` and `strangers` with one look at each folder; both empty without a manifest."""
-        vouched = self.vouched_parts(source_id, stage)
+        return self._compared(self.vouched_parts(source_id, stage))
+
+    def _compared(self, vouched: Sequence[Written]) -> tuple[dict[Place, str], list[str]]:
         there: dict[str, dict[str, int]] = {}
         lacking: dict[Place, str] = {}
         for file in vouched:
@@ -440,8 +443,7 @@ class Store:
             DamagedPart: names all those that are not.
         """
         vouched = [file for file in self.vouched_parts(source_id) if file.path.split("/")[0] in tables]
-        lacking = self.lacking(source_id)
-        found = {path: lacking[path] for path in (joined(self.root, file.path) for file in vouched) if path in lacking}
+        found, _ = self._compared(vouched)
         for file in vouched:
             path = joined(self.root, file.path)
             if path in found or not file.tail_sha256:
@@ -570,9 +572,12 @@ class Store:
             for table in schemas.TABLES
         }
 
-    def bytes_per_face_frame(self) -> dict[str, float]:
-        """Bytes that each table takes per row of `latents`, that is per face and frame; empty without any."""
-        count = self.row_counts()["latents"]
+    def bytes_per_face_frame(self, faces: int | None = None) -> dict[str, float]:
+        """Bytes that each table takes per row of `latents`, that is per face and frame; empty without any.
+
+        faces: how many these are, where that is known.
+        """
+        count = self.row_counts()["latents"] if faces is None else faces
         return {table: size / count for table, size in self.sizes_bytes().items()} if count else {}
 
     def verify(self, source_id: str) -> dict[str, str]:
