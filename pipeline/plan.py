@@ -15,7 +15,6 @@ from typing import IO, Any, final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ops.checkpoints.bundle import open_bundle
@@ -62,8 +61,11 @@ class Plan(Step):
             source, timer = chunk.source, Timer()
             # Once for a source, before its chunks are rendered: a part that is gone would only look like fewer faces.
             store.require_sound(source.source_id, ("frames", "tracks", "latents", "residuals"))
-            codes = store.read("latents", source.source_id)
-            tracks = np.unique(codes["track_id"].to_numpy()).tolist()
+            # Track by track, so that each is a slice: codes are nearly all that grows with a clip.
+            codes = by_track(store.read("latents", source.source_id))
+            tracks, starts, counts = (
+                part.tolist() for part in np.unique(codes["track_id"].to_numpy(), return_index=True, return_counts=True)
+            )
             failures = [
                 Failure(
                     source.source_id,
@@ -80,11 +82,9 @@ class Plan(Step):
             pieces: list[tuple[PlannedRows, np.ndarray]] = []
             applied = []
             spans = shot_spans(store, source)
-            for track in tracks:
-                mine = pc.equal(codes["track_id"], track)
-                rows, codes = codes.filter(mine), codes.filter(pc.invert(mine))
+            for track, start, count in zip(tracks, starts, counts, strict=True):
+                rows = codes.slice(start, count)
                 pts_N, wplus_NLD = rows["pts"].to_numpy(), wplus_from_table(rows)
-                del rows  # codes are nearly all that grows with a clip: no more of them at a time than is needed
                 seconds_N = pts_N * float(source.info.time_base)
                 with timer("edit"):
                     planned = plan_edits(recipe, editors, wplus_NLD, seconds_N, track, settings.smoothing)
@@ -122,6 +122,14 @@ class Plan(Step):
             return Result({"edits": edited}, timer.seconds, tuple(failures), tuple(files))
 
         return plan
+
+
+def by_track(rows: pa.Table) -> pa.Table:
+    """Rows in order of track, each track's in the order that they have, in one piece."""
+    track_N = rows["track_id"].to_numpy()
+    if (np.diff(track_N) < 0).any():  # a single face is in order, and spares a copy of all codes
+        rows = rows.take(pa.array(np.argsort(track_N, kind="stable")))
+    return rows.combine_chunks()
 
 
 def plan_path(store: str, source: Source) -> Place:
