@@ -25,7 +25,7 @@ from jobs.evaluate_options import write_reports
 from jobs.evaluate_report import SOURCE, Report, Run, card_section, print_report, with_section, wplus_name, write_folder
 from jobs.evaluate_video import video_command
 from ops.checkpoints.bundle import Bundle, open_bundle
-from ops.device import Device, channels_last, keep_freed_memory, resolve_device
+from ops.device import Device, channels_last, keep_freed_memory, reproducible_cuda, resolve_device
 from ops.face.detect import DetectorSettings, build_detector
 from ops.inversion.inverter import Inverter
 from ops.inversion.session import Precision, feature_dtype
@@ -119,6 +119,7 @@ def evaluate_command(
         )
         chosen = chosen_metrics(metrics, networks)
         keep_freed_memory()
+        reproducible_cuda()
         everyone = open_faces(data, size, "held_out")
         held_out = open_faces(data, size, "held_out", limit=faces)
         if len(held_out) < 2:
