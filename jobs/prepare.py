@@ -221,23 +221,26 @@ def stored_sources(
 
     `only`: keys, paths or file names; empty for all. Raises UsageError for one that the store does not have.
     """
-    ids = store.stored_source_ids()
-    if only:
-        rows, damaged = store.readable_sources()
-        names = {one: {one, row["uri"], PurePosixPath(row["uri"]).name} for one, row in rows.items()}
-        names |= {one: {one} for one in damaged}  # whose names are lost
-
-        def is_meant(wanted: str, known: set[str]) -> bool:
-            return wanted in known or str(Path(wanted).absolute()) in known
-
-        for wanted in only:
-            if not any(is_meant(wanted, known) for known in names.values()):
-                held = ", ".join(PurePosixPath(row["uri"]).name for row in list(rows.values())[:20])
-                held += f"; and {len(damaged)} whose name is lost (styleres store verify)" if damaged else ""
-                raise UsageError(f"--only {wanted}: {store.root} has no such source; it has: {held or 'none'}")
-        ids = [one for one, known in names.items() if any(is_meant(wanted, known) for wanted in only)]
+    ids = named_sources(store, only) if only else store.stored_source_ids()
     found = (stored_source(store, one, lost, allow_hdr=allow_hdr) for one in ids)
     return (source for source in found if source is not None), len(ids)
+
+
+def named_sources(store: Store, only: Sequence[str]) -> list[str]:
+    """Keys of the sources of these keys, paths or file names. Raises UsageError for one that the store does not have."""
+    rows, damaged = store.readable_sources()
+    names = {one: {one, row["uri"], PurePosixPath(row["uri"]).name} for one, row in rows.items()}
+    names |= {one: {one} for one in damaged}  # whose names are lost
+
+    def is_meant(wanted: str, known: set[str]) -> bool:
+        return wanted in known or str(Path(wanted).absolute()) in known
+
+    for wanted in only:
+        if not any(is_meant(wanted, known) for known in names.values()):
+            held = ", ".join(PurePosixPath(row["uri"]).name for row in list(rows.values())[:20])
+            held += f"; and {len(damaged)} whose name is lost (styleres store verify)" if damaged else ""
+            raise UsageError(f"--only {wanted}: {store.root} has no such source; it has: {held or 'none'}")
+    return [one for one, known in names.items() if any(is_meant(wanted, known) for wanted in only)]
 
 
 def stored_source(store: Store, source_id: str, lost: Callable[[Failure], None], *, allow_hdr: bool) -> Source | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 from typing import Annotated, NoReturn
 
 import typer
 
 from jobs.errors import FAILED, UsageError, explained
-from jobs.prepare import finish, open_settled
+from jobs.prepare import finish, named_sources, open_settled
 from pipeline import upkeep
 from pipeline.lock import held
 from pipeline.store import DamagedPart, Store
@@ -24,16 +23,7 @@ MIB = 1 << 20
 
 def chosen(store: Store, only: list[str]) -> list[str]:
     """Keys of the sources meant. Raises UsageError for one that the store does not have."""
-    if not only:
-        return store.stored_source_ids()
-    rows, damaged = store.readable_sources()
-    names = {source_id: source_id for source_id in damaged}  # whose names are lost
-    for source_id, row in rows.items():
-        names |= dict.fromkeys((source_id, row["uri"], PurePosixPath(row["uri"]).name), source_id)
-    for wanted in only:
-        if wanted not in names:
-            raise UsageError(f"--only {wanted}: {store.root} has no such source")
-    return [names[wanted] for wanted in only]
+    return named_sources(store, only) if only else store.stored_source_ids()
 
 
 def ended(job: str, damaged: Sequence[str], **facts: object) -> NoReturn:
@@ -116,7 +106,11 @@ def delete_track(
     """
     with explained():
         opened = open_settled(store)
-        (source_id,) = chosen(opened, [source])
+        source_id, *others = chosen(opened, [source])
+        if others:
+            raise UsageError(
+                f"--source {source}: several sources are called that; give the key of one: {source_id}, {', '.join(others)}"
+            )
         with held(opened.root, "store delete-track"):
             finish(opened.root)
             removed, made = upkeep.delete_track(opened, source_id, track)

@@ -270,6 +270,25 @@ def test_a_broken_manifest_costs_its_source_and_no_other(
     assert styleres(*editing).done["inputs_finished_before"] == 2
 
 
+def test_a_name_of_two_sources_deletes_nobody(tmp_path: Path, styleres: Styleres, clip: Path, other: Path) -> None:
+    """Two folders, one file name: whose person is meant only the key says. What reads or joins takes both."""
+    store, twin = tmp_path / "store", tmp_path / "twin" / clip.name
+    twin.parent.mkdir()
+    twin.write_bytes(other.read_bytes())
+    assert styleres("invert", clip, twin, "--store", store).code == 0
+    deleting = ["store", "delete-track", str(store), "--track", "0", "--source"]
+    before = tree(store)
+    refused = CliRunner().invoke(app, [*deleting, clip.name])
+    keys = [tiny.source_of(one).source_id for one in (clip, twin)]
+    assert refused.exit_code == 2 and all(key in refused.stderr for key in keys)
+    assert tree(store) == before
+    both = CliRunner().invoke(app, ["store", "verify", str(store), "--only", clip.name])
+    assert both.exit_code == 0
+    assert CliRunner().invoke(app, [*deleting, str(twin)]).exit_code == 0
+    left = {key: set(Store.open(store).read("tracks", key)["track_id"].to_pylist()) for key in keys}
+    assert left == {keys[0]: {0, 1}, keys[1]: set()}
+
+
 @pytest.mark.parametrize("job", ["invert", "edit", "delete-track", "compact", "verify"])
 def test_a_disk_that_is_full_before_anything_is_a_sentence(
     tmp_path: Path, styleres: Styleres, clip: Path, monkeypatch: pytest.MonkeyPatch, job: str
