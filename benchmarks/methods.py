@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ops.checkpoints.bundle import open_bundle
 from ops.device import channels_last, keep_freed_memory
+from ops.generators.stylegan2 import ToRGB
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.hfgi import HfgiConfig
 from ops.inversion.hyperstyle import HyperStyleConfig
@@ -33,7 +34,6 @@ from ops.inversion.methods import Method, MethodConfig, build_inverter
 from ops.inversion.sfe import SfeConfig
 from ops.inversion.styleres import StyleResConfig
 from ops.inversion.wplus import RestyleConfig, WplusConfig
-from ops.stylegan2.generator import ToRGB
 from schemas import residual_bytes
 
 

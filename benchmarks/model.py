@@ -31,10 +31,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ops.checkpoints.bundle import open_bundle
 from ops.device import channels_last, keep_freed_memory, reproducible_cuda
+from ops.generators.stylegan2 import Injection, ToRGB
 from ops.inversion import presets
 from ops.inversion.session import Precision, feature_dtype
 from ops.inversion.styleres import StyleRes, StyleResConfig
-from ops.stylegan2.generator import Injection, ToRGB
 
 AIM_FIRST_SHARE, AIM_FURTHER, AIM_BF16, AIM_PSNR = 0.70, 0.45, 1.7, 40.0
 STAGES = ("E0", "F", "E1", "E2", "G", "first", "further")

@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 
 from ops.device import channels_last, keep_freed_memory
+from ops.generators.discriminator import Discriminator
 from ops.inversion.presets import mini64
 from ops.inversion.styleres import StyleRes
-from ops.stylegan2.discriminator import Discriminator
 from ops.training.perceptual import Perceptual
 from ops.training.presets import residual_preset
 from ops.training.residual import ResidualTask

@@ -48,7 +48,7 @@ from jobs.train_options import (
     use_threads,
 )
 from ops.checkpoints.bundle import write_bundle
-from ops.stylegan2.config import StyleGAN2Config
+from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.training.data import load_faces
 from ops.training.e0 import E0Settings
 from ops.training.presets import Preset, e0_preset, prior_preset, prior_sizes, residual_preset

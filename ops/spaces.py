@@ -2,7 +2,7 @@
 
     frame    uint8  [H, W, 3]      RGB, upright                                  (ops.video, ops.face)
     crop     uint8  [R, R, 3]      RGB, aligned by the FFHQ rule                 (ops.face.align)
-    image    float  [N, 3, R, R]   RGB in nominal [-1, 1], not clamped           (ops.inversion, ops.stylegan2)
+    image    float  [N, 3, R, R]   RGB in nominal [-1, 1], not clamped           (ops.inversion, ops.generators)
     W+       float  [N, L, D]      one row of width D for each of L style inputs (`wplus_NLD`)
     S        list of float [N, C]  StyleSpace: one vector for each modulated convolution
 

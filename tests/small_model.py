@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
+from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.hfgi import ConsultationConfig, HfgiConfig
 from ops.inversion.hyperstyle import HypernetConfig, HyperStyleConfig, WEncoderConfig
@@ -13,7 +14,6 @@ from ops.inversion.residual import ResidualConfig
 from ops.inversion.sfe import FeatureConfig, SfeConfig
 from ops.inversion.styleres import StyleResConfig
 from ops.inversion.wplus import RestyleConfig, WplusConfig
-from ops.stylegan2.config import StyleGAN2Config
 
 GENERATOR = StyleGAN2Config(resolution=32, w_dim=16, z_dim=16, mapping_layers=2, channels={4: 8, 8: 8, 16: 8, 32: 8})
 ENCODER = E4eConfig(

@@ -28,11 +28,11 @@ from ops.editing.recipe import parse_edits
 from ops.face.detect import Detector, DetectorSettings, Face
 from ops.face.framing import Crop
 from ops.face.paste import PasteSettings
+from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.methods import Method, build_inverter
 from ops.inversion.residual import ResidualConfig
 from ops.inversion.styleres import StyleResConfig
-from ops.stylegan2.config import StyleGAN2Config
 from ops.video.decode import Backend
 from ops.video.encode import EncodeOptions
 from ops.video.probe import probe

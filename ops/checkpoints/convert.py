@@ -29,8 +29,8 @@ from ops.checkpoints.nvidia import discriminator_from_pickle, generator_from_pic
 from ops.checkpoints.official import config_from_official, state_dict_from_official
 from ops.checkpoints.prior import GENERATOR, Prior, write_prior
 from ops.checkpoints.rosinality import generator_from_rosinality
+from ops.generators.stylegan2 import Generator
 from ops.inversion.styleres import StyleResConfig
-from ops.stylegan2.generator import Generator
 
 NOT_STATED = "not stated by the file: the licence of whoever published it holds, and of the data it was trained on"
 RESEARCH = (

@@ -42,12 +42,12 @@ from ops.checkpoints.sizes import (
     hypernet_sizes,
     need,
 )
+from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.hfgi import HfgiConfig
 from ops.inversion.hyperstyle import HyperStyleConfig, WEncoderConfig
 from ops.inversion.sfe import SfeConfig
 from ops.inversion.wplus import RestyleConfig, WplusConfig
-from ops.stylegan2.config import StyleGAN2Config
 
 ROUNDS = 5  # of ReStyle's and HyperStyle's inference scripts, where the options do not say
 

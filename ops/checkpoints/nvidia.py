@@ -16,8 +16,8 @@ from torch import Tensor
 from ops.checkpoints.errors import CheckpointError, listing
 from ops.checkpoints.plain_pickle import Inert
 from ops.checkpoints.sizes import generator_sizes
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.discriminator import Discriminator
+from ops.generators.discriminator import Discriminator
+from ops.generators.stylegan2_config import StyleGAN2Config
 
 ABSENT = object()
 

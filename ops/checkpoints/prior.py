@@ -22,7 +22,7 @@ import safetensors.torch
 from torch import Tensor
 
 from ops.checkpoints.errors import CheckpointError
-from ops.stylegan2.config import StyleGAN2Config
+from ops.generators.stylegan2_config import StyleGAN2Config
 
 KIND = "generator"
 GENERATOR, DISCRIMINATOR, ANCHOR = "generator.safetensors", "discriminator.safetensors", "anchor.safetensors"

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from ops.checkpoints.errors import CheckpointError, listing
 from ops.checkpoints.sizes import check_fir, generator_sizes
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.generator import MappingNetwork
+from ops.generators.stylegan2 import MappingNetwork
+from ops.generators.stylegan2_config import StyleGAN2Config
 
 MEAN_SAMPLES = 100_000
 """z drawn for the mean code where a file has none; seeded, so that a file always becomes the same prior."""

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from ops.checkpoints.errors import CheckpointError, listing
+from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.hfgi import ConsultationConfig
 from ops.inversion.hyperstyle import HypernetConfig
-from ops.inversion.ir import Group
 from ops.inversion.residual import ResidualConfig
 from ops.inversion.sfe import FeatureConfig
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.resample import fir_kernel
+from ops.nn.ir import Group
+from ops.nn.resample import fir_kernel
 
 FIR_TAPS = (1, 3, 3, 1)
 

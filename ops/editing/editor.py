@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from ops.stylegan2.config import StyleGAN2Config
+from ops.generators.stylegan2_config import StyleGAN2Config
 
 BLOCK = 16
 """Codes of one call in `in_full_blocks`."""

@@ -41,7 +41,7 @@ from ops.editing.styleclip_global import (
 )
 from ops.editing.styleclip_mapper import load_mapper
 from ops.editing.values import RecipeError
-from ops.stylegan2.config import StyleGAN2Config
+from ops.generators.stylegan2_config import StyleGAN2Config
 
 
 @dataclass(frozen=True)

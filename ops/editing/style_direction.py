@@ -12,7 +12,7 @@ import torch
 
 from ops.editing.editor import EditError, StyleEditor, check_style_size
 from ops.editing.files import read_tensors
-from ops.stylegan2.config import StyleGAN2Config
+from ops.generators.stylegan2_config import StyleGAN2Config
 
 
 @final

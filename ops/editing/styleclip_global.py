@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from ops.checkpoints.plain_pickle import load_pickle, plain
 from ops.editing.editor import EditError, StyleEditor, check_style_size
 from ops.editing.files import BARE, read_tensors
-from ops.stylegan2.config import StyleGAN2Config
+from ops.generators.stylegan2_config import StyleGAN2Config
 
 LAYERS_MOVED = 11
 """Of the convolutions, from the coarsest: the official program leaves the finer ones and every torgb alone."""

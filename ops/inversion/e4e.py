@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.inversion.ir import Group, check_images, ir_se_body, stem, tapped
-from ops.pointwise import Pointwise
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.generator import FullyConnected
+from ops.generators.stylegan2 import FullyConnected
+from ops.generators.stylegan2_config import StyleGAN2Config
+from ops.nn.ir import Group, check_images, ir_se_body, stem, tapped
+from ops.nn.pointwise import Pointwise
 
 HEAD_SLOPE = 0.01  # PyTorch's default slope, not StyleGAN2's 0.2
 

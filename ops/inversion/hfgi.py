@@ -20,12 +20,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from ops.generators.discriminator import EqualisedConv
+from ops.generators.stylegan2 import Generator, Injection
+from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.e4e import E4eConfig, E4eEncoder
 from ops.inversion.inverter import Inversion, Inverter, Parts, bilinear, misfits, only
-from ops.inversion.ir import IRUnit, check_images, stem
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.discriminator import EqualisedConv
-from ops.stylegan2.generator import Generator, Injection
+from ops.nn.ir import IRUnit, check_images, stem
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ops.generators.stylegan2 import FullyConnected, Generator, normal_init
+from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, only, pooled
-from ops.inversion.ir import Group, check_images, ir_se_body, stem, tapped
-from ops.pointwise import Pointwise
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.generator import FullyConnected, Generator, normal_init
+from ops.nn.ir import Group, check_images, ir_se_body, stem, tapped
+from ops.nn.pointwise import Pointwise
 
 REFINEMENT_SLOPE = 0.01  # PyTorch's default, as in e4e's heads
 

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.generator import Generator
+from ops.generators.stylegan2 import Generator
+from ops.generators.stylegan2_config import StyleGAN2Config
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, assert_never
 
+from ops.generators.stylegan2_config import StyleGAN2Config, channels_by_rule
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.residual import ResidualConfig
 from ops.inversion.styleres import StyleResConfig
-from ops.stylegan2.config import StyleGAN2Config, channels_by_rule
 
 
 def ffhq1024() -> StyleResConfig:

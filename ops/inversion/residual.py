@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ops.inversion.e4e import upsample_like
-from ops.pointwise import Pointwise
+from ops.nn.pointwise import Pointwise
 
 SLOPE = 0.2
 

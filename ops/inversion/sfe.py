@@ -24,12 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ops.generators.stylegan2 import Generator, Injection
+from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.e4e import E4eConfig, E4eEncoder
 from ops.inversion.inverter import Inversion, Inverter, Parts, bilinear, misfits, only
-from ops.inversion.ir import check_images, stem
-from ops.pointwise import Pointwise
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.generator import Generator, Injection
+from ops.nn.ir import check_images, stem
+from ops.nn.pointwise import Pointwise
 
 
 @dataclass(frozen=True)

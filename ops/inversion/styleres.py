@@ -11,12 +11,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from ops.generators.stylegan2 import Generator, Injection
+from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.e4e import E4eConfig, E4eEncoder
 from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, only, only_other
 from ops.inversion.residual import Addition, Alignment, Extraction, Gates, ResidualConfig, fuse
 from ops.inversion.wplus import E4e, WplusConfig
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.generator import Generator, Injection
 
 
 @dataclass(frozen=True)

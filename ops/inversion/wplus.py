@@ -11,10 +11,10 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from ops.generators.stylegan2 import Generator
+from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.e4e import E4eConfig, E4eEncoder
 from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, only, pooled
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.generator import Generator
 
 
 @dataclass(frozen=True)

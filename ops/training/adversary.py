@@ -7,7 +7,7 @@ from typing import Protocol, final
 import torch
 from torch import Tensor, nn
 
-from ops.stylegan2.discriminator import Discriminator
+from ops.generators.discriminator import Discriminator
 from ops.training.distributed import Worker
 from ops.training.losses import discriminator_loss, r1_penalty
 from ops.training.trainer import Learner

@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ops.generators.discriminator import Discriminator
 from ops.inversion.hfgi import Hfgi
 from ops.inversion.hyperstyle import DeltaMaps, HyperStyle
 from ops.inversion.inverter import Inverter, only, pooled
 from ops.inversion.sfe import Detail, Sfe
-from ops.stylegan2.discriminator import Discriminator
 from ops.training.adversary import Adversary
 from ops.training.distributed import Worker
 from ops.training.losses import Embedder, adversarial_loss, identity_loss, pixel_loss

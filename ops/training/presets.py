@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from ops.checkpoints.prior import read_prior_config
+from ops.generators.stylegan2_config import StyleGAN2Config, channels_by_rule
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.presets import mini64
 from ops.inversion.residual import ResidualConfig
 from ops.inversion.styleres import StyleResConfig
-from ops.stylegan2.config import StyleGAN2Config, channels_by_rule
 from ops.training.e0 import E0Settings
 from ops.training.prior import PriorSettings
 from ops.training.residual import ResidualSettings

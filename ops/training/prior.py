@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ops.generators.discriminator import Discriminator
+from ops.generators.stylegan2 import LRELU_GAIN, LRELU_SLOPE, FullyConnected, Generator, MappingNetwork
 from ops.inversion.e4e import E4eEncoder
 from ops.metrics.fid import frechet_distance
 from ops.spaces import crops_from_images, images_from_crops
-from ops.stylegan2.discriminator import Discriminator
-from ops.stylegan2.generator import LRELU_GAIN, LRELU_SLOPE, FullyConnected, Generator, MappingNetwork
 from ops.training.augment import Augmentation, augment, draw_augmentation
 from ops.training.distributed import Worker
 from ops.training.losses import adversarial_loss, delta_regulariser, discriminator_loss, r1_penalty

@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ops.generators.discriminator import Discriminator
+from ops.generators.stylegan2 import Injection
 from ops.inversion.residual import fuse
 from ops.inversion.styleres import StyleRes
-from ops.stylegan2.discriminator import Discriminator
-from ops.stylegan2.generator import Injection
 from ops.training.adversary import Adversary
 from ops.training.distributed import Worker
 from ops.training.losses import (

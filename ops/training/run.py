@@ -19,6 +19,8 @@ from ops.checkpoints.bundle import EditEntry, load_tensors, open_bundle
 from ops.checkpoints.convert import sha256_of
 from ops.checkpoints.prior import ANCHOR, DISCRIMINATOR, GENERATOR, Prior, read_prior_config, read_prior_tensors, write_prior
 from ops.device import channels_last, keep_freed_memory
+from ops.generators.discriminator import Discriminator
+from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.styleres import StyleRes
 from ops.metrics.networks.ir import load_arcface
 from ops.metrics.networks.lpips_alex import load_lpips
@@ -26,8 +28,6 @@ from ops.metrics.networks.mobilefacenet import load_mobilefacenet
 from ops.metrics.networks.vgg16 import load_vgg16
 from ops.metrics.networks.weights import read_tensors
 from ops.spaces import crops_from_images, images_from_crops
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.discriminator import Discriminator
 from ops.training.data import load_faces
 from ops.training.distributed import Worker
 from ops.training.e0 import E0Settings, E0Task, start_near_the_mean

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from ops.checkpoints.bundle import EditEntry, open_bundle, write_bundle
+from ops.generators.discriminator import Discriminator
+from ops.generators.stylegan2 import Generator
+from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.styleres import StyleRes
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.discriminator import Discriminator
-from ops.stylegan2.generator import Generator
 from ops.training.method_run import edits_of, mini_sizes
 from ops.training.run import save_edits
 from ops.training.trainer import save_result

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.discriminator import Discriminator
-from ops.stylegan2.generator import Generator
+from ops.generators.discriminator import Discriminator
+from ops.generators.stylegan2 import Generator
+from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.training.e0 import E0Settings
 from ops.training.residual import ResidualSettings
 from ops.training.run import TrainingPlan, run

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.inversion.ir import IRUnit
 from ops.metrics.networks.weights import load_strict, read_tensors
+from ops.nn.ir import IRUnit
 
 FACE_SIZE = 112
 WIDTHS = (64, 64, 128, 256, 512)

@@ -16,11 +16,11 @@ from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.checkpoints.convert import Model, convert, read_checkpoint
 from ops.checkpoints.errors import CheckpointError
 from ops.checkpoints.prior import Prior, read_prior_config
+from ops.generators.discriminator import Discriminator
+from ops.generators.stylegan2 import Generator
+from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.styleres import StyleRes
 from ops.inversion.wplus import E4e
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.discriminator import Discriminator
-from ops.stylegan2.generator import Generator
 from ops.training.run import model_on_prior
 from tests.ops.checkpoints import foreign
 

@@ -10,7 +10,7 @@ import torch
 from ops.editing.gradctrl import Heads
 from ops.editing.styleclip_global import global_direction, text_direction
 from ops.editing.styleclip_mapper import Group, MapperEditor
-from ops.stylegan2.config import StyleGAN2Config
+from ops.generators.stylegan2_config import StyleGAN2Config
 from tests.golden import synthetic_weights
 
 GROUPS: dict[Group, str] = {"coarse": "course", "medium": "medium", "fine": "fine"}

@@ -18,7 +18,7 @@ from ops.editing.ganspace import read_ganspace_table
 from ops.editing.library import LoadedEdit, incomplete, load_edits, offers
 from ops.editing.recipe import load_recipe, recipe_from_yaml
 from ops.editing.values import RecipeError
-from ops.stylegan2.config import StyleGAN2Config
+from ops.generators.stylegan2_config import StyleGAN2Config
 from tests.tiny import CONFIG
 
 TINY, FULL = CONFIG.generator, StyleGAN2Config()

@@ -22,8 +22,8 @@ from ops.editing.styleclip_global import (
     load_text_feature,
     text_direction,
 )
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.generator import Generator
+from ops.generators.stylegan2 import Generator
+from ops.generators.stylegan2_config import StyleGAN2Config
 from tests.golden import synthetic_weights
 from tests.ops.editing import official
 from tests.tiny import CONFIG

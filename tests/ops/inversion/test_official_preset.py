@@ -21,11 +21,11 @@ from ops.editing.editor import AnyEditor, Editor, StyleEditor
 from ops.editing.ganspace import GanSpaceBasis, GanSpaceEditor, read_ganspace_table
 from ops.editing.gradctrl import CONTROLS, GradCtrlEditor
 from ops.editing.styleclip_global import StyleclipGlobalEditor
+from ops.generators.discriminator import Discriminator
+from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.inverter import Inversion, offset_styles
 from ops.inversion.styleres import StyleRes, StyleResConfig
 from ops.spaces import crops_from_images
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.discriminator import Discriminator
 from ops.training.losses import affine_reversal, edit_offset, simulated_edit
 from tests.conftest import SHARED
 from tests.golden import Golden, draw, input_image, synthetic_weights

@@ -15,6 +15,8 @@ from ops.checkpoints.contents import Content, Format
 from ops.checkpoints.convert import read_as
 from ops.checkpoints.model import Model
 from ops.device import keep_freed_memory
+from ops.generators.stylegan2 import Injection
+from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.hfgi import Hfgi, HfgiConfig
 from ops.inversion.hyperstyle import HyperStyle, HyperStyleConfig, WeightDeltas
@@ -22,8 +24,6 @@ from ops.inversion.inverter import Inverter, bilinear, pooled
 from ops.inversion.methods import build_inverter
 from ops.inversion.sfe import Detail, Sfe, SfeConfig
 from ops.inversion.wplus import Psp, Restyle, RestyleConfig, WplusConfig
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.generator import Injection
 from tests.conftest import SHARED
 from tests.golden import Baseline, baseline_section, decoder, e4e_encoder, edit_offset, input_image, peak_below, resident_bytes
 

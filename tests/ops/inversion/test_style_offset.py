@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from ops.generators.stylegan2 import Injection
 from ops.inversion.inverter import Inverter, offset_styles
 from ops.inversion.methods import Method, build_inverter
 from ops.inversion.session import Session
 from ops.inversion.styleres import StyleRes
-from ops.stylegan2.generator import Injection
 from tests.small_model import SMALL, small
 
 S = sum(SMALL.generator.style_channels.values())

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from ops.generators.discriminator import Discriminator
 from ops.inversion.hfgi import Hfgi
 from ops.inversion.hyperstyle import HyperStyle
 from ops.inversion.inverter import Inverter
 from ops.inversion.methods import build_inverter
 from ops.inversion.sfe import Sfe
-from ops.stylegan2.discriminator import Discriminator
 from ops.training.method_run import method_of
 from ops.training.methods import Batch, Lesson, MethodSettings, MethodTask, Part, RefinedDeltas, parts_of, start_gently
 from ops.training.trainer import LoopSettings, Step, TrainingError, train

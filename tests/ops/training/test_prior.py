@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from jobs.train import app
 from ops.checkpoints.prior import read_prior_config
+from ops.generators.discriminator import Discriminator
+from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.styleres import StyleRes
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.discriminator import Discriminator
 from ops.training.augment import Augmentation, augment, draw_augmentation
 from ops.training.prior import Anchored, CodeQueue, PriorSettings, PriorTask, recolour, sliced_wasserstein, whitening
 from ops.training.run import model_on_prior, prior_parts

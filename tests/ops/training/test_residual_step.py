@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from ops.generators.discriminator import Discriminator
 from ops.inversion.styleres import StyleRes
-from ops.stylegan2.discriminator import Discriminator
 from ops.training import losses
 from ops.training.adversary import DiscriminatorStep
 from ops.training.data import split_of

@@ -87,8 +87,8 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(tmp_path: Path) -
     ],
 )
 def test_the_real_tasks_resume_exactly(tmp_path: Path, kind: str, entries: set[str]) -> None:
+    from ops.generators.discriminator import Discriminator
     from ops.inversion.styleres import StyleRes
-    from ops.stylegan2.discriminator import Discriminator
 
     faces = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
     loop = replace(LOOP, images=16, precision="bf16")

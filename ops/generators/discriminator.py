@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.generator import LRELU_GAIN, LRELU_SLOPE, FullyConnected, normal_init
-from ops.stylegan2.resample import blur, fir_kernel
+from ops.generators.stylegan2 import LRELU_GAIN, LRELU_SLOPE, FullyConnected, normal_init
+from ops.generators.stylegan2_config import StyleGAN2Config
+from ops.nn.resample import blur, fir_kernel
 
 MINIBATCH_STD_GROUP = 4
 

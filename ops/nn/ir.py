@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.pointwise import Pointwise
+from ops.nn.pointwise import Pointwise
 
 Group = tuple[int, int, int]
 """(in, out, units): a group of units, of which the first may halve the resolution."""

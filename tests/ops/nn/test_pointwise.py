@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from ops.pointwise import Pointwise
+from ops.nn.pointwise import Pointwise
 
 GRADIENTS = """
 import torch
-from ops.pointwise import Pointwise
+from ops.nn.pointwise import Pointwise
 torch.set_num_threads(2)
 conv = Pointwise(8, 8, stride=2, bias=False).to(torch.bfloat16)
 kept = []  # neighbours in the heap, for what is written past the end

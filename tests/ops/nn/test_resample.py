@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ops.stylegan2.resample import _blur, blur, fir_kernel
+from ops.nn.resample import _blur, blur, fir_kernel
 
 
 @pytest.mark.parametrize(("padding", "stride"), [(1, 1), (2, 1), (1, 2)])

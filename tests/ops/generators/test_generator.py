@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ops.stylegan2.config import StyleGAN2Config, channels_by_rule
-from ops.stylegan2.generator import Generator, Injection, ModulatedConv
+from ops.generators.stylegan2 import Generator, Injection, ModulatedConv
+from ops.generators.stylegan2_config import StyleGAN2Config, channels_by_rule
 
 
 @pytest.fixture

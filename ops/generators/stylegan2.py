@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.pointwise import pointwise
-from ops.stylegan2.config import StyleGAN2Config
-from ops.stylegan2.resample import blur, fir_kernel, upsample_2x
+from ops.generators.stylegan2_config import StyleGAN2Config
+from ops.nn.pointwise import pointwise
+from ops.nn.resample import blur, fir_kernel, upsample_2x
 
 LRELU_SLOPE = 0.2
 LRELU_GAIN = 2.0**0.5

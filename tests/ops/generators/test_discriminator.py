@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ops.stylegan2.config import StyleGAN2Config, channels_by_rule
-from ops.stylegan2.discriminator import Discriminator, minibatch_std
+from ops.generators.discriminator import Discriminator, minibatch_std
+from ops.generators.stylegan2_config import StyleGAN2Config, channels_by_rule
 from tests.golden import RTOL, input_image, synthetic_weights
 
 

@@ -1,1 +1,0 @@
-"""StyleGAN2: one generator with two optional seams, and its discriminator."""
