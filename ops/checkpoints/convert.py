@@ -29,7 +29,7 @@ from ops.checkpoints.nvidia import discriminator_from_pickle, generator_from_pic
 from ops.checkpoints.official import config_from_official, state_dict_from_official
 from ops.checkpoints.prior import GENERATOR, Prior, write_prior
 from ops.checkpoints.rosinality import generator_from_rosinality
-from ops.generators.stylegan2 import Generator
+from ops.generators.stylegan2 import StyleGAN2
 from ops.inversion.styleres import StyleResConfig
 
 NOT_STATED = "not stated by the file: the licence of whoever published it holds, and of the data it was trained on"
@@ -126,7 +126,7 @@ def read_rosinality(content: Content) -> Prior:
 def fitted_prior(prior: Prior) -> Prior:
     """The same for a generator."""
     with torch.device("meta"):
-        wanted = Generator(prior.config).state_dict()
+        wanted = StyleGAN2(prior.config).state_dict()
     check_names(prior.generator, wanted)
     return prior
 

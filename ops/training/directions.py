@@ -16,7 +16,7 @@ from torch import Tensor
 from ops.checkpoints.bundle import EditEntry
 from ops.editing.ganspace import GanSpaceBasis
 from ops.face.detect import DetectorSettings, build_detector
-from ops.generators.stylegan2 import Generator
+from ops.generators.protocol import Generator
 from ops.inversion.styleres import StyleRes
 from ops.spaces import crops_from_images, images_from_crops
 from ops.training.data import DataError, Faces

@@ -20,6 +20,8 @@ from ops.checkpoints.convert import sha256_of
 from ops.checkpoints.prior import ANCHOR, DISCRIMINATOR, GENERATOR, Prior, read_prior_config, read_prior_tensors, write_prior
 from ops.device import channels_last, keep_freed_memory
 from ops.generators.discriminator import Discriminator
+from ops.generators.protocol import GeneratorConfig
+from ops.generators.stylegan2 import StyleGAN2
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.styleres import StyleRes
 from ops.metrics.networks.ir import load_arcface
@@ -165,8 +167,8 @@ def prior_parts(
 ) -> tuple[Anchored, Discriminator]:
     """New networks, or those of a prior's folder, of which `config` may have one block more. Raises TrainingError where
     they do not fit."""
-    model = StyleRes(model_config("mini", config))
-    generator, encoder = channels_last(model.generator), channels_last(model.inverting()[0])
+    generator = channels_last(StyleGAN2(config))
+    encoder = channels_last(StyleRes(model_config("mini", config), "invert").inverting()[0])
     discriminator = channels_last(Discriminator(config))
     if start is not None:
         before = read_prior_config(start)
@@ -275,8 +277,10 @@ def bundle_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def discriminator_on_prior(prior: Path, generator: StyleGAN2Config, size: int) -> Discriminator:
+def discriminator_on_prior(prior: Path, generator: GeneratorConfig, size: int) -> Discriminator:
     """The prior's discriminator, of images of `size` px. Raises TrainingError where it has none, or one of others."""
+    if not isinstance(generator, StyleGAN2Config):
+        raise TrainingError(f"{prior}: only a StyleGAN2 brings a discriminator, which this method is trained with")
     channels = {res: count for res, count in generator.channels.items() if res <= size}
     discriminator = channels_last(Discriminator(dataclasses.replace(generator, resolution=size, channels=channels)))
     weights = prior_weights(prior / DISCRIMINATOR)
