@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -40,12 +40,9 @@ Constants = list[tuple[str, Tensor]]
 """(name, value) in the order of the file."""
 
 
-def is_random_face(path: Path) -> bool:
-    """Whether a file is a wheel that holds the network."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return f"{FOLDER}/{SYNTHESIS}.xml" in archive.namelist()
+def is_random_face(names: Sequence[str]) -> bool:
+    """Whether a zip archive with these members is the wheel that holds the network."""
+    return f"{FOLDER}/{SYNTHESIS}.xml" in names
 
 
 def read_random_face(path: Path) -> tuple[MobileConfig, dict[str, Tensor]]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 from ops.checkpoints.errors import CheckpointError
+from ops.checkpoints.openvino import is_random_face
 
 Kind = Literal[
     "torch", "torch-legacy", "pickle", "safetensors", "npy", "npz", "zip", "onnx", "json", "text",
-    "html", "git-lfs", "truncated", "empty", "folder", "missing", "other",
+    "openvino", "html", "git-lfs", "truncated", "empty", "folder", "missing", "other",
 ]  # fmt: skip
 
 HEAD_BYTES = 4096
@@ -90,6 +91,8 @@ def _sniff_zip(path: Path) -> Sniffed:
         return Sniffed("truncated", f"a zip archive (torch.save or .npz) cut off after {size:,} bytes: download it again")
     if any(name.endswith("data.pkl") for name in names):
         return Sniffed("torch", "a torch.save file")
+    if is_random_face(names):
+        return Sniffed("openvino", "a wheel with MobileStyleGAN in OpenVINO's format")
     if names and all(name.endswith(".npy") for name in names):
         return Sniffed("npz", "a NumPy .npz archive")
     return Sniffed("zip", f"a zip archive of {', '.join(names[:3]) or 'nothing'}: unpack it, and name the file inside")

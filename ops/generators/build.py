@@ -36,6 +36,13 @@ def sizes_to_json(sizes: GeneratorSizes) -> dict[str, Any]:
     return {"architecture": architecture_of(sizes), **dataclasses.asdict(sizes)}
 
 
+def sizes_among(content: Mapping[str, Any]) -> GeneratorSizes:
+    """`sizes_from_json` of a JSON object that says other things too."""
+    wanted = MobileConfig if content.get("architecture") == "mobile" else StyleGAN2Config
+    names = {"architecture", *(field.name for field in dataclasses.fields(wanted))}
+    return sizes_from_json({name: value for name, value in content.items() if name in names})
+
+
 def sizes_from_json(content: Mapping[str, Any]) -> GeneratorSizes:
     """Sizes out of JSON, which has no tuples and no integer keys; without an architecture, a StyleGAN2's.
 
