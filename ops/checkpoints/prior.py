@@ -20,7 +20,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from ops.checkpoints.errors import CheckpointError
+from ops.files.errors import CheckpointError
 from ops.generators.build import GeneratorSizes, sizes_among, sizes_to_json
 
 KIND = "generator"
