@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from ops.video.contents import TRIED_PACKETS, Contents, contents_of
 from ops.video.errors import MediaError
 from ops.video.image import IMAGE_SUFFIXES, load_image
 from ops.video.orientation import Orientation, orientation_of
@@ -101,6 +102,8 @@ class SourceInfo:
     size_bytes: int
     sha256: str
     """Hexadecimal digest of the file's bytes, see `source_digest`."""
+    contents: Contents = field(default_factory=Contents)
+    """What else the file holds, for `ops.video.carriage`."""
 
     @property
     def n_frames(self) -> int:
@@ -185,7 +188,8 @@ def _probe_image(file: Path) -> SourceInfo:
 def _probe_video(file: Path, allow_hdr: bool) -> SourceInfo:
     with open_media(file) as container:
         stream = _picture_stream(file, container)
-        timing = _packet_timing(container, stream)
+        heads: dict[int, list[Packet]] = {}
+        timing = _packet_timing(container, stream, heads)
         first = _first_frame(file, stream.index)
         color = SourceColor(first.color_primaries, first.color_trc, first.colorspace, first.color_range)
         if color.is_hdr and not allow_hdr:
@@ -232,6 +236,7 @@ def _probe_video(file: Path, allow_hdr: bool) -> SourceInfo:
             subtitle_streams=len(container.streams.subtitles),
             size_bytes=file.stat().st_size,
             sha256=source_digest(file),
+            contents=contents_of(container, stream, first, heads),
         )
 
 
@@ -267,8 +272,9 @@ def _reason(error: Exception) -> str:
 
 
 def _picture_stream(file: Path, container: InputContainer) -> VideoStream:
-    """The first video stream that is no cover picture."""
+    """The video stream that players show: the first one marked as default, else the first; never a cover picture."""
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    streams.sort(key=lambda s: not s.disposition & Disposition.default)
     if not streams:
         found = ", ".join(sorted({s.type for s in container.streams})) or "no stream at all"
         raise MediaError(file, f"it has no video stream (found: {found})", "give a file with pictures")
@@ -290,7 +296,8 @@ class _Timing:
     end_seconds: float  # when the last packet of any stream ends
 
 
-def _packet_timing(container: InputContainer, stream: VideoStream) -> _Timing:
+def _packet_timing(container: InputContainer, stream: VideoStream, heads: dict[int, list[Packet]]) -> _Timing:
+    """Timestamps of the stream's packets. `heads` is filled with the first packets of every other stream."""
     pts: list[int] = []
     keyframes: list[int] = []
     trusted, closed, damaged = True, True, False
@@ -302,6 +309,8 @@ def _packet_timing(container: InputContainer, stream: VideoStream) -> _Timing:
             if packet.pts is not None and packet.size:
                 end_seconds = max(end_seconds, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index != stream.index:
+                if packet.size and len(head := heads.setdefault(packet.stream_index, [])) < TRIED_PACKETS:
+                    head.append(packet)
                 continue
             if packet.size == 0:
                 if packet.pts is not None:  # an empty packet in the file, and not the demuxer's last one
