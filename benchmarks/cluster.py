@@ -35,11 +35,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from ops.video.probe import probe  # noqa: E402
-from pipeline.course import Course, Settled  # noqa: E402
-from pipeline.ledger import Ledger  # noqa: E402
-from pipeline.runner import InProcessRunner, Runner  # noqa: E402
-from pipeline.stage import Chunk, Outcome, Result, Source, Stage, Step  # noqa: E402
-from pipeline.store import Store, StoreInfo  # noqa: E402
+from pipeline.engine.course import Course, Settled  # noqa: E402
+from pipeline.engine.ledger import Ledger  # noqa: E402
+from pipeline.engine.runner import InProcessRunner, Runner  # noqa: E402
+from pipeline.engine.stage import Chunk, Outcome, Result, Source, Stage, Step  # noqa: E402
+from pipeline.store.tables import Store, StoreInfo  # noqa: E402
 
 INFO = StoreInfo("none", "0" * 64, (1, 1), (1, 1, 1), "float32", 1, "0")
 
@@ -181,7 +181,7 @@ def main() -> None:
         found["in_process_seconds_per_item"] = per_item(template, here, arguments.items, None)
         found["with_entry_seconds_per_item"] = per_item(template, here, arguments.items, ledger)
         if not arguments.without_ray:
-            from pipeline.runner_ray import RayRunner
+            from pipeline.on_ray.runner import RayRunner
 
             runner = RayRunner(workers=1, num_gpus=2)
             runner.run(Course([Stage("nothing", Nothing(), frames=1)], sources_like(template, 2), None))

@@ -39,7 +39,7 @@ import cv2
 import numpy as np
 import torch
 
-from jobs.prepare import open_store
+from jobs.common.prepare import open_store
 from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.editing.plan import plan_edits
 from ops.editing.recipe import EditRecipe, parse_edits
@@ -55,9 +55,9 @@ from ops.spaces import images_from_crops
 from ops.video.decode import FrameReader
 from ops.video.probe import probe
 from pipeline import flow
-from pipeline.columns import array_from_column, residuals_from_table
-from pipeline.runner import InProcessRunner, silent
-from pipeline.stage import Source
+from pipeline.engine.runner import InProcessRunner, silent
+from pipeline.engine.stage import Source
+from pipeline.store.columns import array_from_column, residuals_from_table
 from schemas import source_id_from_sha256
 
 Residual = Literal["own", "smoothed", "recomputed"]

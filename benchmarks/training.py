@@ -24,7 +24,7 @@ from ops.device import channels_last, keep_freed_memory
 from ops.generators.discriminator import Discriminator
 from ops.inversion.presets import mini64
 from ops.inversion.styleres import StyleRes
-from ops.training.perceptual import Perceptual
+from ops.networks.perceptual import Perceptual
 from ops.training.presets import residual_preset
 from ops.training.residual import ResidualTask
 from ops.training.run import discriminator_on_prior, model_on_prior

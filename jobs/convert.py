@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from jobs.errors import FAILED, UsageError, explained
+from jobs.common.errors import FAILED, UsageError, explained
 from ops.checkpoints.bundle import Bundle
 from ops.checkpoints.convert import convert
 from ops.inversion.presets import PresetName, preset

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.errors import UsageError, explained
+from jobs.common.errors import UsageError, explained
 
 CLIP = "carphone_pristine.mp4"
 

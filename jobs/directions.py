@@ -15,14 +15,14 @@ import typer
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from jobs import options
-from jobs.errors import UsageError, explained
+from jobs.common import options
+from jobs.common.errors import UsageError, explained
 from ops.checkpoints.bundle import EditEntry, editors_of, load_tensors, open_bundle, write_bundle
+from ops.data.faces import load_faces
 from ops.editing.editor import Editor
 from ops.inversion.styleres import StyleRes
 from ops.metrics.attributes import load_judge, probabilities
 from ops.spaces import crops_from_images, images_from_crops
-from ops.training.data import load_faces
 from ops.training.directions import AttributeEdit, FoundEdits, find_edits
 
 Attribute = Annotated[

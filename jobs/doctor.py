@@ -18,14 +18,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from jobs.errors import FAILED, explained
+from jobs.common.errors import FAILED, explained
 from ops.checkpoints.bundle import open_bundle
 from ops.checkpoints.doctor import Diagnosis, diagnose
-from ops.checkpoints.errors import CheckpointError
 from ops.face.detect import detects_on_cuda
-from pipeline.cluster import NoCluster, cluster_facts
-from pipeline.places import PlaceError, exists, folders, joined, listed, place, remove, write_text
-from pipeline.store import Store, StoreError
+from ops.files.errors import CheckpointError
+from pipeline.on_ray.cluster import NoCluster, cluster_facts
+from pipeline.store.places import PlaceError, exists, folders, joined, listed, place, remove, write_text
+from pipeline.store.tables import Store, StoreError
 
 OPTIONAL = ("decord",)  # PyAV reads everything that decord does
 IMPORTED = {"torch": "torch", "av": "av", "opencv-python": "cv2", "onnxruntime": "onnxruntime", "decord": "decord"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from jobs import options
-from jobs.errors import explained
-from jobs.prepare import (
+from jobs.common import options
+from jobs.common.errors import explained
+from jobs.common.prepare import (
     Given,
     admission,
     definitions_from,
@@ -17,12 +17,12 @@ from jobs.prepare import (
     temporary_place,
     working,
 )
-from jobs.report import Reporter
+from jobs.common.report import Reporter
 from pipeline import flow
-from pipeline.places import place
-from pipeline.plan import PlanSettings
-from pipeline.stage import Stage
-from pipeline.store import Store
+from pipeline.engine.stage import Stage
+from pipeline.steps.plan import PlanSettings
+from pipeline.store.places import place
+from pipeline.store.tables import Store
 
 
 def edit(

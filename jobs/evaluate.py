@@ -19,12 +19,13 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from jobs import evaluate_options
-from jobs.errors import UsageError, explained
-from jobs.evaluate_options import write_reports
-from jobs.evaluate_report import SOURCE, Report, Run, card_section, print_report, with_section, wplus_name, write_folder
+from jobs.common import evaluate_options
+from jobs.common.errors import UsageError, explained
+from jobs.common.evaluate_options import write_reports
+from jobs.common.evaluate_report import SOURCE, Report, Run, card_section, print_report, with_section, wplus_name, write_folder
 from jobs.evaluate_video import video_command
 from ops.checkpoints.bundle import Bundle, open_bundle
+from ops.data.faces import DataError, FaceSource, load_faces, open_faces
 from ops.device import Device, channels_last, keep_freed_memory, reproducible_cuda, resolve_device
 from ops.face.detect import DetectorSettings, build_detector
 from ops.inversion.inverter import Inverter
@@ -33,10 +34,9 @@ from ops.inversion.styleres import StyleRes
 from ops.metrics.attributes import JUDGE_SIZE, JUDGED, AttributeClassifier, load_judge, save_judge, train_classifier
 from ops.metrics.edits import PlannedEdit
 from ops.metrics.evaluation import EXAMPLES, Evaluator
-from ops.metrics.networks.inception_v3 import load_inception
-from ops.metrics.networks.lpips_alex import load_lpips
 from ops.metrics.pictures import PictureJudge, PictureMetric, PictureNetworks
-from ops.training.data import DataError, FaceSource, load_faces, open_faces
+from ops.networks.inception_v3 import load_inception
+from ops.networks.lpips_alex import load_lpips
 
 EDITS = (
     PlannedEdit("smile", 2.0, "smiling"),

@@ -12,10 +12,10 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from jobs import evaluate_options, options
-from jobs.errors import FAILED, UsageError, explained
-from jobs.evaluate_options import rich_table, write_reports
-from jobs.prepare import open_settled, probe_inputs
+from jobs.common import evaluate_options, options
+from jobs.common.errors import FAILED, UsageError, explained
+from jobs.common.evaluate_options import rich_table, write_reports
+from jobs.common.prepare import open_settled, probe_inputs
 from ops.face.detect import Detector, DetectorSettings, Face, build_detector
 from ops.face.mask import MaskSettings
 from ops.face.shots import shot_scores
@@ -26,8 +26,8 @@ from ops.metrics.video import WHOLE, TrackRows, measure_video
 from ops.video.decode import FrameReader
 from ops.video.errors import MediaError
 from ops.video.probe import SourceInfo
-from pipeline.columns import array_from_column
-from pipeline.store import Store
+from pipeline.store.columns import array_from_column
+from pipeline.store.tables import Store
 from schemas import source_id_from_sha256
 
 MOST_COLUMNS = 6

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress
 
+from jobs.common.errors import FAILED, UsageError, explained
 from jobs.convert import report
-from jobs.errors import FAILED, UsageError, explained
 from ops.checkpoints.catalog import CATALOG, Asset, downloaded, keep, read_catalog
 from ops.checkpoints.convert import check_free, convert, sha256_of
 

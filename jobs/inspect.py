@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jobs import options
-from jobs.errors import UsageError, explained
-from jobs.prepare import definitions_from, open_settled
+from jobs.common import options
+from jobs.common.errors import UsageError, explained
+from jobs.common.prepare import definitions_from, open_settled
 from ops.checkpoints.bundle import Bundle, open_bundle
-from ops.checkpoints.errors import CheckpointError
 from ops.editing.definitions import Definition
 from ops.editing.editor import EditError, check_fits
 from ops.editing.library import incomplete, load_offer, offers
-from pipeline.store import Store, StoreError
+from ops.files.errors import CheckpointError
+from pipeline.store.tables import Store, StoreError
 
 FAILURE_COLUMNS = ["stage", "reason", "uri", "pts", "last_pts", "message"]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from jobs import options
-from jobs.errors import explained
-from jobs.prepare import Given, open_store, require_untouched, working
-from jobs.report import Reporter
+from jobs.common import options
+from jobs.common.errors import explained
+from jobs.common.prepare import Given, open_store, require_untouched, working
+from jobs.common.report import Reporter
 from pipeline import flow
-from pipeline.places import place
-from pipeline.stage import Stage
-from pipeline.store import Store
+from pipeline.engine.stage import Stage
+from pipeline.store.places import place
+from pipeline.store.tables import Store
 
 
 def invert(

@@ -14,18 +14,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs import options
-from jobs.errors import FAILED, UsageError, explained
-from jobs.prepare import definitions_from, open_store, recipe_from
+from jobs.common import options
+from jobs.common.errors import FAILED, UsageError, explained
+from jobs.common.prepare import definitions_from, open_store, recipe_from
 from ops.checkpoints.bundle import Bundle, open_bundle
 from pipeline import flow
-from pipeline.course import silent
-from pipeline.inputs import Entry, entries, probed
-from pipeline.outputs import Outputs
-from pipeline.plan import PlanSettings
-from pipeline.runner import InProcessRunner
-from pipeline.stage import Source
-from pipeline.store import Store
+from pipeline.engine.course import silent
+from pipeline.engine.runner import InProcessRunner
+from pipeline.engine.stage import Source
+from pipeline.sources.inputs import Entry, entries, probed
+from pipeline.sources.outputs import Outputs
+from pipeline.steps.plan import PlanSettings
+from pipeline.store.tables import Store
 from schemas import Failure
 
 WARM_FRAMES = 4

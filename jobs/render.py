@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import typer
 
-from jobs import options
-from jobs.errors import UsageError, explained
-from jobs.prepare import Given, admission, definitions_from, open_settled, outputs_from, recipe_from, require_untouched, working
-from jobs.report import Reporter
-from ops.checkpoints.errors import CheckpointError
+from jobs.common import options
+from jobs.common.errors import UsageError, explained
+from jobs.common.prepare import (
+    Given,
+    admission,
+    definitions_from,
+    open_settled,
+    outputs_from,
+    recipe_from,
+    require_untouched,
+    working,
+)
+from jobs.common.report import Reporter
+from ops.files.errors import CheckpointError
 from pipeline import flow
-from pipeline.plan import PlanSettings
-from pipeline.stage import Stage
-from pipeline.store import Store
+from pipeline.engine.stage import Stage
+from pipeline.steps.plan import PlanSettings
+from pipeline.store.tables import Store
 
 
 def render(

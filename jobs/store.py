@@ -8,11 +8,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from jobs.errors import FAILED, UsageError, explained
-from jobs.prepare import finish, named_sources, open_settled
-from pipeline import upkeep
-from pipeline.lock import held
-from pipeline.store import DamagedPart, Store
+from jobs.common.errors import FAILED, UsageError, explained
+from jobs.common.prepare import finish, named_sources, open_settled
+from pipeline.store import upkeep
+from pipeline.store.lock import held
+from pipeline.store.tables import DamagedPart, Store
 
 app = typer.Typer(no_args_is_help=True, help="Look after a store: checksums, larger parts, export, removing a person.")
 

@@ -17,9 +17,9 @@ from typing import Annotated
 
 import typer
 
-from jobs.errors import explained
-from jobs.evaluate_options import LpipsHeads, LpipsWeights
-from jobs.train_options import (
+from jobs.common.errors import explained
+from jobs.common.evaluate_options import LpipsHeads, LpipsWeights
+from jobs.common.train_options import (
     LICENCE,
     Batch,
     CpusPerWorker,
@@ -48,8 +48,8 @@ from jobs.train_options import (
     use_threads,
 )
 from ops.checkpoints.bundle import write_bundle
+from ops.data.faces import load_faces
 from ops.generators.stylegan2_config import StyleGAN2Config
-from ops.training.data import load_faces
 from ops.training.e0 import E0Settings
 from ops.training.presets import Preset, e0_preset, prior_preset, prior_sizes, residual_preset
 from ops.training.prior import PriorSettings

@@ -17,10 +17,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from jobs.errors import explained
-from jobs.evaluate_options import LpipsHeads, LpipsWeights
-from jobs.train import app
-from jobs.train_options import (
+from jobs.common.errors import explained
+from jobs.common.evaluate_options import LpipsHeads, LpipsWeights
+from jobs.common.train_options import (
     LICENCE,
     Batch,
     CpusPerWorker,
@@ -47,6 +46,7 @@ from jobs.train_options import (
     perceptual_files,
     start,
 )
+from jobs.train import app
 from ops.training.method_run import MethodPlan, method_bundle, method_loop
 from ops.training.methods import MethodSettings
 from ops.training.run import changed

@@ -17,8 +17,8 @@ travel: an item names a source and a range, and every step decodes what it needs
 number of workers, the length of chunks, the company that items have in a batch or, but for the last bits of float32 (see
 `Compute.batch_size`), the size of batches; and an item that was lost can be done again, anywhere, and give the same.
 
-What is done is known by content (`pipeline.ledger`): source, settings, model, schema. The same command again does what is
-missing. `pipeline.course` moves sources along the stages; a runner gives their items to workers.
+What is done is known by content (`pipeline.engine.ledger`): source, settings, model, schema. The same command again does what
+is missing. `pipeline.engine.course` moves sources along the stages; a runner gives their items to workers.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from ops.face.track import TrackSettings
 from ops.inversion.session import Precision
 from ops.video.decode import Backend
 from ops.video.encode import EncodeOptions
-from pipeline.course import Course
-from pipeline.finalize import Finalize
-from pipeline.invert import Invert
-from pipeline.ledger import Ledger, Seal, digest
-from pipeline.outputs import Outputs
-from pipeline.parts import Written
-from pipeline.plan import Plan, PlanSettings
-from pipeline.render import Render
-from pipeline.runner import Report, Runner
-from pipeline.scan import Scan
-from pipeline.sources import source_row
-from pipeline.stage import Source, Stage
-from pipeline.store import Store
-from pipeline.summary import Summary, lost_of
-from pipeline.track import TrackFaces
+from pipeline.engine.course import Course
+from pipeline.engine.ledger import Ledger, Seal, digest
+from pipeline.engine.runner import Report, Runner
+from pipeline.engine.stage import Source, Stage
+from pipeline.engine.summary import Summary, lost_of
+from pipeline.sources.outputs import Outputs
+from pipeline.sources.rows import source_row
+from pipeline.steps.finalize import Finalize
+from pipeline.steps.invert import Invert
+from pipeline.steps.plan import Plan, PlanSettings
+from pipeline.steps.render import Render
+from pipeline.steps.scan import Scan
+from pipeline.steps.track import TrackFaces
+from pipeline.store.parts import Written
+from pipeline.store.tables import Store
 from schemas import Failure
 
 __all__ = ["Compute", "InvertSettings", "RenderSettings", "Summary", "edit", "invert", "lost_of", "render"]

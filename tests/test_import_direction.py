@@ -15,7 +15,7 @@ ALLOWED = {
     "pipeline": {"schemas", "ops", "pipeline"},
     "jobs": {"schemas", "ops", "pipeline", "jobs"},
 }
-RAY_FILES = ("pipeline/cluster.py", "pipeline/runner_ray.py", "pipeline/train_ray.py")
+RAY_FILES = ("pipeline/on_ray/cluster.py", "pipeline/on_ray/runner.py", "pipeline/on_ray/training.py")
 
 
 def imported(path: Path) -> set[str]:

@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 from safetensors.torch import save_file
 from torch import Tensor
 
-from jobs.prepare import open_store
+from jobs.common.prepare import open_store
 from ops.checkpoints.bundle import Bundle, EditEntry, write_bundle
 from ops.device import Device
 from ops.editing.definitions import Definition, parse_definition
@@ -36,13 +36,14 @@ from ops.inversion.styleres import StyleResConfig
 from ops.video.decode import Backend
 from ops.video.encode import EncodeOptions
 from ops.video.probe import probe
-from pipeline import flow, scan
-from pipeline.outputs import Outputs
-from pipeline.places import Place
-from pipeline.plan import PlanSettings
-from pipeline.runner import InProcessRunner, Runner, silent
-from pipeline.stage import Chunk, Result, Source, Step
-from pipeline.store import Store
+from pipeline import flow
+from pipeline.engine.runner import InProcessRunner, Runner, silent
+from pipeline.engine.stage import Chunk, Result, Source, Step
+from pipeline.sources.outputs import Outputs
+from pipeline.steps import scan
+from pipeline.steps.plan import PlanSettings
+from pipeline.store.places import Place
+from pipeline.store.tables import Store
 from schemas import ResidualCodec, source_id_from_sha256
 from tests.ops.video.media import make_video, moving_frames
 from tests.small_model import small

@@ -23,12 +23,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ops.checkpoints.errors import CheckpointError, listing
 from ops.checkpoints.prior import is_prior
 from ops.editing.direction import DirectionEditor
 from ops.editing.editor import Editor
 from ops.editing.ganspace import GanSpaceBasis, GanSpaceEdit, GanSpaceEditor
 from ops.face.framing import Crop, Framing
+from ops.files.errors import CheckpointError, listing
 from ops.inversion.configs import config_from_json
 from ops.inversion.inverter import Inverter, Parts
 from ops.inversion.methods import Method, MethodConfig, build_inverter

@@ -15,9 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
-from ops.checkpoints.contents import Format
-from ops.checkpoints.errors import CheckpointError
-from ops.checkpoints.sniff import sniff, wrong_file
+from ops.checkpoints.formats.contents import Format
+from ops.files.errors import CheckpointError
+from ops.files.sniff import sniff, wrong_file
 
 CATALOG = Path(__file__).with_name("catalog.toml")
 TIMEOUT_SECONDS = 60

@@ -1,7 +1,7 @@
 """Foreign checkpoints => a bundle, or a generator's folder. Nothing but tensors and sizes comes over.
 
 official StyleRes file         => bundle, method styleres
-e4e's family                   => bundle of that method (ops.checkpoints.family)
+e4e's family                   => bundle of that method (ops.checkpoints.formats.family)
 NVIDIA pickle, rosinality .pt  => generator for `styleres train --prior` (ops.checkpoints.prior)
 """
 
@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from ops.checkpoints.bundle import Bundle, Crop, write_bundle
-from ops.checkpoints.contents import Content, Format, read_content
-from ops.checkpoints.errors import CheckpointError, listing
-from ops.checkpoints.family import read_hfgi, read_hyperstyle, read_restyle, read_sfe, read_wplus
-from ops.checkpoints.model import Model, check_names, fitted, tensors_only
-from ops.checkpoints.nvidia import discriminator_from_pickle, generator_from_pickle
-from ops.checkpoints.official import config_from_official, state_dict_from_official
+from ops.checkpoints.formats.contents import Content, Format, read_content
+from ops.checkpoints.formats.family import read_hfgi, read_hyperstyle, read_restyle, read_sfe, read_wplus
+from ops.checkpoints.formats.model import Model, check_names, fitted, tensors_only
+from ops.checkpoints.formats.nvidia import discriminator_from_pickle, generator_from_pickle
+from ops.checkpoints.formats.official import config_from_official, state_dict_from_official
+from ops.checkpoints.formats.rosinality import generator_from_rosinality
 from ops.checkpoints.prior import GENERATOR, Prior, write_prior
-from ops.checkpoints.rosinality import generator_from_rosinality
+from ops.files.errors import CheckpointError, listing
 from ops.generators.stylegan2 import Generator
 from ops.inversion.styleres import StyleResConfig
 

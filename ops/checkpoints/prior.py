@@ -21,7 +21,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from ops.checkpoints.errors import CheckpointError
+from ops.files.errors import CheckpointError
 from ops.generators.stylegan2_config import StyleGAN2Config
 
 KIND = "generator"

@@ -10,8 +10,8 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from ops.checkpoints.torch_file import load_torch_file
 from ops.editing.editor import EditError
+from ops.files.torch_file import load_torch_file
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".pt", ".pth")
 BARE = ""

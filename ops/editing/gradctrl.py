@@ -14,9 +14,9 @@ from typing import final
 import torch
 import torch.nn.functional as F
 
-from ops.checkpoints.plain_pickle import load_pickle, plain
 from ops.editing.editor import EditError, Editor, check_codes, check_rows, in_full_blocks
 from ops.editing.files import read_tensors
+from ops.files.plain_pickle import load_pickle, plain
 
 SLOPE = 0.1  # of the classifiers' leaky ReLU
 MAX_STEPS = 1000

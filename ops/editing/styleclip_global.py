@@ -12,9 +12,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ops.checkpoints.plain_pickle import load_pickle, plain
 from ops.editing.editor import EditError, StyleEditor, check_style_size
 from ops.editing.files import BARE, read_tensors
+from ops.files.plain_pickle import load_pickle, plain
 from ops.generators.stylegan2_config import StyleGAN2Config
 
 LAYERS_MOVED = 11

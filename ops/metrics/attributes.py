@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ops.data.faces import Faces, shuffled_indices
 from ops.device import channels_last
-from ops.metrics.networks.weights import load_strict, read_tensors
-from ops.training.data import Faces, shuffled_indices
+from ops.networks.weights import load_strict, read_tensors
 
 JUDGED = ("smiling", "male", "young", "eyeglasses", "bangs", "blond_hair", "black_hair", "mouth_slightly_open")
 """What the classifier of `styleres evaluate` sees, where the data say so of each face; in the order of its outputs."""

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ops.data.faces import FaceSource
 from ops.editing.editor import Editor
 from ops.inversion.inverter import CodeAlone, Inversion, Inverter
 from ops.inversion.styleres import StyleRes
@@ -30,9 +31,8 @@ from ops.metrics.attributes import AttributeClassifier, logits
 from ops.metrics.edits import TO_GOAL, EditScores, PlannedEdit, SignedEdit, both_signs
 from ops.metrics.metric import Measurement, Metric
 from ops.metrics.pictures import PictureJudge, PictureScores, PictureSet, References
+from ops.networks.perceptual import feature_distance
 from ops.spaces import crops_from_images, images_from_crops
-from ops.training.data import FaceSource
-from ops.training.perceptual import feature_distance
 
 INVERT: Final = Metric("time: invert", "lower", "ms per face")
 FIRST_EDIT: Final = Metric("time: first edit", "lower", "ms per face")

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from ops.metrics.metric import MetricError
-from ops.metrics.networks.inception_v3 import INPUT_SIZE, InceptionV3
-from ops.metrics.protocol import PROTOCOL_SIZE
 from ops.metrics.running import FeatureMoments
+from ops.networks.inception_v3 import INPUT_SIZE, InceptionV3
+from ops.networks.protocol import PROTOCOL_SIZE
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

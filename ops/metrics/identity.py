@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from ops.face.detect import ARCFACE_TEMPLATE_52, Detector, DetectorError, similarity_between
 from ops.metrics.metric import MetricError
-from ops.metrics.networks.ir import FACE_SIZE, load_arcface, load_curricularface
-from ops.metrics.networks.mobilefacenet import load_mobilefacenet
-from ops.metrics.protocol import PROTOCOL_SIZE, at_protocol_size
+from ops.networks.ir import FACE_SIZE, load_arcface, load_curricularface
+from ops.networks.mobilefacenet import load_mobilefacenet
+from ops.networks.protocol import PROTOCOL_SIZE, at_protocol_size
 from ops.spaces import images_from_crops
 
 ARCFACE_ROWS, ARCFACE_COLUMNS = slice(35, 223), slice(32, 220)
@@ -55,7 +55,7 @@ class IdentityNetwork(ABC):
 
 @final
 class TorchIdentity(IdentityNetwork):
-    """A network of `ops.metrics.networks` that takes faces in [-1, 1]."""
+    """A network of `ops.networks` that takes faces in [-1, 1]."""
 
     def __init__(self, name: str, network: nn.Module, batch: int = 16) -> None:
         self._name = name

@@ -20,13 +20,13 @@ from ops.face.detect import Detector
 from ops.metrics.fid import frechet_distance, inception_features
 from ops.metrics.identity import IdentityNetwork, face_landmarks, faces_at
 from ops.metrics.metric import Measurement, Metric, MetricError
-from ops.metrics.networks.inception_v3 import InceptionV3
-from ops.metrics.networks.lpips_alex import LpipsAlex
-from ops.metrics.protocol import PROTOCOL_SIZE, protocol_images
 from ops.metrics.running import FeatureMoments, RunningMean
 from ops.metrics.similarity import ssim_and_ms_ssim
+from ops.networks.inception_v3 import InceptionV3
+from ops.networks.lpips_alex import LpipsAlex
+from ops.networks.perceptual import Perceptual, feature_distance
+from ops.networks.protocol import PROTOCOL_SIZE, protocol_images
 from ops.spaces import images_from_crops
-from ops.training.perceptual import Perceptual, feature_distance
 
 PictureMetric = Literal["ssim", "ms-ssim", "lpips", "fid", "efficientnet-fid", "identity"]
 L2: Final = Metric("L2", "lower", "mean squared, [-1, 1]")

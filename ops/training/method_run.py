@@ -15,6 +15,7 @@ from torch import nn
 from ops.checkpoints.bundle import Bundle, open_bundle, write_bundle
 from ops.checkpoints.convert import sha256_of
 from ops.checkpoints.prior import DISCRIMINATOR, GENERATOR, read_prior_config
+from ops.data.faces import load_faces
 from ops.device import channels_last, keep_freed_memory
 from ops.generators.discriminator import Discriminator
 from ops.generators.stylegan2_config import StyleGAN2Config
@@ -26,7 +27,6 @@ from ops.inversion.sfe import FeatureConfig, Sfe, SfeConfig
 from ops.inversion.styleres import StyleRes
 from ops.inversion.wplus import E4e, WplusConfig
 from ops.spaces import crops_from_images, images_from_crops
-from ops.training.data import load_faces
 from ops.training.distributed import Worker
 from ops.training.methods import MethodSettings, MethodTask, Part, parts_of, start_gently
 from ops.training.presets import model_config

@@ -18,21 +18,21 @@ from safetensors.torch import load_file, save_file
 from ops.checkpoints.bundle import EditEntry, load_tensors, open_bundle
 from ops.checkpoints.convert import sha256_of
 from ops.checkpoints.prior import ANCHOR, DISCRIMINATOR, GENERATOR, Prior, read_prior_config, read_prior_tensors, write_prior
+from ops.data.faces import load_faces
 from ops.device import channels_last, keep_freed_memory
 from ops.generators.discriminator import Discriminator
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.styleres import StyleRes
-from ops.metrics.networks.ir import load_arcface
-from ops.metrics.networks.lpips_alex import load_lpips
-from ops.metrics.networks.mobilefacenet import load_mobilefacenet
-from ops.metrics.networks.vgg16 import load_vgg16
-from ops.metrics.networks.weights import read_tensors
+from ops.networks.ir import load_arcface
+from ops.networks.lpips_alex import load_lpips
+from ops.networks.mobilefacenet import load_mobilefacenet
+from ops.networks.perceptual import LpipsPerceptual, Perceptual, VggPerceptual
+from ops.networks.vgg16 import load_vgg16
+from ops.networks.weights import read_tensors
 from ops.spaces import crops_from_images, images_from_crops
-from ops.training.data import load_faces
 from ops.training.distributed import Worker
 from ops.training.e0 import E0Settings, E0Task, start_near_the_mean
 from ops.training.methods import MethodSettings
-from ops.training.perceptual import LpipsPerceptual, Perceptual, VggPerceptual
 from ops.training.presets import Preset, model_config
 from ops.training.prior import Anchored, Features, PriorSettings, PriorTask
 from ops.training.residual import Distance, ResidualSettings, ResidualTask, residual_parts

@@ -27,8 +27,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ops.data.faces import epoch_indices
 from ops.inversion.session import Precision, feature_dtype
-from ops.training.data import epoch_indices
 from ops.training.distributed import Worker
 
 Schedule = Literal["cosine", "halving", "constant"]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from av.video.stream import VideoStream
 
-from ops.video.atomic import replaced_file
+from ops.files.atomic import replaced_file
 from ops.video.convert import EncodedColor, NativeWriter, Picture, YuvWriter, encoded_color, kept_color
 from ops.video.errors import MediaError
 from ops.video.image import check_frame

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from ops.video.atomic import replaced_file
+from ops.files.atomic import replaced_file
 from ops.video.errors import MediaError
 from ops.video.orientation import EXIF_ORIENTATIONS, UPRIGHT, Orientation
 

@@ -26,7 +26,7 @@ from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
-from ops.video.atomic import replaced_file
+from ops.files.atomic import replaced_file
 from ops.video.convert import encoded_color
 from ops.video.encode import FLAG_BITEXACT, EncodeOptions
 from ops.video.errors import MediaError

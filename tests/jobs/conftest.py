@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from ops.checkpoints.bundle import Bundle
-from pipeline import scan
+from pipeline.steps import scan
 from tests import tiny
 
 

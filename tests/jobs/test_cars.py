@@ -16,7 +16,7 @@ from ops.inversion.presets import cars512, preset
 from ops.inversion.styleres import StyleRes
 from ops.video.decode import FrameReader
 from ops.video.probe import probe
-from pipeline import scan
+from pipeline.steps import scan
 from tests import tiny
 
 

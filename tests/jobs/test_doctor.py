@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import jobs.doctor
 from jobs.cli import app
 from ops.checkpoints.bundle import Bundle
-from pipeline import cluster
+from pipeline.on_ray import cluster
 from tests.jobs.conftest import Styleres, tree
 
 

@@ -19,12 +19,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from jobs import evaluate_report, evaluate_video
+from jobs import evaluate_video
 from jobs.cli import app
+from jobs.common import evaluate_report
 from ops.checkpoints.bundle import open_bundle
+from ops.data.faces import split_of
 from ops.metrics.attributes import JUDGED, AttributeClassifier, load_judge, logits, save_judge
-from ops.metrics.networks.lpips_alex import LpipsAlex
-from ops.training.data import split_of
+from ops.networks.lpips_alex import LpipsAlex
 from tests import tiny
 from tests.jobs.conftest import Styleres
 from tests.ops.video.media import make_video

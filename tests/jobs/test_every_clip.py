@@ -18,7 +18,7 @@ from PIL import Image
 
 from ops.checkpoints.bundle import EMBEDDED
 from ops.video.probe import probe
-from pipeline.store import Store
+from pipeline.store.tables import Store
 from tests import tiny
 from tests.ops.video.media import CLIPS, clip, decoded_pts, payloads
 

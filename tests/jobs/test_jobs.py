@@ -16,9 +16,9 @@ from jobs.cli import app
 from ops.checkpoints.bundle import Bundle
 from ops.video.decode import FrameReader
 from ops.video.probe import probe
-from pipeline import scan
-from pipeline.ledger import Ledger
-from pipeline.store import Store
+from pipeline.engine.ledger import Ledger
+from pipeline.steps import scan
+from pipeline.store.tables import Store
 from tests import tiny
 from tests.jobs.conftest import Styleres, tree
 from tests.ops.video.media import decode_all, payloads

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.store import Store
+from pipeline.store.tables import Store
 from tests import tiny
 from tests.ops.video.media import make_video, moving_frames
 

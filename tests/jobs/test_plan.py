@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from ops.checkpoints.bundle import Bundle
-from pipeline.store import Store
+from pipeline.store.tables import Store
 from tests import tiny
 from tests.jobs.conftest import Styleres, tree
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ops.face.align import crop_face
 from ops.inversion.inverter import bilinear
-from ops.metrics.protocol import protocol_images
+from ops.networks.protocol import protocol_images
 from ops.spaces import crops_from_images, images_from_crops, levels_from_images
 from tests.golden import RTOL, Baseline, draw, input_image
 

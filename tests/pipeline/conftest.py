@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ops.checkpoints.bundle import Bundle
-from pipeline import scan
-from pipeline.stage import Source
-from pipeline.store import Store
+from pipeline.engine.stage import Source
+from pipeline.steps import scan
+from pipeline.store.tables import Store
 from tests import tiny
 
 

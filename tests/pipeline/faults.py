@@ -30,17 +30,19 @@ from typing import Any
 
 import torch
 
-from jobs.prepare import open_store
+from jobs.common.prepare import open_store
 from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.editing.recipe import parse_edits
 from ops.video.encode import EncodeOptions
-from pipeline import flow, places, scan, upkeep
-from pipeline.course import Report, silent
-from pipeline.outputs import Outputs
-from pipeline.plan import PlanSettings
-from pipeline.runner import InProcessRunner, Runner
-from pipeline.stage import Chunk, Result, Source, Step
-from pipeline.store import Store
+from pipeline import flow
+from pipeline.engine.course import Report, silent
+from pipeline.engine.runner import InProcessRunner, Runner
+from pipeline.engine.stage import Chunk, Result, Source, Step
+from pipeline.sources.outputs import Outputs
+from pipeline.steps import scan
+from pipeline.steps.plan import PlanSettings
+from pipeline.store import places, upkeep
+from pipeline.store.tables import Store
 from tests import tiny
 
 OPERATIONS = ("replace", "unlink", "mkdir", "rmdir", "link")
@@ -116,7 +118,7 @@ class KillOnce(Step):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         if hasattr(opened, "load"):
-            from pipeline.stage import Batched
+            from pipeline.engine.stage import Batched
 
             def finish(loaded: Sequence[Any]) -> list[Result]:
                 die()

@@ -18,10 +18,11 @@ import pytest
 from PIL import Image
 
 from ops.checkpoints.bundle import Bundle
-from pipeline import flow, upkeep
-from pipeline.course import OutOfSpace
-from pipeline.stage import Source
-from pipeline.store import Store
+from pipeline import flow
+from pipeline.engine.course import OutOfSpace
+from pipeline.engine.stage import Source
+from pipeline.store import upkeep
+from pipeline.store.tables import Store
 from tests import tiny
 from tests.pipeline import faults
 
@@ -44,7 +45,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, clips: list[Path], bundle: Bundle) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.scan.build_detector", lambda settings, device: tiny.MarkDetector())
+        patch.setattr("pipeline.steps.scan.build_detector", lambda settings, device: tiny.MarkDetector())
         summary = faults.edited(folder, [tiny.source_of(clip) for clip in clips], bundle)
     assert not summary.lost and summary.sources_done == 2
     left = faults.left_by(folder)
@@ -197,7 +198,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, clips: list[Path], bundle
     """What an edit leaves, to be copied."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.scan.build_detector", lambda settings, device: tiny.MarkDetector())
+        patch.setattr("pipeline.steps.scan.build_detector", lambda settings, device: tiny.MarkDetector())
         faults.edited(folder, [tiny.source_of(clip) for clip in clips], bundle)
     return folder
 
@@ -261,11 +262,11 @@ def cut_short(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> tuple
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.scan.build_detector", lambda settings, device: tiny.MarkDetector())
+        patch.setattr("pipeline.steps.scan.build_detector", lambda settings, device: tiny.MarkDetector())
         faults.edited(folder / "whole", sources, bundle, sheet_frames=2)
         for name, what, does in (
-            ("inverting", "pipeline.ledger.Ledger.seal", killed),
-            ("rendering", "pipeline.finalize.Finalize.open", lambda self: killed),
+            ("inverting", "pipeline.engine.ledger.Ledger.seal", killed),
+            ("rendering", "pipeline.steps.finalize.Finalize.open", lambda self: killed),
         ):
             with patch.context() as dying:
                 dying.setattr(what, does)
@@ -358,7 +359,7 @@ def test_workers_killed_in_every_step_and_a_lost_node_cost_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """kill -9 of the worker at the first item of each of the six steps; then a node goes in the middle of rendering."""
-    from pipeline.runner_ray import RayRunner
+    from pipeline.on_ray.runner import RayRunner
 
     cluster, second = two_nodes
     stages_of: Callable[..., Any] = flow.course_of

@@ -29,11 +29,11 @@ from ops.inversion.session import Session
 from ops.video.decode import FrameReader
 from ops.video.encode import EncodeOptions
 from ops.video.probe import probe
-from pipeline import scan
-from pipeline.columns import array_from_column, residuals_from_table, wplus_from_table
-from pipeline.plan import Plan, PlanSettings, fades, read_plan, shot_spans
-from pipeline.stage import Chunk, Result, Source
-from pipeline.store import Store
+from pipeline.engine.stage import Chunk, Result, Source
+from pipeline.steps import scan
+from pipeline.steps.plan import Plan, PlanSettings, fades, read_plan, shot_spans
+from pipeline.store.columns import array_from_column, residuals_from_table, wplus_from_table
+from pipeline.store.tables import Store
 from tests import tiny
 from tests.ops.video.media import decode_all, payloads, psnr
 

@@ -10,14 +10,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from jobs.prepare import open_store
+from jobs.common.prepare import open_store
 from ops.checkpoints.bundle import Bundle, open_bundle, open_method
-from ops.checkpoints.errors import CheckpointError
+from ops.files.errors import CheckpointError
 from ops.inversion.inverter import Inverter
 from ops.inversion.methods import Method
 from ops.inversion.session import Session
-from pipeline.columns import residuals_from_table, residuals_table
-from pipeline.stage import Source
+from pipeline.engine.stage import Source
+from pipeline.store.columns import residuals_from_table, residuals_table
 from tests import tiny
 from tests.ops.video.media import decode_all
 
@@ -167,7 +167,7 @@ def test_method_picks_from_a_folder_of_bundles(tmp_path: Path) -> None:
 
 
 def test_a_store_of_one_method_is_not_filled_with_another(tmp_path: Path) -> None:
-    from pipeline.store import StoreError
+    from pipeline.store.tables import StoreError
 
     one, two = (tiny.tiny_bundle(tmp_path / name, method=name) for name in ("e4e", "hfgi"))  # type: ignore[arg-type]
     open_store(tmp_path / "store", one, "float16")

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from ops.checkpoints.bundle import Bundle, open_bundle
-from ops.checkpoints.errors import CheckpointError
 from ops.face.framing import Crop
 from ops.face.paste import PasteSettings, paste
+from ops.files.errors import CheckpointError
 from ops.inversion.session import Session
 from ops.video.decode import FrameReader
-from pipeline import scan
-from pipeline.columns import array_from_column, residuals_from_table, wplus_from_table
-from pipeline.stage import Source
+from pipeline.engine.stage import Source
+from pipeline.steps import scan
+from pipeline.store.columns import array_from_column, residuals_from_table, wplus_from_table
 from tests import tiny
 from tests.ops.video.media import decode_all, make_video, moving_frames
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ops.checkpoints.bundle import EMBEDDED, Bundle, EditEntry, open_bundle, write_bundle
-from ops.checkpoints.errors import CheckpointError
-from ops.checkpoints.official import state_dict_from_official
+from ops.checkpoints.formats.official import state_dict_from_official
+from ops.files.errors import CheckpointError
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.residual import ResidualConfig
 from ops.inversion.styleres import StyleRes, StyleResConfig

@@ -12,7 +12,7 @@ import pytest
 
 from ops.checkpoints.catalog import Asset, FetchError, downloaded, known_by_digest, read_catalog
 from ops.checkpoints.convert import sha256_of
-from ops.checkpoints.errors import CheckpointError
+from ops.files.errors import CheckpointError
 
 CONTENT = bytes(range(256)) * 40
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.checkpoints.convert import Model, convert, read_checkpoint
-from ops.checkpoints.errors import CheckpointError
 from ops.checkpoints.prior import Prior, read_prior_config
+from ops.files.errors import CheckpointError
 from ops.generators.discriminator import Discriminator
 from ops.generators.stylegan2 import Generator
 from ops.generators.stylegan2_config import StyleGAN2Config

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from jobs.cli import app
 from ops.checkpoints.bundle import Bundle, open_bundle
-from ops.checkpoints.contents import read_content
 from ops.checkpoints.convert import convert, read_checkpoint
 from ops.checkpoints.doctor import diagnose
-from ops.checkpoints.errors import CheckpointError
-from ops.checkpoints.model import Model
+from ops.checkpoints.formats.contents import read_content
+from ops.checkpoints.formats.model import Model
+from ops.files.errors import CheckpointError
 from ops.inversion.hyperstyle import HyperStyle
 from ops.inversion.sfe import Sfe
 from ops.inversion.wplus import E4e, Psp, Restyle

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ops.checkpoints.official import state_dict_from_official
+from ops.checkpoints.formats.official import state_dict_from_official
 from ops.editing.direction import DirectionEditor
 from ops.editing.editor import AnyEditor, Editor, StyleEditor
 from ops.editing.ganspace import GanSpaceBasis, GanSpaceEditor, read_ganspace_table

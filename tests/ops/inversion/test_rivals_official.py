@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ops.checkpoints.contents import Content, Format
 from ops.checkpoints.convert import read_as
-from ops.checkpoints.model import Model
+from ops.checkpoints.formats.contents import Content, Format
+from ops.checkpoints.formats.model import Model
 from ops.device import keep_freed_memory
 from ops.generators.stylegan2 import Injection
 from ops.generators.stylegan2_config import StyleGAN2Config

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ops.checkpoints.bundle import Bundle
+from ops.data.faces import FaceSource, open_faces, split_of
 from ops.editing.editor import Editor
 from ops.inversion.inverter import Inversion, Inverter
 from ops.inversion.methods import Method
@@ -26,9 +27,8 @@ from ops.metrics.edits import PlannedEdit, both_signs
 from ops.metrics.evaluation import EXAMPLES, TIMED_FACES, Evaluator, Measured
 from ops.metrics.fid import frechet_distance
 from ops.metrics.pictures import PictureJudge, PictureNetworks
+from ops.networks.perceptual import Perceptual
 from ops.spaces import crops_from_images, images_from_crops
-from ops.training.data import FaceSource, open_faces, split_of
-from ops.training.perceptual import Perceptual
 from tests import tiny
 
 COUNT = 12

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from ops.checkpoints.errors import CheckpointError
+from ops.data.faces import load_faces
 from ops.face.detect import ARCFACE_TEMPLATE_52, DetectorError, DetectorSettings, build_detector
+from ops.files.errors import CheckpointError
 from ops.metrics.identity import (
     IdentityNetwork,
     IdentitySettings,
@@ -21,7 +22,6 @@ from ops.metrics.identity import (
     open_identity,
 )
 from ops.metrics.metric import MetricError
-from ops.training.data import load_faces
 
 
 class Colours(IdentityNetwork):

@@ -8,9 +8,9 @@ import torch
 
 from ops.face.detect import Detector, Face
 from ops.metrics.metric import Measurement, MetricError
-from ops.metrics.networks.inception_v3 import InceptionV3
-from ops.metrics.networks.lpips_alex import LpipsAlex
 from ops.metrics.pictures import PictureJudge, PictureMetric, PictureNetworks, PictureScores, PictureSet
+from ops.networks.inception_v3 import InceptionV3
+from ops.networks.lpips_alex import LpipsAlex
 from tests.ops.metrics.test_identity import Colours
 
 TEMPLATE = np.array([[0.35, 0.4], [0.65, 0.4], [0.5, 0.55], [0.38, 0.7], [0.62, 0.7]], np.float32) * 256

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from ops.data.faces import DataError, Faces
 from ops.inversion.styleres import StyleRes
 from ops.training import directions
-from ops.training.data import DataError, Faces
 from ops.training.directions import AttributeEdit, find_edits, ganspace_basis
 from tests.small_model import SMALL
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from ops.data.faces import split_of
 from ops.generators.discriminator import Discriminator
 from ops.inversion.styleres import StyleRes
 from ops.training import losses
 from ops.training.adversary import DiscriminatorStep
-from ops.training.data import split_of
 from ops.training.residual import (
     ResidualSettings,
     ResidualStep,

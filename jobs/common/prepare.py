@@ -1,0 +1,366 @@
+"""From what the user typed to what the flow takes. Everything cheap is checked here, before any model loads."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path, PurePosixPath
+
+import schemas
+from jobs.common.errors import UsageError
+from jobs.common.report import Reporter
+from ops.checkpoints.bundle import Bundle
+from ops.editing.definitions import Definition, parse_definition, parse_folder
+from ops.editing.library import load_edits, offers
+from ops.editing.recipe import EditRecipe, load_recipe, parse_edits
+from ops.video.encode import VideoCodec
+from ops.video.image import IMAGE_SUFFIXES
+from pipeline.engine.course import OUTPUT_EXISTS, Report
+from pipeline.engine.stage import Source, Stage
+from pipeline.engine.summary import MOST_KEPT, Summary
+from pipeline.flow import Policy, course_of
+from pipeline.sources.fetch import is_plain
+from pipeline.sources.inputs import Entry, Probing, entries, is_explicit, probed
+from pipeline.sources.outputs import KEPT_SUFFIXES, SUFFIXES_OF_CODEC, Outputs
+from pipeline.store import journal, upkeep
+from pipeline.store.lock import held
+from pipeline.store.parts import DamagedPart, named
+from pipeline.store.places import Place, exists, is_url, joined, place, remove_tree
+from pipeline.store.tables import Store, StoreInfo
+from schemas import Failure
+
+
+def code_version() -> str:
+    return importlib.metadata.version("styleres-video")
+
+
+MOST_LISTED = 10_000
+"""So many sources of a store are looked at before a render begins; of more, each when its turn comes."""
+
+
+class Given:
+    """The inputs of a command: a list that is checked before any work, or a set that is listed as it is worked off.
+
+    What cannot be read is told at once, and becomes a row of the store as soon as there is one.
+    """
+
+    def __init__(self, arguments: Sequence[str], reporter: Reporter, *, allow_hdr: bool) -> None:
+        self.failures: list[Failure] = []
+        self.failed = 0
+        self._arguments = len(arguments)
+        self._reporter = reporter
+        self._store: Store | None = None
+        probing = iter(Probing(entries(arguments), self.lose, allow_hdr=allow_hdr))
+        explicit = all(is_explicit(one) for one in arguments)
+        self.listed: list[Source] | None = named_apart(self._once(list(probing))) if explicit else None
+        self.sources: Iterator[Source] = iter(self.listed) if self.listed is not None else probing
+
+    @classmethod
+    def stored(cls, store: Store, only: Sequence[str], reporter: Reporter, *, allow_hdr: bool) -> Given:
+        """The sources of a store: a list too, unless there are very many."""
+        given = cls([], reporter, allow_hdr=allow_hdr)
+        found, count = stored_sources(store, only, given.lose, allow_hdr=allow_hdr)
+        given._arguments = count
+        given.listed = named_apart(list(found)) if count <= MOST_LISTED else None
+        given.sources = iter(given.listed) if given.listed is not None else found
+        return given
+
+    @property
+    def count(self) -> int | None:
+        """Sources, where that is known beforehand."""
+        return None if self.listed is None else len(self.listed)
+
+    def inputs(self, summary: Summary) -> int:
+        """How many inputs there were, after the end."""
+        return self._arguments if self.listed is not None else summary.sources_done + summary.sources_failed
+
+    def add_to(self, summary: Summary) -> None:
+        """What never came to be a source counts as lost."""
+        summary.fail(self.failures)
+        summary.lost_count += self.failed - len(self.failures)
+        summary.sources_failed += self.failed
+
+    def lose(self, failure: Failure) -> None:
+        self.failed += 1
+        self._reporter.lost(failure)
+        if self._store is not None:
+            self._store.write_failures("probe", [failure])
+        if len(self.failures) < MOST_KEPT:
+            self.failures.append(failure)
+
+    def record_in(self, store: Store) -> None:
+        store.write_failures("probe", self.failures)
+        self._store = store
+
+    def first(self) -> Source | None:
+        """The first source, which stays the first; None where there is none at all."""
+        found = next(self.sources, None)
+        if found is not None:
+            self.sources = chain([found], self.sources)
+        return found
+
+    def _once(self, sources: Sequence[Source]) -> list[Source]:
+        kept: dict[str, Source] = {}
+        for source in sources:
+            if source.source_id in kept:
+                message = (
+                    f"{source.uri}: has the same content as {kept[source.source_id].uri}, which is processed; name it once"
+                )
+                self.lose(Failure(source.source_id, source.uri, "probe", "duplicate", message))
+            else:
+                kept[source.source_id] = source
+        return list(kept.values())
+
+
+def named_apart(sources: Sequence[Source]) -> list[Source]:
+    """Part of its key goes into the name of an input where two would meet: contact sheets differ in nothing but stems."""
+    taken: set[str] = set()
+    named = []
+    for source in sources:
+        path = PurePosixPath(source.output_name)
+        name = path.name if path.stem not in taken else f"{path.stem}.{source.source_id[:8]}{path.suffix}"
+        taken.add(PurePosixPath(name).stem)
+        named.append(replace(source, name=name))
+    return named
+
+
+def probe_inputs(paths: Sequence[Path], *, allow_hdr: bool) -> tuple[list[Source], list[Failure]]:
+    """Every readable file, and a failure for each of the others."""
+    found = [probed(Entry(str(path.absolute()), path.name), allow_hdr=allow_hdr) for path in paths]
+    return [one for one in found if isinstance(one, Source)], [one for one in found if isinstance(one, Failure)]
+
+
+def definitions_from(editors: Sequence[str], folders: Sequence[str]) -> list[Definition]:
+    """`--editor` and `--editors` texts; relative paths are taken from the working folder."""
+    parsed = [parse_definition(text) for text in editors] + [parse_folder(text) for text in folders]
+    return [definition.located(Path.cwd()) for definition in parsed]
+
+
+def recipe_from(
+    edits: Sequence[str], recipe: Path | None, bundle: Bundle, definitions: Sequence[Definition] = ()
+) -> EditRecipe:
+    """`--edit` texts or a `--recipe` file, with the user's editors; every edit is there and fits the model."""
+    own = [entry.name for entry in bundle.edits]
+    if bool(edits) == (recipe is not None):
+        names = ", ".join([*own, *offers(definitions)])
+        raise UsageError(f"expected --edit NAME=STRENGTH (once or more) or --recipe FILE; {bundle.name} has: {names}")
+    parsed = (parse_edits(edits) if recipe is None else load_recipe(recipe)).with_editors(definitions)
+    parsed.require_known({*own, *offers(parsed.editors)})
+    load_edits(parsed.names, bundle.editors(), parsed.editors, bundle.config.generator)
+    return parsed
+
+
+def store_info(bundle: Bundle, codec: schemas.ResidualCodec) -> StoreInfo:
+    return StoreInfo(
+        model_name=bundle.name,
+        model_digest=bundle.digest,
+        wplus_shape=bundle.wplus_shape,
+        residual_shape=bundle.residual_shape,
+        residual_codec=codec,
+        injection_resolution=bundle.config.injection_resolution,
+        code_version=code_version(),
+    )
+
+
+def open_store(root: str | Place, bundle: Bundle, codec: schemas.ResidualCodec) -> Store:
+    return Store.open_or_create(root, store_info(bundle, codec))
+
+
+def open_settled(where: str | Place) -> Store:
+    """Open a store, and finish first what a killed command has begun: a person who is to be deleted is never shown again."""
+    root = place(where)
+    if journal.unfinished(root):
+        with held(root, "store recovery"):
+            finish(root)
+    return Store.open(root)
+
+
+def finish(root: Place) -> None:
+    """With the lock held. Tells people, on standard error."""
+    for done in upkeep.finish(root):
+        shown = f"; these files still show it: {', '.join(done.made)}" if done.made else ""
+        print(f"styleres: finished what an earlier command had begun: {done.what}{shown}", file=sys.stderr)
+
+
+def require_untouched(
+    root: Place,
+    bundle: Bundle,
+    codec: schemas.ResidualCodec,
+    stages_of: Callable[[Store], Sequence[Stage]],
+    given: Given,
+    policy: Policy,
+    report: Report,
+) -> None:
+    """Refuse before any work what would be refused later, for inputs that are few enough to look at. Writes nothing.
+
+    Raises UsageError; StoreError for a store of another model.
+    """
+    info = store_info(bundle, codec)
+    if exists(joined(root, "meta/info.json")):
+        store = open_settled(root)
+        store.require_same_model(info)
+        course = course_of(stages_of(store), (), store, report, policy)
+        refusals = (course.refusal(source) for source in given.listed or ())
+    else:
+        refusals = (policy.admit(source) for source in given.listed or ())
+    for failure in refusals:
+        if failure is not None:
+            raise UsageError(failure.message)
+
+
+def stored_sources(
+    store: Store, only: Sequence[str], lost: Callable[[Failure], None], *, allow_hdr: bool
+) -> tuple[Iterator[Source], int]:
+    """The sources of a store that can be rendered, one after the other: complete, and their files still what they were; and how
+    many the store has.
+
+    `only`: keys, paths or file names; empty for all. Raises UsageError for one that the store does not have.
+    """
+    ids = named_sources(store, only) if only else store.stored_source_ids()
+    found = (stored_source(store, one, lost, allow_hdr=allow_hdr) for one in ids)
+    return (source for source in found if source is not None), len(ids)
+
+
+def named_sources(store: Store, only: Sequence[str]) -> list[str]:
+    """Keys of the sources of these keys, paths or file names. Raises UsageError for one that the store does not have."""
+    rows, damaged = store.readable_sources()
+    names = {one: {one, row["uri"], PurePosixPath(row["uri"]).name} for one, row in rows.items()}
+    names |= {one: {one} for one in damaged}  # whose names are lost
+
+    def is_meant(wanted: str, known: set[str]) -> bool:
+        return wanted in known or str(Path(wanted).absolute()) in known
+
+    for wanted in only:
+        if not any(is_meant(wanted, known) for known in names.values()):
+            held = ", ".join(PurePosixPath(row["uri"]).name for row in list(rows.values())[:20])
+            held += f"; and {len(damaged)} whose name is lost (styleres store verify)" if damaged else ""
+            raise UsageError(f"--only {wanted}: {store.root} has no such source; it has: {held or 'none'}")
+    return [one for one, known in names.items() if any(is_meant(wanted, known) for wanted in only)]
+
+
+def stored_source(store: Store, source_id: str, lost: Callable[[Failure], None], *, allow_hdr: bool) -> Source | None:
+    uri = source_id
+
+    def lose(reason: str, message: str) -> None:
+        lost(Failure(source_id, uri, "probe", reason, message))
+
+    try:
+        store.require_sound(source_id, ["sources"])
+        rows = store.read("sources", source_id, columns=["uri", "sha256"]).to_pylist()
+    except DamagedPart as error:
+        lose("damaged_part", str(error))
+        return None
+    uri = rows[0]["uri"] if rows else source_id
+    if broken := store.broken_manifests(source_id, ["invert"]):
+        (said,) = broken.values()
+        lose("damaged_manifest", f"{said}; run styleres invert, or edit, with this store again: it inverts this source anew")
+        return None
+    if lacking := store.lacking(source_id):
+        again = "run styleres invert, or edit, with this store again: it makes what is missing, and nothing else"
+        lose("damaged_part", f"{named(lacking)}; {again}")
+        return None
+    if not rows or store.read_manifest("invert", source_id) is None:
+        lose("incomplete", f"{uri}: its inversion was not finished; run styleres invert again with this store")
+        return None
+    found = probed(Entry(uri, PurePosixPath(uri.rsplit("#", 1)[-1]).name), allow_hdr=allow_hdr)
+    if isinstance(found, Failure):
+        lose("media_error", f"{found.message} (the store has its codes, but a render needs its frames)")
+        return None
+    if found.info.sha256 != rows[0]["sha256"]:
+        lose("changed", f"{uri}: is not the file that was inverted any more; invert it again")
+        return None
+    return found
+
+
+def outputs_from(
+    out: str,
+    codec: VideoCodec,
+    listed: Sequence[Source] | None,
+    *,
+    sheet: Path | None,
+    with_sheet: bool,
+    side_by_side: bool,
+) -> Outputs:
+    """The rule of where results go. `out` is a file for one source, otherwise a folder. `listed`: None for a set.
+
+    Raises UsageError for a place that cannot hold what would go there.
+    """
+    where, suffixes = place(out), SUFFIXES_OF_CODEC.get(codec, KEPT_SUFFIXES)
+    is_file = where.suffix.lower() in {*KEPT_SUFFIXES, ".webm", *IMAGE_SUFFIXES}
+    if is_file and (listed is None or len(listed) > 1):
+        many = "a set of inputs" if listed is None else f"{len(listed)} inputs"
+        raise UsageError(f"--out {out} is one file, and there are {many}; name a folder")
+    if isinstance(where, Path):
+        if is_file and where.is_dir():
+            raise UsageError(f"--out {out} is a folder whose name ends like a file's; name a file inside it")
+        if not is_file and where.is_file():
+            said = ", ".join((*KEPT_SUFFIXES, ".webm"))
+            raise UsageError(f"--out {out} is a file of another kind; name one of {said}, or a folder")
+    if is_file and listed:
+        image = listed[0].info.kind == "image"
+        allowed = sorted(IMAGE_SUFFIXES) if image else suffixes
+        if where.suffix.lower() not in allowed:
+            what = "an image" if image else f"{codec} video"
+            raise UsageError(f"--out {out}: a {where.suffix} file cannot hold {what}; use one of {', '.join(allowed)}")
+    if sheet is not None and (listed is None or len(listed) > 1):
+        raise UsageError("--contact-sheet names one file, and there are several inputs; leave it out")
+    return Outputs(
+        folder=str(where) if not is_file else str(where).rsplit("/", 1)[0],
+        file=str(where) if is_file else None,
+        suffixes=suffixes,
+        # A set may be of a million pictures, for which nobody will look at as many sheets.
+        sheets=with_sheet and listed is not None,
+        sheet=None if sheet is None else str(sheet.absolute()),
+        side_by_side=side_by_side,
+        sets=listed is None,
+    )
+
+
+def admission(outputs: Outputs, *, overwrite: bool) -> Callable[[Source], Failure | None]:
+    """Why the results of a source that is not finished must not be written."""
+
+    def admit(source: Source) -> Failure | None:
+        output = outputs.of(source)
+        if is_plain(source.uri) and not is_url(output.video) and Path(output.video).resolve() == Path(source.uri).resolve():
+            message = f"--out {output.video} is one of the inputs, and a render reads its source to the end; name another"
+            return Failure(source.source_id, source.uri, "probe", "output_is_input", message)
+        files = [file for file in (output.video, output.contact_sheet, output.side_by_side) if file]
+        existing = [] if overwrite else [file for file in files if exists(place(file))]
+        if existing:
+            message = (
+                f"{', '.join(existing)} exists already, and this command has not finished it; use --overwrite, or another --out"
+            )
+            return Failure(source.source_id, source.uri, "probe", OUTPUT_EXISTS, message)
+        return None
+
+    return admit
+
+
+def temporary_place(out: str) -> Place:
+    """Where the rows of an edit go whose codes nobody wants to keep: beside its output.
+
+    The name follows from the output's, so that the same command continues a run that was killed.
+    """
+    where = place(out)
+    name = f".styleres-work-{hashlib.sha256(str(where).encode()).hexdigest()[:12]}"
+    return where.with_name(name) if where.suffix else where / name
+
+
+@contextmanager
+def working(root: Place, named: str, job: str, *, keep: bool) -> Iterator[None]:
+    """Hold the store. One that is not kept goes with the end of the job, but not when the job is cut short."""
+    try:
+        if isinstance(root, Path):
+            root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{named}: cannot write there ({error.strerror}: {error.filename})") from error
+    with held(root, job):
+        finish(root)
+        yield
+    if not keep:
+        remove_tree(root)

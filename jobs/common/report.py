@@ -1,0 +1,169 @@
+"""What a person or a log collector sees of a running job: progress bars and a table now and then, JSON lines otherwise."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jobs.common.errors import FAILED
+from pipeline.engine.course import Event, Lost, Noted, Settled, Status
+from pipeline.engine.stage import Source
+from pipeline.flow import Summary, lost_of
+from schemas import Failure
+
+
+class Reporter:
+    """Bars go to stderr; JSON lines and the last line to stdout. A context manager."""
+
+    def __init__(self, *, progress: str = "auto"):
+        self.bars = progress == "bars" or (progress == "auto" and sys.stderr.isatty())
+        self.started = time.monotonic()
+        self.tasks: dict[str, TaskID] = {}
+        self.last_line = 0.0
+        self.display = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+
+    def __enter__(self) -> Self:
+        if self.bars:
+            self.display.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bars as they are. A display that never started would print an empty line instead."""
+        if self.bars:
+            self.display.stop()
+
+    def event(self, **fields: Any) -> None:
+        """One JSON line, if this is not a terminal."""
+        if not self.bars:
+            elapsed = round(time.monotonic() - self.started, 3)
+            print(json.dumps({"seconds": elapsed, **fields}), flush=True)
+
+    def see(self, event: Event) -> None:
+        """A `pipeline.engine.runner.Report`."""
+        match event:
+            case Settled():
+                self.settled(event)
+            case Noted(kind, message, uri):
+                self.say(f"{kind}: {uri + ': ' if uri else ''}{message}")
+                self.event(event=kind, message=message, **({"uri": uri} if uri else {}))
+            case Lost(failure):
+                self.lost(failure)
+            case Status():
+                self.status(event)
+
+    def settled(self, event: Settled) -> None:
+        """Lines at most once a second, but for a stage's first and last and for every loss."""
+        tally, name = event.tally, event.stage.name
+        done = tally.done + tally.failed
+        if self.bars:
+            if name not in self.tasks:
+                self.tasks[name] = self.display.add_task(name, total=tally.known)
+            self.display.update(self.tasks[name], completed=done, total=tally.known)
+        if event.outcome.failure is not None:
+            self.lost(event.outcome.failure)
+        for failure in lost_of(event.outcome.result.failures) if event.outcome.result is not None else ():
+            self.lost(failure)
+        now = time.monotonic()
+        if done in (1, tally.known) or now - self.last_line >= 1:
+            self.last_line = now
+            self.event(event="stage", stage=name, done=done, items=tally.known)
+
+    def status(self, status: Status) -> None:
+        """The table of a long run."""
+        seconds, eta = max(status.seconds, 1e-9), status.eta_seconds
+        steps = {
+            name: {
+                "queued": tally.queued,
+                "running": tally.running,
+                "done": tally.done,
+                "resumed": tally.resumed,
+                "failed": tally.failed,
+                "frames_per_second": round(tally.frames / seconds, 2),
+            }
+            for name, tally in status.steps.items()
+        }
+        self.event(
+            event="status",
+            steps=steps,
+            sources=status.sources,
+            sources_known=status.sources_known,
+            workers=status.workers,
+            busy_share=round(status.busy_share, 3),
+            eta_seconds=None if eta is None else round(eta),
+        )
+        if not self.bars:
+            return
+        known = "?" if status.sources_known is None else status.sources_known
+        left = "" if eta is None else f", about {eta / 60:.0f} min left"
+        busy = f"{status.workers} workers {status.busy_share:.0%} busy"
+        table = Table("step", *next(iter(steps.values()), {}), title=f"{status.sources} of {known} sources, {busy}{left}")
+        for name, fields in steps.items():
+            table.add_row(name, *map(str, fields.values()))
+        self.display.console.print(table)
+
+    def say(self, text: str) -> None:
+        if self.bars:
+            self.display.console.print(text, markup=False, highlight=False)
+
+    def lost(self, failure: Failure) -> None:
+        where = "" if failure.pts is None else f" pts {failure.pts}"
+        if self.bars:
+            self.display.console.print(f"[red]lost[/red] {failure.uri}{where} ({failure.stage}): {failure.message}")
+        self.event(
+            event="lost",
+            uri=failure.uri,
+            stage=failure.stage,
+            reason=failure.reason,
+            message=failure.message,
+            pts=failure.pts,
+        )
+
+    def plan(self, job: str, sources: Sequence[Source], **more: Any) -> None:
+        """What --dry-run prints."""
+        inputs = [
+            {"uri": one.uri, "frames": one.info.n_frames, "width": one.info.width, "height": one.info.height} for one in sources
+        ]
+        print(json.dumps({"event": "plan", "job": job, "inputs": inputs, **more}, indent=1 if self.bars else None))
+
+    def finish(self, job: str, summary: Summary, *, inputs: int, allowed: Allowed = 0, **more: Any) -> int:
+        """The last line; returns the exit code: 1 where more inputs lost something than are allowed to."""
+        self.close()
+        fields = {
+            "inputs": inputs,
+            "frames": summary.counts["frames"],
+            "faces": summary.counts["faces"],
+            "edits": summary.counts["edits"],
+            "failures": summary.lost_count,
+            "inputs_failed": summary.sources_failed,
+            "inputs_finished_before": summary.sources_skipped,
+            **more,
+        }
+        if self.bars:
+            words = "  ".join(f"{name} {value}" for name, value in fields.items())
+            print(f"{job}: {words}  in {time.monotonic() - self.started:.1f} s")
+        seconds = {name: round(value, 3) for name, value in sorted(summary.seconds.items())}
+        self.event(event="done", job=job, **fields, seconds_by_part=seconds)
+        limit = allowed if isinstance(allowed, int) else allowed * max(inputs, 1)
+        return FAILED if summary.sources_failed > limit or (summary.lost_count and not limit) else 0
+
+
+Allowed = int | float
+"""How many inputs may lose something: a number, or a share of them."""

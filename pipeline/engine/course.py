@@ -1,0 +1,513 @@
+"""Where every source in flight stands, and which items may run: what all runners share.
+
+A source takes the stages in order, and enters one when all its items have left the one before; sources do not wait for each
+other. Later stages go first, and no source is listed before there is room for its items, so that memory and the work folder
+hold what is in flight and nothing more, be it of ten inputs or of a million.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+from pipeline.engine.ledger import Ledger, Seal, after, differences, key_of
+from pipeline.engine.stage import NO_SPACE, Chunk, Outcome, Source, Stage
+from pipeline.engine.summary import Summary, lost_of
+from pipeline.store.parts import DamagedPart, Written, named
+from pipeline.store.places import Place
+from schemas import Failure
+
+SPARE_SOURCES = 64
+"""In flight at once, besides one for each frame that workers may want."""
+
+MOST_BEGINNINGS = 3
+"""A source whose parts turn out damaged is begun so often in one run."""
+
+OUTPUT_EXISTS = "output_exists"
+"""The reason of a failure that is none where the same command wrote the outputs."""
+
+
+class OutOfSpace(RuntimeError):
+    """A disk or quota is full. What was finished stays; the same command continues once there is room."""
+
+
+@dataclass
+class Tally:
+    """Items of one stage in this run."""
+
+    queued: int = 0
+    running: int = 0
+    done: int = 0
+    resumed: int = 0
+    """Of those done: by an earlier run."""
+    failed: int = 0
+    frames: int = 0
+    """Of the items that this run has done."""
+
+    @property
+    def known(self) -> int:
+        """Items of all sources that have come so far."""
+        return self.queued + self.running + self.done + self.failed
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run is."""
+
+    seconds: float
+    steps: dict[str, Tally]
+    sources: int
+    """Finished, lost ones included."""
+    sources_known: int | None
+    """None while the inputs are still being listed."""
+    workers: int = 1
+    busy_share: float = 1.0
+    """Of the workers' time since the last status."""
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """From what is finished, as if the rest were like it."""
+        if not self.sources_known or not self.sources:
+            return None
+        return self.seconds / self.sources * (self.sources_known - self.sources)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """An item has an outcome."""
+
+    stage: Stage
+    outcome: Outcome
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Something that whoever watches should read: a source that is skipped or done again, and why; a worker that died."""
+
+    kind: str
+    message: str
+    uri: str = ""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A source that never came to its first item."""
+
+    failure: Failure
+
+
+Event = Settled | Noted | Lost | Status
+Report = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """A report that says nothing."""
+
+
+@dataclass(eq=False)
+class Parcel:
+    """Items of one stage that one worker does together."""
+
+    stage: Stage
+    items: list[Chunk]
+
+
+@dataclass(eq=False)
+class Underway:
+    """A source in flight."""
+
+    source: Source
+    upstream: str
+    at: int = 0
+    key: str = ""
+    waiting: int = 0
+    outcomes: list[Outcome] = field(default_factory=list)
+    """Of the stage that it is in."""
+    failures: list[Failure] = field(default_factory=list)
+    files: list[Written] = field(default_factory=list)
+    outputs: list[Written] = field(default_factory=list)
+    failed: bool = False
+    """The last four since the last seal."""
+    lost: bool = False
+    """Anything, at any stage."""
+    settled: list[tuple[Stage, Outcome]] = field(default_factory=list)
+    """Of the stages that it has passed, for the summary."""
+    lost_before: list[Failure] = field(default_factory=list)
+    """By stages that an earlier run has finished."""
+
+
+@final
+class Course:
+    """`sources` may be endless for all we know: only its next element is ever asked for.
+
+    ledger: None keeps no account, so that nothing is resumed.
+    begin: what the first stage depends on besides the source.
+    admit: why a source must not be touched (None: it may), asked only if it is not finished already.
+    changed: asked before a source whose manifest speaks of other settings is done again; returns why that must not be.
+    started: called for each source that begins with the first stage; => what it wrote.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        sources: Iterable[Source],
+        ledger: Ledger | None,
+        report: Report = silent,
+        *,
+        begin: Callable[[Source], str] = lambda source: "",
+        admit: Callable[[Source], Failure | None] = lambda source: None,
+        changed: Callable[[Source, Seal, list[str]], Failure | None] = lambda source, seal, what: None,
+        started: Callable[[Source], Sequence[Written]] = lambda source: (),
+        count: int | None = None,
+    ) -> None:
+        self.stages = list(stages)
+        self.ledger = ledger
+        self.report = report
+        self.summary = Summary()
+        self.tallies = {stage.name: Tally() for stage in stages}
+        self.count = count
+        self._sources: Iterator[Source] = iter(sources)
+        self._listed_all = False
+        self._begin, self._admit, self._changed, self._started = begin, admit, changed, started
+        self._queues: list[deque[Chunk]] = [deque() for _ in stages]
+        self._underway: dict[str, Underway] = {}
+        self._held: deque[Source] = deque()  # of the same bytes as one in flight, or to be begun again
+        self._beginnings: Counter[str] = Counter()  # of those with damaged parts
+        self._left = set() if ledger is None else ledger.left(self.stages)
+        self._began = time.monotonic()
+        self._ahead_frames = 1
+
+    # ------------------------------------------------------------------------------------------------ for the runner
+
+    def take(self, fits: Callable[[Stage], bool] = lambda stage: True) -> Parcel | None:
+        """The next items for a worker, latest stage first; None if there are none that it may do now."""
+        self._list_more(fits)
+        for at in reversed(range(len(self.stages))):
+            stage, queue = self.stages[at], self._queues[at]
+            if not queue or not fits(stage):
+                continue
+            items = [queue.popleft()]
+            while queue and sum(item.frames for item in items) + queue[0].frames <= stage.frames:
+                items.append(queue.popleft())
+            tally = self.tallies[stage.name]
+            tally.queued -= len(items)
+            tally.running += len(items)
+            return Parcel(stage, items)
+        return None
+
+    def give_back(self, parcel: Parcel) -> None:
+        """The worker that had these items is gone, through no fault of theirs."""
+        at = self.stages.index(parcel.stage)
+        self._queues[at].extendleft(reversed(parcel.items))
+        tally = self.tallies[parcel.stage.name]
+        tally.queued += len(parcel.items)
+        tally.running -= len(parcel.items)
+
+    def settle(self, stage: Stage, outcome: Outcome) -> None:
+        """An item is done or lost; what its source does next follows.
+
+        Raises:
+            OutOfSpace: it was lost because a disk is full.
+        """
+        tally = self.tallies[stage.name]
+        tally.running -= 1
+        if outcome.failure is None:
+            tally.done += 1
+            tally.frames += outcome.item.frames
+        else:
+            tally.failed += 1
+            if outcome.failure.reason == NO_SPACE:
+                raise OutOfSpace(
+                    f"{outcome.failure.message}; the disk or quota is full. What is finished stays: make room and run the "
+                    "same command again"
+                )
+        state = self._underway[outcome.item.source.source_id]
+        if outcome.damaged is None:  # else it may not be lost: see when the source has no item in work
+            self.report(Settled(stage, outcome, tally))
+        state.outcomes.append(outcome)
+        state.waiting -= 1
+        if state.waiting == 0:
+            self._leave(state)
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is in flight, and nothing more will come."""
+        if not self._underway and not self._listed_all:
+            self._list_more()
+        return self._listed_all and not self._underway and not self._held
+
+    def status(self, workers: int = 1, busy_share: float = 1.0) -> Status:
+        known = self.count
+        if self._listed_all:
+            known = self.summary.sources_done + self.summary.sources_failed + len(self._underway) + len(self._held)
+        seconds = time.monotonic() - self._began
+        finished = self.summary.sources_done + self.summary.sources_failed
+        return Status(seconds, self.tallies, finished, known, workers, busy_share)
+
+    def look_ahead(self, frames: int) -> None:
+        """Keep so many frames ready to be taken, if there are as many."""
+        self._ahead_frames = frames
+        self._list_more()
+
+    def parcels(self, can: Callable[[Stage], bool]) -> int:
+        """How many workers the items that wait could keep busy."""
+        queues = zip(self.stages, self._queues, strict=True)
+        return sum(-(-sum(item.frames for item in queue) // stage.frames) for stage, queue in queues if queue and can(stage))
+
+    # ------------------------------------------------------------------------------------------------ one source
+
+    def _list_more(self, fits: Callable[[Stage], bool] = lambda stage: True) -> None:
+        """Take sources in until there is enough to do, or as many as may be in flight."""
+
+        def ready_frames() -> int:
+            return sum(
+                item.frames for stage, queue in zip(self.stages, self._queues, strict=True) if fits(stage) for item in queue
+            )
+
+        most = 2 * self._ahead_frames + SPARE_SOURCES
+        while len(self._underway) < most and ready_frames() < self._ahead_frames:
+            free = next((source for source in self._held if source.source_id not in self._underway), None)
+            if free is not None:
+                self._held.remove(free)
+                self._enter(free)
+                continue
+            if self._listed_all or len(self._held) >= most:
+                return
+            source = next(self._sources, None)
+            if source is None:
+                self._listed_all = True
+            elif source.source_id in self._underway:
+                self._held.append(source)
+            else:
+                self._enter(source)
+
+    def _enter(self, source: Source) -> None:
+        for said in [] if self.ledger is None else self.ledger.put_manifests_aside(self.stages, source.source_id):
+            self.report(Noted("damaged", f"{said}; put aside, and what it vouched for is made again", source.uri))
+        state = Underway(source, self._begin(source))
+        self._underway[source.source_id] = state
+        if self.ledger is not None and self._sealed_from(state) < len(self.stages):
+            failure, what = self._refusal(state)
+            if failure is not None:
+                self.summary.fail([failure])
+                self.report(Lost(failure))
+                self.ledger.store.write_failures("probe", [failure])
+                state.lost = True
+                self._end(state)
+                return
+            if what:
+                self.report(Noted("again", f"done again, because {'; '.join(what)}", source.uri))
+            if state.at == 0:
+                state.files += self._started(source)
+        self._go_on(state)
+
+    def refusal(self, source: Source) -> Failure | None:
+        """Why this source would not be touched; changes nothing."""
+        state = Underway(source, self._begin(source))
+        if self.ledger is None or self._sealed_from(state, tell=False) == len(self.stages):
+            return None
+        return self._refusal(state)[0]
+
+    def _refusal(self, state: Underway) -> tuple[Failure | None, list[str]]:
+        """Why the source must not be touched, or what has changed since it was done before."""
+        assert self.ledger is not None
+        failure, last = self._admit(state.source), self.stages[-1]
+        if failure is not None:
+            # The same command wrote them, and was killed, or lost something and tries again.
+            own = last.seals is not None and self.ledger.owns(last.seals, state.source.source_id)
+            if not (own and failure.reason == OUTPUT_EXISTS):
+                return failure, []
+        upstream = state.upstream
+        decides: dict[str, Any] = {}
+        for stage in self.stages[state.at :]:
+            key = key_of(stage, state.source, upstream)
+            upstream = after(key, [(0, state.source.info.n_frames)])
+            decides[stage.name] = dict(stage.decides)
+            if stage.seals is not None:
+                seal = self.ledger.sealed(stage.seals, state.source.source_id)
+                if seal is None or seal.key == key:
+                    return None, []
+                what = differences(dict(seal.decides), decides)
+                return (self._changed(state.source, seal, what) if what else None), what
+        return None, []
+
+    def _sealed_from(self, state: Underway, *, tell: bool = True) -> int:
+        """Skip every stage until the last one that is sealed with the key that it would have now; => the next stage."""
+        if self.ledger is None:
+            return state.at
+        source, upstream, best = state.source, state.upstream, None
+        for at in range(state.at, len(self.stages)):
+            stage = self.stages[at]
+            key = key_of(stage, source, upstream)
+            upstream = after(key, [(0, source.info.n_frames)])
+            if stage.seals is None:
+                continue
+            seal = self.ledger.sealed(stage.seals, source.source_id)
+            good = seal is not None and seal.key == key and not seal.failed
+            if seal is not None and good and self.ledger.intact(stage.seals, source.source_id, seal, tidy=tell):
+                upstream = seal.after or upstream  # of its own since a track was deleted
+                best = (at + 1, seal, upstream)
+        if best is not None:
+            before = state.at
+            state.at, seal, state.upstream = best
+            if not tell:
+                return state.at
+            if source.source_id in self._left:
+                self.ledger.forget(self.stages[before : state.at], source.source_id)
+            lost = lost_of(seal.failures)
+            state.lost_before += lost
+            state.lost = state.lost or bool(lost)
+            done = state.at == len(self.stages)
+            self.summary.sources_skipped += done
+            stage = self.stages[state.at - 1]
+            said = "finished" if done else f"{stage.name} is done"
+            self.report(Noted("skipped", f"{said} already, with this model and these settings", source.uri))
+        return state.at
+
+    def _go_on(self, state: Underway) -> None:
+        """Queue what is missing of the stage that the source has come to; pass stages of which nothing is."""
+        while state.at < len(self.stages):
+            if state.at and self.stages[state.at - 1].seals is not None and self._sealed_from(state) == len(self.stages):
+                break
+            stage, source = self.stages[state.at], state.source
+            last = self.stages[-1]
+            if self.ledger is not None and stage.vital and last.seals and not (state.at and self.stages[state.at - 1].vital):
+                self.ledger.begin(last.seals, source.source_id)
+            state.key = key_of(stage, source, state.upstream) if self.ledger is not None else ""
+            done = [] if self.ledger is None else self.ledger.resume(stage, source, state.key, self._sealing(state))
+            todo = stage.chunks(source, state.key, [(one.item.start, one.item.stop) for one in done])
+            tally = self.tallies[stage.name]
+            tally.done += len(done)
+            tally.resumed += len(done)
+            tally.queued += len(todo)
+            state.outcomes = done
+            if todo:
+                state.waiting = len(todo)
+                self._queues[state.at].extend(todo)
+                return
+            if not self._passed(state):
+                return
+        self._end(state)
+
+    def _sealing(self, state: Underway) -> str | None:
+        """The manifest that vouches for the stage's files, if they are whole but for some damage."""
+        assert self.ledger is not None
+        source, key, upstream = state.source, state.key, state.upstream
+        for stage in self.stages[state.at :]:
+            key = key_of(stage, source, upstream)
+            upstream = after(key, [(0, source.info.n_frames)])
+            if stage.seals is not None:
+                seal = self.ledger.sealed(stage.seals, source.source_id)
+                # Of a render nothing but its outputs stays, so there is no part of it to mend.
+                whole = seal is not None and seal.key == key and not seal.failed and not seal.outputs
+                return stage.seals if whole else None
+        return None
+
+    def _leave(self, state: Underway) -> None:
+        if self._passed(state):
+            self._go_on(state)
+
+    def _passed(self, state: Underway) -> bool:
+        """Write down what a stage did to a source; False where it goes no further."""
+        stage = self.stages[state.at]
+        state.outcomes.sort(key=lambda outcome: outcome.item.start)
+        if any(outcome.damaged is not None for outcome in state.outcomes) and self._begins_again(stage, state):
+            return False
+        for outcome in state.outcomes:
+            state.settled.append((stage, outcome))
+            if outcome.failure is not None:
+                state.failures.append(outcome.failure)
+                state.failed = True
+            else:
+                assert outcome.result is not None
+                state.failures += outcome.result.failures
+                state.files += outcome.result.files
+                state.outputs += outcome.result.outputs
+        failed = any(outcome.failure is not None for outcome in state.outcomes)
+        covered = [(outcome.item.start, outcome.item.stop) for outcome in state.outcomes if outcome.failure is None]
+        state.lost = state.lost or failed or bool(lost_of(state.failures))
+        state.upstream = after(state.key, covered)
+        if self.ledger is not None:
+            self._write_down(stage, state)
+        state.outcomes = []
+        if failed and stage.vital:
+            self._end(state)
+            return False
+        state.at += 1
+        return True
+
+    def _begins_again(self, stage: Stage, state: Underway) -> bool:
+        """Put damaged files of the store aside. True where these stages make them, so that the source begins again for them.
+
+        Then only what is missing is done. Where they do not, as when rendering alone, the failures say who does.
+        """
+        assert self.ledger is not None
+        source_id, tally = state.source.source_id, self.tallies[stage.name]
+        found: dict[Place, str] = {}
+        for outcome in state.outcomes:
+            found |= outcome.damaged.found if outcome.damaged is not None else {}
+        gone = self.ledger.put_aside(self.stages, source_id, found)
+        made_here = all(self.ledger.makes(self.stages, path) for path in found)
+        if made_here and self._beginnings[source_id] < MOST_BEGINNINGS:
+            self._beginnings[source_id] += 1
+            self.report(Noted("damaged", f"{named(found)}; it is made again", state.source.uri))
+            tally.failed -= sum(outcome.failure is not None for outcome in state.outcomes)
+            for passed, outcome in [*state.settled, *((stage, outcome) for outcome in state.outcomes)]:
+                if outcome.result is not None:  # this run has done it; what it lost is told when it is found done
+                    self.summary.add(passed, replace(outcome, result=replace(outcome.result, failures=())))
+            del self._underway[source_id]
+            self._held.append(state.source)
+            return True
+        for at, outcome in enumerate(state.outcomes):
+            if outcome.damaged is not None and outcome.failure is not None:
+                failure = replace(outcome.failure, message=advice(outcome.damaged, gone))
+                state.outcomes[at] = replace(outcome, failure=failure)
+                self.report(Settled(stage, state.outcomes[at], tally))
+        return False
+
+    def _write_down(self, stage: Stage, state: Underway) -> None:
+        assert self.ledger is not None
+        source, store = state.source, self.ledger.store
+        rows = [outcome.failure for outcome in state.outcomes if outcome.failure is not None]
+        rows += [one for outcome in state.outcomes if outcome.result is not None for one in outcome.result.failures]
+        store.clear_failures(stage.name, [source.source_id])
+        if rows:
+            lost_rows = store.write_failures(stage.name, rows)
+            # What it lost is known to a later run that mends this stage. Those of renders are replaced by every other render.
+            state.files += [] if stage.vital else lost_rows
+        if stage.seals is None:
+            return
+        if not (stage.vital and state.failed):
+            chain = self.stages[: state.at + 1]
+            first = max((i + 1 for i, one in enumerate(chain[:-1]) if one.seals), default=0)
+            decides = {one.name: dict(one.decides) for one in chain[first:]}
+            lost = tuple(lost_of(state.failures))
+            seal = Seal(state.key, source.uri, decides, lost, state.failed, tuple(state.outputs), state.upstream)
+            self.ledger.seal(stage.seals, source, seal, [file for file in state.files if not file.path.startswith("work/")])
+            if not state.failed:
+                self.ledger.forget(chain[first:], source.source_id)
+        state.failures, state.files, state.outputs, state.failed = [], [], [], False
+
+    def _end(self, state: Underway) -> None:
+        del self._underway[state.source.source_id]
+        self.summary.fail(state.lost_before)
+        for stage, outcome in state.settled:
+            self.summary.add(stage, outcome)
+        if state.lost:
+            self.summary.sources_failed += 1
+        else:
+            self.summary.sources_done += 1
+
+
+def advice(damage: DamagedPart, gone: Collection[Place]) -> str:
+    """What a step that met damaged files tells its user. gone: those that were put aside."""
+    if not any(path in gone for path in damage.found):
+        return f"{named(damage.found)}, though its bytes are those that were written; run the same command again"
+    return (
+        f"{named(damage.found)}: damaged, and put aside. Run styleres invert, or edit, with this store again: it makes what is "
+        "missing, and nothing else"
+    )

@@ -1,0 +1,319 @@
+"""What is done of sources that are not finished: one entry for each item, written by rename after its data.
+
+    STORE/ledger/<stage>/<source_id>/<start>-<stop>.json
+
+An entry holds the item's key, a digest of everything that decides its result: the source's bytes, the settings of its stage
+and of those before it, the model's weights, the schema's version. A run that finds an entry with the key it would have written,
+and its files as they were written, takes the item for done. Whatever else lies in the stage's folders of that source is of
+another run, or of a worker that was killed between its data and its entry, and is removed before anything is written: so no
+row can stand there twice, whatever the length of chunks was. When a source is finished, its manifest takes the entries' place.
+
+Nothing here looks at a clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import schemas
+from ops.files.atomic import PUBLISHING
+from pipeline.engine.stage import Chunk, Outcome, Result, Source, Stage, gaps
+from pipeline.store.lock import Fence
+from pipeline.store.parts import DamagedPart, Written, range_of
+from pipeline.store.places import (
+    Place,
+    digest_of,
+    exists,
+    folders,
+    joined,
+    listed,
+    place,
+    remove,
+    remove_tree,
+    size_of,
+    tail_digest_of,
+    write_text,
+)
+from pipeline.store.records import BrokenRecord, read_record, write_record
+from pipeline.store.tables import Store
+from schemas import Failure
+
+MOST_FAILURES = 1000
+"""A manifest repeats so many of a source's losses at most; the table `failures` has them all."""
+
+
+def digest(*values: Any) -> str:
+    """32 hex digits of the SHA-256 of JSON values."""
+    text = json.dumps(values, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Touching ranges as one: how frames were cut into chunks decides nothing."""
+    result: list[tuple[int, int]] = []
+    for start, stop in sorted(ranges):
+        if result and start <= result[-1][1]:
+            result[-1] = (result[-1][0], max(stop, result[-1][1]))
+        else:
+            result.append((start, stop))
+    return result
+
+
+def key_of(stage: Stage, source: Source, upstream: str) -> str:
+    """What an item of this stage depends on; `upstream` comes from the stage before (`after`)."""
+    return digest(schemas.SCHEMA_VERSION, stage.name, dict(stage.decides), source.info.sha256, upstream)
+
+
+def after(key: str, covered: Sequence[tuple[int, int]]) -> str:
+    """What the next stage depends on: this one's key, and which frames of it there are (a lost chunk leaves a gap)."""
+    return digest(key, merged(covered))
+
+
+def _names(stages: Sequence[Stage]) -> list[str]:
+    """Folders of the ledger that stages have."""
+    return [name for stage in stages for name in (stage.name, stage.seals) if name is not None]
+
+
+@dataclass(frozen=True)
+class Seal:
+    """A manifest's content: what finished a source, and what it lost on the way."""
+
+    key: str
+    uri: str
+    decides: Mapping[str, Any]
+    """Settings of every stage until here, by name; for people, and to say what has changed."""
+    failures: tuple[Failure, ...] = ()
+    failed: bool = False
+    """An item was lost, so the same command tries again."""
+    outputs: tuple[Written, ...] = ()
+    """Files outside the store that it vouches for."""
+    after: str = ""
+    """What the stages after it depend on."""
+
+
+@final
+class Ledger:
+    """The account of one store. Picklable: workers write the entries, the driver reads them."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        holds = PUBLISHING.get()
+        self.fence = holds if isinstance(holds, Fence) else None
+        """Of the run that keeps this account; None where nobody holds the store."""
+
+    # ------------------------------------------------------------------------------------------------------- items
+
+    def record(self, stage: str, item: Chunk, result: Result) -> None:
+        """Call it after the item's files are there."""
+        if not item.key:
+            return
+        content = {
+            "key": item.key,
+            "start": item.start,
+            "stop": item.stop,
+            "counts": dict(result.counts),
+            "failures": [asdict(one) for one in result.failures],
+            "files": [asdict(one) for one in result.files],
+            "outputs": [asdict(one) for one in result.outputs],
+        }
+        write_record(self._folder(stage, item.source.source_id) / f"{item.start:09d}-{item.stop:09d}.json", content)
+
+    def resume(self, stage: Stage, source: Source, key: str, sealed_by: str | None = None) -> list[Outcome]:
+        """Items of this stage that are done already. Removes what else there is of it, so that the rest can be done.
+
+        sealed_by: a manifest of the same key, so that all of the stage was done once, and only damaged parts are missing.
+        """
+        found: list[Outcome] = []
+        for file in listed(self._folder(stage.name, source.source_id), ".json"):
+            outcome = self._entry(file.path, source, key)
+            if outcome is None:
+                remove(file.path)
+            else:
+                found.append(outcome)
+        if not found and sealed_by is not None:
+            found = self._undamaged(stage, source, key, sealed_by)
+            for outcome in found:
+                assert outcome.result is not None
+                self.record(stage.name, outcome.item, outcome.result)
+        kept = {file.path for outcome in found if outcome.result is not None for file in outcome.result.files}
+        for name in stage.writes:
+            for file in listed(joined(self.store.root, f"{name}/{source.source_id}")):
+                if f"{name}/{source.source_id}/{file.path.name}" not in kept:
+                    remove(file.path)
+        return found
+
+    def _undamaged(self, stage: Stage, source: Source, key: str, manifest: str) -> list[Outcome]:
+        """The ranges of a finished stage whose files are all there, as they were written."""
+        files, damaged = [], []
+        for file in self.store.vouched_parts(source.source_id, manifest):
+            table, _, name = file.path.split("/")
+            sound = as_written(joined(self.store.root, file.path), file)
+            if table == "failures" and name.startswith(f"{stage.name}-") and not sound:
+                return []  # nobody knows which frames were lost
+            span = range_of(name.removesuffix(".parquet"))
+            if table not in stage.writes or span is None:
+                continue
+            start, stop = span
+            if sound:
+                files.append((start, stop, file))
+            else:
+                damaged.append((start, stop))
+        if stage.whole and damaged:
+            return []
+        try:
+            rows = [Failure(**row) for row in self.store.failures(source.source_id).to_pylist() if row["stage"] == stage.name]
+        except DamagedPart:
+            return []
+        found = []
+        for start, stop in gaps(damaged, source.info.n_frames):
+            item = Chunk(source, start, stop, key)
+            first, last = item.pts_range
+            inside = tuple(file for a, b, file in files if start <= a and b <= stop)
+            failures = tuple(row for row in rows if row.pts is not None and first <= row.pts <= last)
+            found.append(Outcome(item, Result({}, {}, failures, inside), None, resumed=True))
+        return found
+
+    def _entry(self, path: Place, source: Source, key: str) -> Outcome | None:
+        """None for an entry of another key, a torn one, and one whose files are not there as they were written."""
+        try:
+            content = read_record(path)
+            files = tuple(Written(**one) for one in content["files"])
+            outputs = tuple(Written(**one) for one in content["outputs"])
+            failures = tuple(Failure(**one) for one in content["failures"])
+            item = Chunk(source, content["start"], content["stop"], content["key"])
+        except (BrokenRecord, KeyError, TypeError, FileNotFoundError):
+            return None
+        if item.key != key:
+            return None
+        there = [joined(self.store.root, file.path) for file in files] + [place(file.path) for file in outputs]
+        if not all(as_written(one, file) for one, file in zip(there, (*files, *outputs), strict=True)):
+            return None
+        return Outcome(item, Result(content["counts"], {}, failures, files, outputs), None, resumed=True)
+
+    def put_aside(self, stages: Sequence[Stage], source_id: str, places: Iterable[Place]) -> list[Place]:
+        """Take away those files of a source that are not what these stages or an inversion wrote; => which.
+
+        Whoever makes them finds them missing then. No item of the source may be in work.
+        """
+        vouched = {file.path: file for file in self.store.vouched_parts(source_id)}
+        for stage in stages:
+            for item in listed(self._folder(stage.name, source_id), ".json"):
+                with suppress(BrokenRecord, KeyError, TypeError):  # a torn entry vouches for nothing
+                    vouched |= {one["path"]: Written(**one) for one in read_record(item.path)["files"]}
+        gone = []
+        for path in places:
+            name = str(path).removeprefix(f"{self.store.root}/")
+            try:
+                if self.store.damage_of(name, [vouched[name]] if name in vouched else []) is not None:
+                    self.store.put_aside(name)
+                    gone.append(path)
+            except OSError:
+                continue  # a place that cannot be reached now says nothing about the file
+        return gone
+
+    def makes(self, stages: Sequence[Stage], path: Place) -> bool:
+        """Whether a file of the store is one that these stages write."""
+        folders = [f"{self.store.root}/{name}/" for stage in stages for name in stage.writes]
+        return str(path).startswith(tuple(folders))
+
+    def begin(self, name: str, source_id: str) -> None:
+        """From now on, files that this render would write and that are there already may be its own."""
+        write_text(self._folder(name, source_id) / "begun.json", "{}")
+
+    def owns(self, name: str, source_id: str) -> bool:
+        """Whether a render of this name, finished or killed, may have written the outputs that are there."""
+        return exists(self._folder(name, source_id) / "begun.json") or self.store.has_manifest(name, source_id)
+
+    def put_manifests_aside(self, stages: Sequence[Stage], source_id: str) -> list[str]:
+        """Take away what is there instead of a manifest; => what was wrong. Their stages of this source are done again then."""
+        said: list[str] = []
+        for stage in stages:
+            if stage.seals is not None:
+                broken = self.store.broken_manifests(source_id, [stage.seals])
+                for name in broken:
+                    if stage.vital:  # it vouched for outputs, which are there: they stay this command's own
+                        self.begin(stage.seals, source_id)
+                    self.store.put_aside(name)
+                said += broken.values()
+        return said
+
+    def forget(self, stages: Sequence[Stage], source_id: str) -> None:
+        """Entries that a manifest has taken the place of, and files that only served to get there."""
+        for stage in stages:
+            # Entries last: as long as there are any, `left` knows of the rest.
+            for name in stage.writes:
+                if name.startswith("work/"):
+                    remove_tree(joined(self.store.root, f"{name}/{source_id}"))
+            for name in _names([stage]):
+                remove_tree(self._folder(name, source_id))
+
+    def left(self, stages: Sequence[Stage]) -> set[str]:
+        """Sources that have entries of these stages: unfinished, or finished by a run that was killed before it forgot them."""
+        return {source_id for name in _names(stages) for source_id in folders(joined(self.store.root, f"ledger/{name}"))}
+
+    def _folder(self, stage: str, source_id: str) -> Place:
+        return joined(self.store.root, f"ledger/{stage}/{source_id}")
+
+    # ----------------------------------------------------------------------------------------------------- sources
+
+    def seal(self, name: str, source: Source, seal: Seal, files: Sequence[Written]) -> None:
+        content = asdict(seal) | {"failures": [asdict(one) for one in seal.failures[:MOST_FAILURES]]}
+        self.store.write_manifest(name, source.source_id, content, files)
+
+    def sealed(self, name: str, source_id: str) -> Seal | None:
+        """None where there is no manifest, or one of an earlier version."""
+        content = self.store.read_manifest(name, source_id)
+        if content is None:
+            return None
+        try:
+            return Seal(
+                content["key"],
+                content["uri"],
+                content["decides"],
+                tuple(Failure(**one) for one in content["failures"]),
+                content["failed"],
+                tuple(Written(**one) for one in content["outputs"]),
+                content["after"],
+            )
+        except (KeyError, TypeError):
+            return None
+
+    def intact(self, name: str, source_id: str, seal: Seal, *, tidy: bool) -> bool:
+        """Whether all that the manifest vouches for is there, as long as it was.
+
+        tidy: put aside what lies beside it that nobody vouches for, as a worker of a run that was given up may have left it.
+        """
+        lacking, strangers = self.store.compared(source_id, name)
+        if tidy and not lacking:
+            for stranger in strangers:
+                self.store.put_aside(stranger)
+        return not lacking and all(size_of(place(file.path)) == file.size_bytes for file in seal.outputs)
+
+
+def as_written(path: Place, file: Written) -> bool:
+    """Whether what was recorded of a file is true of what is there.
+
+    Of a part its length and its end are looked at: its pages have checksums, which every read verifies. Other files are read.
+    """
+    if size_of(path) != file.size_bytes:
+        return False
+    if file.tail_sha256:
+        return tail_digest_of(path, file.size_bytes) == file.tail_sha256
+    return not file.sha256 or digest_of(path) == file.sha256
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`scan.detector.min_score was 0.5, is 0.6`, for each value that differs."""
+    said = []
+    for name in dict.fromkeys([*before, *now]):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            said += differences(old, new, f"{prefix}{name}.")
+        elif json.dumps(old, sort_keys=True) != json.dumps(new, sort_keys=True):
+            said.append(f"{prefix}{name} was {old!r}, is {new!r}")
+    return said

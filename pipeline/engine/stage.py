@@ -1,0 +1,209 @@
+"""What a step of the flow is: values only, so that any runner can run it anywhere.
+
+Step      frozen settings and one method, `open`, which loads models once per worker and returns item => Result
+Stage     a step with its items and the resources of one worker; written in flow.py, beside the reason
+Chunk     the item: a source and a range of its frames. Frames themselves never travel
+Result    what came of an item: counts, seconds, files, lost frames
+"""
+
+from __future__ import annotations
+
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from ops.video.probe import SourceInfo
+from pipeline.store.parts import DamagedPart, Written
+from schemas import Failure
+
+NO_SPACE = "no_space"
+"""The reason of a failure that ends a run: every other item would fail of it too."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One input, probed."""
+
+    source_id: str
+    info: SourceInfo
+    name: str = ""
+    """Where its results go below the output folder, for instance `talks/a.mp4`; the file's own name if empty."""
+
+    modified_ns: int | None = None
+    """Of the file when it was probed, in its file system's own time; None where there is none."""
+
+    @property
+    def uri(self) -> str:
+        return self.info.uri
+
+    @property
+    def output_name(self) -> str:
+        return self.name or PurePath(self.uri).name
+
+    def whole(self) -> Chunk:
+        """The item of a step that needs all (small) rows of a source at once."""
+        return Chunk(self, 0, self.info.n_frames)
+
+    def chunks(self, frames: int, start: int = 0, stop: int | None = None) -> list[Chunk]:
+        """Items of at most `frames` frames, of all of the source or of a range of it."""
+        end = self.info.n_frames if stop is None else stop
+        return [Chunk(self, at, min(at + frames, end)) for at in range(start, end, frames)]
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Frames [start, stop) of a source, by local ordinal; what is written down is always pts."""
+
+    source: Source
+    start: int
+    stop: int
+    key: str = ""
+    """Digest of all that decides what comes of it; empty where nobody keeps account."""
+
+    @property
+    def frames(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def pts_range(self) -> tuple[int, int]:
+        """First and last pts, both included."""
+        pts = self.source.info.pts
+        return int(pts[self.start]), int(pts[self.stop - 1])
+
+    def __str__(self) -> str:
+        return f"{PurePath(self.source.uri).name}[{self.start}:{self.stop}]"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one item."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """frames, faces, edits, ..."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Where the time went: decode, detect, crop, model, paste, encode, store."""
+    failures: tuple[Failure, ...] = ()
+    """Frames or tracks of it that were lost, while the item itself was done."""
+    files: tuple[Written, ...] = ()
+    """What it wrote into the store: `pipeline.engine.ledger` vouches for them."""
+    outputs: tuple[Written, ...] = ()
+    """What it wrote elsewhere, by whole paths: the edited file and what goes with it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """An item after a stage: a result, or the failure it ended in."""
+
+    item: Chunk
+    result: Result | None
+    failure: Failure | None
+    damaged: DamagedPart | None = None
+    """Why it failed, if that was a file of the store."""
+    resumed: bool = False
+    """Done by an earlier run."""
+
+
+@dataclass(frozen=True)
+class Batched:
+    """A step whose items are computed together, so that crops of many small clips and images fill a batch.
+
+    `load` reads and decodes one item, and runs while the items before it compute; `finish` computes and writes what was loaded.
+    The two run in different threads, so they share nothing that cannot be shared.
+    """
+
+    load: Callable[[Chunk], Any]
+    finish: Callable[[Sequence[Any]], list[Result]]
+
+    def __call__(self, chunk: Chunk) -> Result:
+        (result,) = self.finish([self.load(chunk)])
+        return result
+
+
+class Step(ABC):
+    """Abstract. Final classes are frozen dataclasses of settings; they pickle."""
+
+    @abstractmethod
+    def open(self) -> Callable[[Chunk], Result]:
+        """Load what the step needs, once per worker, and return the function that does one item; `Batched` for several.
+
+        The function writes its rows or files itself, atomically, and may be run again for the same item.
+        """
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step, its items, and what one worker of it needs. `num_gpus` may be a share of one."""
+
+    name: str
+    step: Step
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    frames: int = 64
+    """An item holds at most so many, and so do items that are sent to a worker together."""
+    whole: bool = False
+    """An item is a whole source, whatever its length: the step needs all of its (small) rows."""
+    decides: Mapping[str, Any] = field(default_factory=dict)
+    """What decides its results, besides its source and the stages before it; JSON values."""
+    writes: tuple[str, ...] = ()
+    """Folders of the store that hold its files, each with a folder for every source."""
+    seals: str | None = None
+    """Name of the manifest that is written when a source leaves it: all until here is done, and is not done again."""
+    vital: bool = False
+    """A source that loses an item of it goes no further."""
+    counted: tuple[str, ...] = ()
+    """Counts of its results that go into the job's summary."""
+
+    def chunks(self, source: Source, key: str, done: Sequence[tuple[int, int]] = ()) -> list[Chunk]:
+        """The items of a source but for those ranges that are done."""
+        if self.whole:
+            return [] if done else [Chunk(source, 0, source.info.n_frames, key)]
+        return [
+            Chunk(source, chunk.start, chunk.stop, key)
+            for start, stop in gaps(done, source.info.n_frames)
+            for chunk in source.chunks(self.frames, start, stop)
+        ]
+
+
+def gaps(done: Sequence[tuple[int, int]], stop: int) -> Iterator[tuple[int, int]]:
+    """The ranges of [0, stop) that disjoint ranges leave out."""
+    at = 0
+    for first, last in sorted(done):
+        if at < first:
+            yield at, first
+        at = max(at, last)
+    if at < stop:
+        yield at, stop
+
+
+def failure_of(stage: str, item: Chunk, error: BaseException, attempts: int = 1) -> Failure:
+    """The row that an item becomes when its step raises."""
+    reason = NO_SPACE if is_full(error) else snake_case(type(error).__name__)
+    return lost(stage, item, reason, str(error) or type(error).__name__, attempts)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk or quota has no room left."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def lost(stage: str, item: Chunk, reason: str, message: str, attempts: int = 1) -> Failure:
+    first, last = item.pts_range
+    return Failure(
+        source_id=item.source.source_id,
+        uri=item.source.uri,
+        stage=stage,
+        reason=reason,
+        message=message,
+        pts=first,
+        last_pts=last,
+        attempts=attempts,
+    )
+
+
+def snake_case(name: str) -> str:
+    """MediaError => media_error: a short constant to group by."""
+    parts = ["_" + c.lower() if c.isupper() and i and not name[i - 1].isupper() else c.lower() for i, c in enumerate(name)]
+    return "".join(parts)

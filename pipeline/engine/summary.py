@@ -1,0 +1,56 @@
+"""What a job did: the numbers of its last line, in memory that does not grow with the number of inputs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pipeline.engine.stage import Outcome, Stage
+from pipeline.steps.track import PASSED_THROUGH
+from schemas import Failure
+
+MOST_KEPT = 10_000
+
+
+@dataclass
+class Summary:
+    """Counts are of what this run did, not of what it found done."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+    """The first `MOST_KEPT`; the store's table has all of them."""
+    lost_count: int = 0
+    """Failures proper, also those that are not kept here."""
+    sources_done: int = 0
+    sources_failed: int = 0
+    """Inputs of which anything was lost, those that could not be read included."""
+    sources_skipped: int = 0
+    """Of `sources_done`: finished by an earlier run."""
+
+    def fail(self, failures: Iterable[Failure]) -> None:
+        for failure in failures:
+            self.lost_count += failure.reason not in PASSED_THROUGH
+            if len(self.failures) < MOST_KEPT:
+                self.failures.append(failure)
+
+    def add(self, stage: Stage, outcome: Outcome) -> None:
+        """Take over one item: its failures, and those counts that its stage is the authority for."""
+        if outcome.failure is not None:
+            self.fail([outcome.failure])
+        if outcome.result is not None:
+            self.fail(outcome.result.failures)
+            if not outcome.resumed:
+                self.counts.update({name: outcome.result.counts.get(name, 0) for name in stage.counted})
+                self.seconds.update(outcome.result.seconds)  # type: ignore[arg-type]
+
+    @property
+    def lost(self) -> list[Failure]:
+        """Failures proper: not the frames that have no face to edit."""
+        return lost_of(self.failures)
+
+
+def lost_of(failures: Iterable[Failure]) -> list[Failure]:
+    """Without the rows that only say why there was nothing to edit."""
+    return [failure for failure in failures if failure.reason not in PASSED_THROUGH]

@@ -1,0 +1,551 @@
+"""Takes a course to its end on Ray Core actors: the only file of the flow that imports Ray (`cluster.py` looks at one).
+
+One actor per worker, and any worker that has what a stage needs does any of its items, so none stands idle while there is work.
+Each has two items at a time: one is loaded while the other is computed. Items are small values; frames and features never
+pass through Ray.
+
+A worker that dies or hangs costs time and nothing else. What it had in hand is tried once more, one item at a time, on a fresh
+actor that does nothing besides; an item that ends that one too is recorded as lost, with the reason and the worker's last
+lines. Items of a node that is gone are simply done elsewhere. Every wait has a limit and says what it waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.util.metrics import Counter, Gauge
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.engine.course import Course, Noted, Parcel
+from pipeline.engine.ledger import Ledger
+from pipeline.engine.runner import STATUS_SECONDS, ResourceError, Runner, Worker, WorkersDie
+from pipeline.engine.stage import Chunk, Outcome, Result, Stage, lost
+from pipeline.on_ray.cluster import cluster_facts
+from pipeline.store.parts import DamagedPart
+from schemas import Failure
+
+IN_FLIGHT = 2  # per actor: while one item computes, the next is loaded
+MAX_ATTEMPTS = 2
+NODE_LOSSES = 3  # an item that was on so many lost nodes is looked at alone
+DEATHS_IN_A_ROW = 6  # besides one per worker: then something is wrong with all of them
+LAST_LINES = 12
+START_ATTEMPTS = 4
+CHECK_SECONDS = 2.0  # how often limits and free resources are looked at
+
+
+class Actor:
+    """A `Worker` in a process of its own."""
+
+    def __init__(self, shared: tuple[Sequence[Stage], Ledger | None], threads: int) -> None:
+        import torch  # now, so that an actor that answers is ready
+
+        self.set_threads = torch.set_num_threads
+        self.threads = threads
+        self.worker = Worker(*shared)
+
+    def who(self) -> dict[str, Any]:
+        """Where it is, and the file that its standard error goes to."""
+        try:
+            log = os.readlink("/proc/self/fd/2")
+        except OSError:
+            log = ""
+        return {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid(), "log": log}
+
+    def run(self, stage: str, items: Sequence[Chunk]) -> list[tuple[Result | None, Failure | None, DamagedPart | None]]:
+        # Ray gives a process CPUs to account for, not to obey: competing OpenMP pools are far slower than one thread each.
+        # The setting is the calling thread's own.
+        self.set_threads(self.threads)
+        return [(outcome.result, outcome.failure, outcome.damaged) for outcome in self.worker.run(stage, items)]
+
+
+def start(address: str, **options: Any) -> None:
+    """`ray.init`, again where a busy machine took longer to start a node than Ray waits (30 s, which cannot be set)."""
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(address=address, **options)
+            return
+        except Exception as error:
+            if "timed out during startup" not in str(error) or attempt == START_ATTEMPTS - 1:
+                raise
+            ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an actor reserves. One with GPUs does the steps that need none, too."""
+
+    num_cpus: float
+    num_gpus: float
+
+    def can(self, stage: Stage) -> bool:
+        return stage.num_cpus <= self.num_cpus and stage.num_gpus <= self.num_gpus
+
+    def needs(self) -> dict[str, float]:
+        return {"CPU": self.num_cpus} | ({"GPU": self.num_gpus} if self.num_gpus else {})
+
+    def __str__(self) -> str:
+        return f"{self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs"
+
+
+@dataclass(eq=False)
+class Flight:
+    """A parcel with a worker."""
+
+    parcel: Parcel
+    since: float
+    alone: bool = False
+
+
+@dataclass(eq=False)
+class Hand:
+    """An actor as the driver knows it."""
+
+    kind: Kind
+    actor: Any
+    hired: float
+    readiness: Any
+    """The answer to `who`, while it is awaited."""
+    where: dict[str, Any] | None = None
+    flying: dict[Any, Flight] = field(default_factory=dict)
+    alone: bool = False
+    """Does nothing but second attempts."""
+    busy_seconds: float = 0.0
+    looked: float = 0.0
+
+
+@final
+class RayRunner(Runner):
+    """`address`: None starts Ray on this machine, otherwise a cluster to join ("auto" inside `ray job submit`).
+
+    `workers`: actors at most; None is as many as the cluster holds. `num_gpus`: logical GPUs of a Ray started here.
+    `item_seconds`: how long an item may take. `start_seconds`: how long the first worker may take to start.
+    `node_seconds`: how long to wait for an autoscaler's nodes where there is no room at all yet.
+
+    Raises NoCluster where nobody answers at the address.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        workers: int | None = None,
+        num_gpus: int | None = None,
+        item_seconds: float = 1800.0,
+        start_seconds: float = 180.0,
+        node_seconds: float = 0.0,
+        status_seconds: float = STATUS_SECONDS,
+    ) -> None:
+        self.workers = workers
+        self.item_seconds, self.start_seconds, self.node_seconds = item_seconds, start_seconds, node_seconds
+        self.status_seconds = status_seconds
+        self.started = not ray.is_initialized()
+        if self.started:
+            # Workers import the packages from where the driver does, installed or not.
+            root = str(Path(__file__).resolve().parents[2])
+            paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+            more: dict[str, Any] = {}  # inside `ray job submit` workers get the uploaded working folder
+            if address is None:
+                more = {"num_gpus": num_gpus, "include_dashboard": False}
+                more["runtime_env"] = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
+            else:
+                cluster_facts(address)
+            start(address or "local", log_to_driver=False, **more)
+
+    def close(self) -> None:
+        if self.started and ray.is_initialized():
+            ray.shutdown()
+
+    def run(self, course: Course) -> None:
+        crew = Crew(course, self)
+        try:
+            crew.work()
+        finally:
+            crew.dismiss_all()
+
+
+class Crew:
+    """The actors of one run."""
+
+    def __init__(self, course: Course, settings: RayRunner) -> None:
+        self.course, self.settings = course, settings
+        self.kinds = kinds_of(course.stages)
+        self.hands: list[Hand] = []
+        self.alone: deque[tuple[Stage, Chunk, str]] = deque()
+        """Second attempts, each with what ended the first."""
+        self.node_losses: dict[tuple[str, str, int], int] = {}
+        self.deaths = 0
+        """Since an item was last finished."""
+        # One object for all workers: a hundred of them do not cost a hundred copies.
+        self.shared = ray.put((tuple(course.stages), course.ledger))
+        self.checked = self.told = time.monotonic()
+        self.idle_since: float | None = None
+        self.metrics = Metrics()
+
+    # -------------------------------------------------------------------------------------------------- the loop
+
+    def work(self) -> None:
+        self._hire_first()
+        while True:
+            self._send()
+            references = [reference for hand in self.hands for reference in hand.flying]
+            references += [hand.readiness for hand in self.hands if hand.where is None]
+            if not references:
+                if self.course.finished and not self.alone:
+                    break
+                self._hire()
+                if not self.hands:
+                    self._wait_for_room()
+                elif all(hand.where is not None for hand in self.hands):
+                    self._wait_for_another_kind()
+                continue
+            self.idle_since = None
+            done, _ = ray.wait(references, num_returns=1, timeout=CHECK_SECONDS)
+            for reference in done:
+                self._receive(reference)
+            if time.monotonic() - self.checked >= CHECK_SECONDS:
+                self.checked = time.monotonic()
+                self._check_limits()
+                self._hire()
+            if time.monotonic() - self.told >= self.settings.status_seconds:
+                self._tell()
+        self._tell()
+
+    def _send(self) -> None:
+        """One item to each worker before a second to any."""
+        for hand in self.hands:
+            if hand.where is not None and not hand.flying and hand.alone:
+                self._send_alone(hand)
+        self.course.look_ahead(IN_FLIGHT * max(stage.frames for stage in self.course.stages) * max(1, len(self.hands)))
+        for depth in range(IN_FLIGHT):
+            for hand in self.hands:
+                if hand.where is None or hand.alone or len(hand.flying) > depth:
+                    continue
+                parcel = self.course.take(hand.kind.can)
+                if parcel is not None:
+                    self._fly(hand, parcel)
+
+    def _send_alone(self, hand: Hand) -> None:
+        for place, (stage, item, _) in enumerate(self.alone):
+            if hand.kind.can(stage):
+                del self.alone[place]
+                self._fly(hand, Parcel(stage, [item]), alone=True)
+                return
+        hand.alone = False  # it has done them all, and is a worker like the others now
+
+    def _fly(self, hand: Hand, parcel: Parcel, *, alone: bool = False) -> None:
+        now = time.monotonic()
+        if not hand.flying:
+            hand.looked = now
+        reference = hand.actor.run.remote(parcel.stage.name, parcel.items)
+        hand.flying[reference] = Flight(parcel, now, alone)
+
+    def _receive(self, reference: Any) -> None:
+        hand = next((one for one in self.hands if reference is one.readiness or reference in one.flying), None)
+        if hand is None:
+            return  # of a worker that was dismissed in between
+        try:
+            answer = ray.get(reference, timeout=CHECK_SECONDS)
+        except RayTaskError as error:
+            # An item's own exception is a failure among the results: what comes here is a step that cannot be opened.
+            raise error.cause if isinstance(error.cause, Exception) else error from None
+        except GetTimeoutError:
+            return  # the result is still on its way from its node
+        except RayError as error:
+            self._bury(hand, error)
+            return
+        now = time.monotonic()
+        if hand.where is None:
+            hand.where = answer
+            return
+        flight = hand.flying.pop(reference)
+        hand.busy_seconds += now - hand.looked
+        hand.looked = now
+        for other in hand.flying.values():
+            other.since = now  # it waited for this one
+        self.deaths = 0
+        for item, (result, failure, damaged) in zip(flight.parcel.items, answer, strict=True):
+            if failure is not None and flight.alone:
+                failure = Failure(**(vars(failure) | {"attempts": MAX_ATTEMPTS}))
+            self.course.settle(flight.parcel.stage, Outcome(item, result, failure, damaged))
+
+    # ------------------------------------------------------------------------------------------- deaths and limits
+
+    def _bury(self, hand: Hand, error: Exception) -> None:
+        """A worker is gone. Its items get their second attempt, or are lost."""
+        node_is_gone = hand.where is not None and not node_is_alive(hand.where["node"])
+        lines = "" if node_is_gone else last_lines(hand.where)
+        self._dismiss(hand)
+        # Ray's sentence names the actor and the process; its tail repeats the class.
+        why = f"the worker died: {str(error).strip().splitlines()[0]}"
+        reason = "node_lost" if node_is_gone else "worker_died"
+        self._note("worker", f"{why}{lines}")
+        self.deaths += 1
+        if self.deaths > DEATHS_IN_A_ROW + len(self.hands):
+            raise WorkersDie(f"{self.deaths} workers died in a row and finished nothing; the last: {why}{lines}")
+        for flight in hand.flying.values():
+            if node_is_gone and not flight.alone:
+                self._again_elsewhere(flight, why)
+            else:
+                self._again_alone(flight, reason, why + lines)
+
+    def _again_elsewhere(self, flight: Flight, why: str) -> None:
+        for item in flight.parcel.items:
+            key = (flight.parcel.stage.name, item.source.source_id, item.start)
+            self.node_losses[key] = self.node_losses.get(key, 0) + 1
+            if self.node_losses[key] >= NODE_LOSSES:
+                self.alone.append((flight.parcel.stage, item, why))
+            else:
+                self.course.give_back(Parcel(flight.parcel.stage, [item]))
+
+    def _again_alone(self, flight: Flight, reason: str, why: str) -> None:
+        stage = flight.parcel.stage
+        for item in flight.parcel.items:
+            if flight.alone:
+                self.course.settle(stage, Outcome(item, None, lost(stage.name, item, reason, why, MAX_ATTEMPTS)))
+            else:
+                self.alone.append((stage, item, why))
+
+    def _check_limits(self) -> None:
+        now = time.monotonic()
+        for hand in list(self.hands):
+            if hand.where is None:
+                if now - hand.hired > self.settings.start_seconds:
+                    self._never_started(hand)
+                continue
+            late = [flight for flight in hand.flying.values() if now - flight.since > self.settings.item_seconds]
+            if not late:
+                continue
+            late = [min(late, key=lambda flight: flight.since)]
+            items = ", ".join(str(item) for item in late[0].parcel.items[:3])
+            why = (
+                f"took longer than {self.settings.item_seconds:g} s at {late[0].parcel.stage.name} (--item-seconds): {items}"
+                f"{last_lines(hand.where)}"
+            )
+            self._dismiss(hand)
+            self._note("worker", f"a worker was ended: {why}")
+            for flight in hand.flying.values():
+                if flight in late:
+                    self._again_alone(flight, "timed_out", why)
+                elif flight.alone:
+                    self.alone.extendleft((flight.parcel.stage, item, "") for item in flight.parcel.items)
+                else:
+                    self.course.give_back(flight.parcel)
+
+    def _never_started(self, hand: Hand) -> None:
+        self._dismiss(hand)
+        said = f"waited {self.settings.start_seconds:g} s for a worker with {hand.kind} to start; {resources_line()}"
+        if not self.hands and not any(one.where for one in self.hands):
+            raise ResourceError(f"{said}. Look at `ray status`; free what is held there, or add nodes")
+        self._note("worker", f"{said}; going on with {len(self.hands)}")
+
+    # ------------------------------------------------------------------------------------------------------ hiring
+
+    def _hire_first(self) -> None:
+        """Before anything is tried: an error with a hint where the cluster is too small for even one worker."""
+        main = self.kinds[0]
+        if self.settings.node_seconds:
+            from ray.autoscaler.sdk import request_resources
+
+            request_resources(bundles=[main.needs()] * (self.settings.workers or 1))
+        total = ray.cluster_resources()
+        deadline = time.monotonic() + self.settings.node_seconds
+        while not fits(main, total):
+            if time.monotonic() >= deadline:
+                named = max(self.course.stages, key=lambda stage: (stage.num_gpus, stage.num_cpus)).name
+                waited = f" (waited {self.settings.node_seconds:g} s for nodes)" if self.settings.node_seconds else ""
+                raise ResourceError(
+                    f"a worker of {named} needs {main}; the cluster has {total.get('CPU', 0):g} CPUs and "
+                    f"{total.get('GPU', 0):g} GPUs{waited}. Lower --gpus-per-worker, add nodes, or give an autoscaler time "
+                    "with --node-seconds"
+                )
+            time.sleep(1.0)
+            total = ray.cluster_resources()
+        free = ray.available_resources()
+        most = self.settings.workers or int(min(free.get(n, 0) / each for n, each in main.needs().items()))
+        self.course.look_ahead(IN_FLIGHT * max(stage.frames for stage in self.course.stages) * max(1, most))
+        if not self.course.finished:
+            self._wait_for_room()
+
+    def _wait_for_room(self) -> None:
+        """Until what others hold leaves room for one worker."""
+        deadline = time.monotonic() + self.settings.start_seconds
+        told = False
+        while not self.hands:
+            self._hire()
+            if self.hands:
+                return
+            if not told:
+                told = True
+                self._note("waiting", f"for {self.kinds[0]}; {resources_line()}")
+            if time.monotonic() >= deadline:
+                raise ResourceError(
+                    f"waited {self.settings.start_seconds:g} s for {self.kinds[0]}; {resources_line()}. Other jobs hold the "
+                    "rest: see `ray status`, or wait for them to end"
+                )
+            time.sleep(1.0)
+
+    def _wait_for_another_kind(self) -> None:
+        """Those who are there cannot do what is left, and there is no room for one who can; or it is just being given out."""
+        now = time.monotonic()
+        if self.idle_since is None:
+            self.idle_since = now
+            return
+        if now - self.idle_since > self.settings.start_seconds:
+            raise ResourceError(
+                f"waited {self.settings.start_seconds:g} s for a worker with {self.kinds[0]}, which the items that are left "
+                f"need; {resources_line()}. Other jobs hold the rest: see `ray status`, or wait for them to end"
+            )
+        time.sleep(min(1.0, now - self.idle_since))
+
+    def _hire(self) -> None:
+        """As many workers as free resources, `workers` and the work at hand allow."""
+        free = dict(ray.available_resources())
+        for hand in self.hands:
+            if hand.where is None:  # what Ray calls free may not know of it yet
+                taken(hand.kind, free)
+        needs_alone = bool(self.alone) and not any(hand.alone for hand in self.hands)
+        for kind in self.kinds:
+            mine = [hand for hand in self.hands if hand.kind == kind]
+            room = (self.settings.workers or 1 << 30) - len(mine)
+            wanted = self.course.parcels(kind.can) - sum(not hand.flying and not hand.alone for hand in mine) + needs_alone
+            while fits(kind, free) and room > 0 and wanted > 0:
+                self._start(kind, alone=needs_alone)
+                needs_alone = False
+                room, wanted = room - 1, wanted - 1
+                taken(kind, free)
+        if needs_alone:
+            self._make_room_for_second_attempts()
+
+    def _make_room_for_second_attempts(self) -> None:
+        """Every slot is taken: a fresh actor takes an idle worker's place, or the first that comes free."""
+        idle = next((hand for hand in self.hands if hand.where is not None and not hand.flying), None)
+        if idle is not None:
+            self._dismiss(idle)
+            self._start(idle.kind, alone=True)
+
+    def _start(self, kind: Kind, *, alone: bool = False) -> None:
+        # num_cpus is always said: a share of a GPU alone would reserve a whole CPU silently.
+        options: dict[str, Any] = {"num_cpus": kind.num_cpus, "num_gpus": kind.num_gpus}
+        # One thread more than items, so that it still answers while it works.
+        options |= {"max_restarts": 0, "max_concurrency": IN_FLIGHT + 1}
+        actor: Any = ray.remote(**options)(Actor).remote(self.shared, max(1, int(kind.num_cpus)))
+        now = time.monotonic()
+        self.hands.append(Hand(kind, actor, now, actor.who.remote(), alone=alone, looked=now))
+
+    def _dismiss(self, hand: Hand) -> None:
+        self.hands.remove(hand)
+        ray.kill(hand.actor)
+
+    def dismiss_all(self) -> None:
+        for hand in list(self.hands):
+            self._dismiss(hand)
+
+    # ----------------------------------------------------------------------------------------------------- telling
+
+    def _note(self, kind: str, message: str) -> None:
+        self.course.report(Noted(kind, message))
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        for hand in self.hands:
+            if hand.flying:
+                hand.busy_seconds += now - hand.looked
+                hand.looked = now
+        span = max(now - self.told, 1e-9)
+        share = sum(hand.busy_seconds for hand in self.hands) / (span * max(1, len(self.hands)))
+        for hand in self.hands:
+            hand.busy_seconds = 0.0
+        self.told = now
+        status = self.course.status(len(self.hands), min(1.0, share))
+        self.course.report(status)
+        self.metrics.show(status)
+
+
+class Metrics:
+    """The same numbers for Prometheus, by Ray's own exporter (`/metrics` of every node)."""
+
+    def __init__(self) -> None:
+        self.items = Gauge("styleres_items", "Items of a step by state", tag_keys=("step", "state"))
+        self.frames = Counter("styleres_frames", "Frames that a step has done", tag_keys=("step",))
+        self.sources = Gauge("styleres_sources", "Sources that are finished, lost ones included")
+        self.workers = Gauge("styleres_workers", "Workers")
+        self.busy = Gauge("styleres_workers_busy_share", "Of the workers' time since the last status")
+        self.counted: dict[str, int] = {}
+
+    def show(self, status: Any) -> None:
+        for step, tally in status.steps.items():
+            for state in ("queued", "running", "done", "failed"):
+                self.items.set(getattr(tally, state), tags={"step": step, "state": state})
+            new = tally.frames - self.counted.get(step, 0)
+            if new > 0:
+                self.frames.inc(new, tags={"step": step})
+            self.counted[step] = tally.frames
+        self.sources.set(status.sources)
+        self.workers.set(status.workers)
+        self.busy.set(status.busy_share)
+
+
+def kinds_of(stages: Sequence[Stage]) -> list[Kind]:
+    """The worker that can do every stage, and, where only some stages need a GPU, one for the others."""
+    main = Kind(max(stage.num_cpus for stage in stages), max(stage.num_gpus for stage in stages))
+    light = [stage for stage in stages if not stage.num_gpus]
+    if not main.num_gpus or not light:
+        return [main]
+    return [main, Kind(max(stage.num_cpus for stage in light), 0.0)]
+
+
+def fits(kind: Kind, resources: dict[str, float]) -> bool:
+    spare = 1e-6  # Ray counts in ten-thousandths
+    return resources.get("CPU", 0) + spare >= kind.num_cpus and resources.get("GPU", 0) + spare >= kind.num_gpus
+
+
+def taken(kind: Kind, resources: dict[str, float]) -> None:
+    """Take a worker's share out of what is free."""
+    for name, amount in kind.needs().items():
+        resources[name] = resources.get(name, 0) - amount
+
+
+def resources_line() -> str:
+    total, free = ray.cluster_resources(), ray.available_resources()
+    return "; ".join(f"of {total.get(name, 0):g} {name}s {free.get(name, 0):g} are free" for name in ("CPU", "GPU"))
+
+
+def node_is_alive(node_id: str) -> bool:
+    return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
+
+
+def last_lines(where: dict[str, Any] | None) -> str:
+    """What a worker wrote last, read on its node; empty where it wrote nothing or cannot be read."""
+    if where is None or not where["log"]:
+        return ""
+    try:
+        if where["node"] == ray.get_runtime_context().get_node_id():
+            text = tail(where["log"])
+        else:
+            options: dict[str, Any] = {"num_cpus": 0}
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(where["node"], soft=False)
+            text = str(ray.get(ray.remote(**options)(tail).remote(where["log"]), timeout=10))
+    except (RayError, OSError):
+        return ""
+    return f"; its last lines: {text}" if text else ""
+
+
+def tail(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 4096))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    # Ray's own marks for its log files begin so.
+    kept = [line for line in lines if line.strip() and not line.startswith(":")]
+    return " | ".join(kept[-LAST_LINES:])

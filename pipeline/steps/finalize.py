@@ -1,0 +1,127 @@
+"""finalize: segments => the edited file, its contact sheet and, on request, a side-by-side video. One item is a source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
+from typing import final
+
+import numpy as np
+import pyarrow as pa
+
+import schemas
+from ops.video.decode import FrameReader
+from ops.video.encode import EncodeOptions, encode_segment
+from ops.video.image import load_image, write_image
+from ops.video.mux import finalize
+from ops.video.probe import probe
+from pipeline.engine.stage import Chunk, Result, Source, Step
+from pipeline.engine.timer import Timer
+from pipeline.sources.fetch import FETCHER, file_digest, require_unchanged
+from pipeline.sources.outputs import Output, Outputs
+from pipeline.steps.render import work_path
+from pipeline.steps.sheet import join_strips
+from pipeline.store.parts import Written
+from pipeline.store.places import local_file, local_output, place, size_of
+from pipeline.store.tables import Store
+
+
+@final
+@dataclass(frozen=True)
+class Finalize(Step):
+    store: str
+    outputs: Outputs
+    metadata: dict[str, str]
+    """What was done, for the file's own comment."""
+    title: str
+    recipe_id: str
+    encode: EncodeOptions = field(default_factory=EncodeOptions)
+
+    def open(self) -> Callable[[Chunk], Result]:
+        store = Store.open(self.store)
+
+        def finish(chunk: Chunk) -> Result:
+            source, timer = chunk.source, Timer()
+            output = self.outputs.of(source)
+            made: list[Written] = []
+            original = FETCHER.path(source.uri)
+            with timer("finalize"), ExitStack() as stack:
+                # Everything so far is filed under the digest of the source: its sound and metadata must be the same file's.
+                require_unchanged(source, original, file_digest(original))
+                if source.info.kind == "image":
+                    edited = stack.enter_context(local_file(work_path(self.store, source, "edited", "edited.png")))
+                    with local_output(place(output.video)) as path:
+                        write_image(path, load_image(edited).frame, like=original)
+                        made.append(facts_of(path, output.video))
+                else:
+                    starts = range(0, source.info.n_frames, self.encode.gop_frames)
+                    places = [work_path(self.store, source, "segments", f"{start:09d}.nut") for start in starts]
+                    segments = [stack.enter_context(local_file(one)) for one in places]
+                    with local_output(place(output.video)) as path:
+                        finalize(segments, source.info, original, path, self.encode, self.metadata)
+                        made.append(facts_of(path, output.video))
+                        if output.side_by_side is not None:
+                            with timer("side_by_side"), local_output(place(output.side_by_side)) as beside:
+                                write_side_by_side(source, original, path, beside, self.encode, self.metadata)
+                                made.append(facts_of(beside, output.side_by_side))
+                if output.contact_sheet is not None:
+                    title = f"{PurePath(source.uri).name}: {self.title}"
+                    with local_output(place(output.contact_sheet)) as path:
+                        if join_strips(self.store, source, title, path):
+                            made.append(facts_of(path, output.contact_sheet))
+            files = [self._segments(store, source, output)] if source.info.kind == "video" else []
+            return Result({"outputs": 1}, timer.seconds, files=tuple(files), outputs=tuple(made))
+
+        return finish
+
+    def _segments(self, store: Store, source: Source, output: Output) -> Written:
+        """One row per piece of the edited file that was encoded by itself: where it can be cut without loss."""
+        rows = []
+        for start in range(0, source.info.n_frames, self.encode.gop_frames):
+            stop = min(start + self.encode.gop_frames, source.info.n_frames)
+            rows.append(
+                {
+                    "source_id": source.source_id,
+                    "track_id": schemas.NO_TRACK,
+                    "pts": int(source.info.pts[start]),
+                    "recipe_id": self.recipe_id,
+                    "last_pts": int(source.info.pts[stop - 1]),
+                    "frame_count": stop - start,
+                    "path": output.video,
+                    "codec": self.encode.codec,
+                    "size_bytes": size_of(work_path(self.store, source, "segments", f"{start:09d}.nut")) or 0,
+                }
+            )
+        table = pa.Table.from_pylist(rows, schema=schemas.segments_schema())
+        return store.write_part("segments", source.source_id, self.recipe_id, table)
+
+
+def facts_of(path: Path, where: str) -> Written:
+    return Written(where, path.stat().st_size, file_digest(path))
+
+
+def write_side_by_side(
+    source: Source, original: Path, edited: Path, out: Path, options: EncodeOptions, metadata: dict[str, str]
+) -> None:
+    """source | edited, with the source's sound. Read back from the finished file, so it shows what the viewer will see."""
+    wide = replace(source.info, width=2 * source.info.width)
+    segments: list[Path] = []
+    with (
+        FrameReader(replace(source.info, uri=str(original)), conversion="exact") as left,
+        FrameReader(probe(edited), conversion="exact") as right,
+        ExitStack() as stack,
+    ):
+
+        def pairs(start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+            both = zip(left.read(start, stop), right.read(start, stop), strict=True)
+            for (pts, before), (_, after) in both:
+                yield pts, np.concatenate([before, after], axis=1)
+
+        for start in range(0, source.info.n_frames, options.gop_frames):
+            path = out.with_name(f".{out.stem}.{start:09d}.nut")
+            stack.callback(path.unlink, missing_ok=True)
+            encode_segment(pairs(start, min(start + options.gop_frames, source.info.n_frames)), wide, options, path)
+            segments.append(path)
+        finalize(segments, wide, original, out, options, metadata)

@@ -1,0 +1,250 @@
+"""plan: `latents` of a whole source and a recipe => the codes to render. One item is a source; only W+ is read.
+
+Smoothing needs a track as a whole, so this is a barrier, and it is cheap. The plan is a Parquet file in the store's work
+folder, one row per face and frame that the recipe acts on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from io import RawIOBase
+from itertools import pairwise
+from typing import IO, Any, final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ops.checkpoints.bundle import open_bundle
+from ops.editing.library import load_edits
+from ops.editing.plan import plan_edits
+from ops.editing.recipe import EditRecipe
+from ops.editing.smoothing import SmoothingSettings
+from ops.face.shots import find_cuts
+from pipeline.engine.stage import Chunk, Result, Source, Step
+from pipeline.engine.timer import Timer
+from pipeline.store.columns import array_from_column, edits_table, rows_or_none, wplus_from_table
+from pipeline.store.parts import DamagedPart
+from pipeline.store.places import Place, joined, place, writing
+from pipeline.store.tables import Store, Written
+from schemas import Failure
+
+ROWS_PER_GROUP = 256  # a render chunk reads the groups it overlaps
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    recipe: EditRecipe
+    smoothing: SmoothingSettings = field(default_factory=SmoothingSettings)
+    fade_seconds: float = 0.2
+    """How long an edit takes to appear where a track begins or ends in the middle of a shot."""
+
+
+@final
+@dataclass(frozen=True)
+class Plan(Step):
+    store: str
+    model: str
+    settings: PlanSettings
+
+    def open(self) -> Callable[[Chunk], Result]:
+        store, bundle, settings = Store.open(self.store), open_bundle(self.model), self.settings
+        recipe = settings.recipe
+        loaded = load_edits(recipe.names, bundle.editors(), recipe.editors, bundle.config.generator)
+        editors = {name: edit.editor for name, edit in loaded.items()}
+        records = {name: edit.record for name, edit in loaded.items() if edit.record is not None}
+        recipe_id = recipe.id_with(records)
+
+        def plan(chunk: Chunk) -> Result:
+            source, timer = chunk.source, Timer()
+            # Once for a source, before its chunks are rendered: a part that is gone would only look like fewer faces.
+            store.require_sound(source.source_id, ("frames", "tracks", "latents", "residuals"))
+            # Track by track, so that each is a slice: codes are nearly all that grows with a clip.
+            codes = by_track(store.read("latents", source.source_id))
+            tracks, starts, counts = (
+                part.tolist() for part in np.unique(codes["track_id"].to_numpy(), return_index=True, return_counts=True)
+            )
+            failures = [
+                Failure(
+                    source.source_id,
+                    source.uri,
+                    "plan",
+                    "unknown_track",
+                    f"the recipe names track {track}; this source has tracks {tracks or 'none'}",
+                    track_id=track,
+                )
+                for track in recipe.missing_tracks(tracks)
+            ]
+            path = plan_path(self.store, source)
+            files: list[Written] = []
+            pieces: list[tuple[PlannedRows, np.ndarray]] = []
+            applied = []
+            spans = shot_spans(store, source)
+            for track, start, count in zip(tracks, starts, counts, strict=True):
+                rows = codes.slice(start, count)
+                pts_N, wplus_NLD = rows["pts"].to_numpy(), wplus_from_table(rows)
+                seconds_N = pts_N * float(source.info.time_base)
+                with timer("edit"):
+                    planned = plan_edits(recipe, editors, wplus_NLD, seconds_N, track, settings.smoothing)
+                fade_N = fades(pts_N, spans, source.info.time_base, settings.fade_seconds)
+                active = planned.active_N & (fade_N > 0)
+                if not active.any():
+                    continue
+                applied.append(
+                    edits_table(
+                        source.source_id,
+                        track,
+                        pts_N[active],
+                        recipe_id,
+                        planned.edits,
+                        planned.strength_NE[active],
+                        planned.weight_NE[active],
+                        records,
+                    )
+                )
+                tracks_N = np.full(len(pts_N), track, np.int32)
+                offsets: list[np.ndarray | None] = [None] * len(pts_N)
+                for row, offset_S in zip(np.flatnonzero(planned.style_active_N), planned.style_offset_AS, strict=True):
+                    offsets[row] = offset_S
+                planned_rows = PlannedRows(pts_N, tracks_N, fade_N, planned.base_NLD, planned.edited_NLD, offsets)
+                pieces.append((planned_rows, np.flatnonzero(active)))
+            edited = 0
+            with timer("store"):
+                # Where the recipe acts on nothing the plan says so: one that is lost must not look like it.
+                with writing(path) as file:
+                    edited = write_plan(pieces, file)
+                name = f"work/plan/{source.source_id}/{path.name}"
+                files.append(Written(name, file.size_bytes, file.sha256, edited, file.tail_sha256))
+                if pieces:
+                    files.append(store.write_part("edits", source.source_id, recipe_id, pa.concat_tables(applied)))
+            return Result({"edits": edited}, timer.seconds, tuple(failures), tuple(files))
+
+        return plan
+
+
+def by_track(rows: pa.Table) -> pa.Table:
+    """Rows in order of track, each track's in the order that they have, in one piece."""
+    track_N = rows["track_id"].to_numpy()
+    if (np.diff(track_N) < 0).any():  # a single face is in order, and spares a copy of all codes
+        rows = rows.take(pa.array(np.argsort(track_N, kind="stable")))
+    return rows.combine_chunks()
+
+
+def plan_path(store: str, source: Source) -> Place:
+    return joined(place(store), f"work/plan/{source.source_id}/plan.parquet")
+
+
+def nested(codes_NLD: np.ndarray) -> pa.Array:
+    """[N, L, D] => a column of fixed-size lists."""
+    _, length, width = codes_NLD.shape
+    flat = pa.array(np.ascontiguousarray(codes_NLD, np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(flat, width), length)
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRows:
+    """The faces to render in one range of pts, in order of pts, then track."""
+
+    pts_N: np.ndarray
+    track_N: np.ndarray
+    fade_N: np.ndarray
+    base_NLD: np.ndarray
+    edited_NLD: np.ndarray
+    style_offset: Sequence[np.ndarray | None]
+    """What is added to S of the edited code, float32 [S]; None for the faces on which no edit in S acts."""
+
+
+def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], out: IO[bytes] | RawIOBase) -> int:
+    """Those rows of several tracks, in order of pts, then track; return how many.
+
+    A group of rows at a time: codes are most of what a plan holds, and a table of all would be as much again, twice.
+    """
+    if not tracks:
+        pq.write_table(pa.table({"track_id": pa.array([], pa.int32()), "pts": pa.array([], pa.int64())}), out)
+        return 0
+    pts = np.concatenate([planned.pts_N[rows] for planned, rows in tracks])
+    owner = np.repeat(np.arange(len(tracks)), [len(rows) for _, rows in tracks])
+    places = np.concatenate([rows for _, rows in tracks])
+    order = np.lexsort([owner, pts])  # tracks come by their number
+    writer: pq.ParquetWriter | None = None
+    try:
+        for start in range(0, len(order), ROWS_PER_GROUP):
+            group = [(tracks[owner[at]][0], places[at]) for at in order[start : start + ROWS_PER_GROUP]]
+            table = pa.table(
+                {
+                    "track_id": np.array([planned.track_N[row] for planned, row in group], np.int32),
+                    "pts": np.array([planned.pts_N[row] for planned, row in group], np.int64),
+                    "fade": np.array([planned.fade_N[row] for planned, row in group], np.float32),
+                    "base": nested(np.stack([planned.base_NLD[row] for planned, row in group])),
+                    "edited": nested(np.stack([planned.edited_NLD[row] for planned, row in group])),
+                    # Lists rather than arrays of one size: a face without an offset then takes no space.
+                    "style_offset": pa.array([planned.style_offset[row] for planned, row in group], pa.list_(pa.float32())),
+                }
+            )
+            writer = writer or pq.ParquetWriter(out, table.schema, use_dictionary=False, write_page_checksum=True)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+    return len(order)
+
+
+def read_plan(store: str, source: Source, pts_range: tuple[int, int]) -> PlannedRows | None:
+    """None where the recipe acts on nothing in the range."""
+    first, last = pts_range
+    rows = plan_rows(store, source, filters=[("pts", ">=", first), ("pts", "<=", last)])
+    if len(rows) == 0:
+        return None
+    return PlannedRows(
+        rows["pts"].to_numpy(),
+        rows["track_id"].to_numpy(),
+        rows["fade"].to_numpy(),
+        array_from_column(rows, "base"),
+        array_from_column(rows, "edited"),
+        rows_or_none(rows, "style_offset"),
+    )
+
+
+def planned_pts(store: str, source: Source) -> np.ndarray:
+    """Every pts at which the recipe acts, increasing; only that column is read."""
+    return np.unique(plan_rows(store, source, columns=["pts"])["pts"].to_numpy())
+
+
+def plan_rows(store: str, source: Source, **chosen: Any) -> pa.Table:
+    """Of the plan's file. Raises DamagedPart."""
+    path = plan_path(store, source)
+    try:
+        with path.open("rb") as file:
+            return pq.read_table(file, page_checksum_verification=True, **chosen)
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedPart({path: str(error)}) from error
+
+
+def shot_spans(store: Store, source: Source) -> list[tuple[int, int]]:
+    """First and last pts of every shot."""
+    frames = store.read("frames", source.source_id, columns=["pts", "cut_score"])
+    pts = frames["pts"].to_numpy()
+    if len(pts) == 0:
+        return []
+    starts = [0, *find_cuts(score or 0.0 for score in frames["cut_score"].to_pylist()), len(pts)]
+    return [(int(pts[a]), int(pts[b - 1])) for a, b in pairwise(starts)]
+
+
+def fades(pts_N: np.ndarray, shots: list[tuple[int, int]], time_base: Fraction, seconds: float) -> np.ndarray:
+    """Strength of one track's edit per frame, 0..1: rises and falls where its face appears or is lost *within* a shot.
+
+    At a cut there is nothing to fade from, so a track that touches its shot's first or last frame has full strength there.
+    """
+    fade_N = np.ones(len(pts_N))
+    if seconds <= 0 or len(pts_N) == 0:
+        return fade_N
+    first, last = pts_N[0], pts_N[-1]
+    step = (last - first) / max(len(pts_N) - 1, 1)
+    ticks = seconds / float(time_base) + step
+    if all(first != start for start, _ in shots):
+        fade_N = np.minimum(fade_N, (pts_N - first + step) / ticks)
+    if all(last != stop for _, stop in shots):
+        fade_N = np.minimum(fade_N, (last - pts_N + step) / ticks)
+    return np.clip(fade_N, 0.0, 1.0)

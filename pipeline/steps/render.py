@@ -1,0 +1,239 @@
+"""render: frames, residuals and planned codes => encoded segments. One item is a chunk of whole segments of a source.
+
+Loads the generator and E2 only: no encoder, no detector.
+
+A segment is a closed group of pictures with an encoder of its own, and starts at a multiple of `gop_frames` from the source's
+first frame. So the edited video has the same bytes however its segments are spread over chunks and workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from ops.checkpoints.bundle import open_bundle
+from ops.device import Device, resolve_device
+from ops.face.framing import Framing
+from ops.face.paste import PasteSettings, paste
+from ops.inversion.session import Precision, Session
+from ops.video.decode import Backend
+from ops.video.encode import EncodeOptions, encode_segment
+from ops.video.image import write_image
+from pipeline.engine.stage import Batched, Chunk, Result, Source, Step
+from pipeline.engine.timer import Timer
+from pipeline.sources.fetch import file_digest
+from pipeline.sources.readers import Readers
+from pipeline.steps.plan import planned_pts, read_plan
+from pipeline.steps.sheet import sheet_moments, write_strip
+from pipeline.store.columns import array_from_column, residuals_from_table
+from pipeline.store.places import Place, joined, local_output, place
+from pipeline.store.tables import Store, StoreError, Written
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One face to render in one frame."""
+
+    quad_42: np.ndarray
+    landmarks_52: np.ndarray
+    fade: float
+    base_LD: np.ndarray
+    edited_LD: np.ndarray
+    style_offset_S: np.ndarray | None
+    residual: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A chunk with the faces to render in it."""
+
+    chunk: Chunk
+    faces: dict[int, list[Face]]
+    """pts => faces, in order of track."""
+    sheet: frozenset[int]
+    """The pts that go onto the contact sheet."""
+    timer: Timer
+    strips: list[Written] = field(default_factory=list)
+    """Of the contact sheet, as they are written."""
+
+
+Frame = tuple[Planned, int, np.ndarray]
+"""A frame of a chunk, its pts, its pixels."""
+
+
+@final
+@dataclass(frozen=True)
+class Render(Step):
+    store: str
+    model: str
+    paste: PasteSettings = field(default_factory=PasteSettings)
+    encode: EncodeOptions = field(default_factory=EncodeOptions)
+    batch_size: int = 16
+    precision: Precision = "fp32"
+    device: Device = "auto"
+    backend: Backend = "auto"
+    sheet_frames: int = 6
+    """Frames on the contact sheet, evenly spread over those that are edited; 0 for none."""
+
+    def open(self) -> Batched:
+        # Frames that are encoded again are converted exactly: the fast conversion darkens by about one level each way.
+        store, readers = Store.open(self.store), Readers(self.backend, "exact")
+        bundle = open_bundle(self.model)
+        model, framing = bundle.load("generate"), bundle.framing
+        session = Session(model, device=resolve_device(self.device), precision=self.precision, batch_size=self.batch_size)
+
+        def load(chunk: Chunk) -> Planned:
+            timer = Timer()
+            with timer("store"):
+                faces = faces_of(store, chunk)
+                sheet = sheet_moments(planned_pts(self.store, chunk.source), self.sheet_frames)
+            return Planned(chunk, faces, sheet, timer)
+
+        def finish(loaded: Sequence[Planned]) -> list[Result]:
+            """One stream of frames through all items, so that a batch of faces may span several of them."""
+            timer = Timer()  # one, because the parts of several items' work lie within each other
+            together = [replace(one, timer=timer) for one in loaded]
+
+            def frames() -> Iterator[Frame]:
+                for one in together:
+                    read = readers.read(one.chunk.source, one.chunk.start, one.chunk.stop)
+                    for pts, frame in one.timer.timed("decode", read):
+                        yield one, pts, frame
+
+            edited = self._edited(frames(), session, framing)
+            results = []
+            for one in together:
+                mine = ((pts, frame) for _, pts, frame in islice(edited, one.chunk.frames))
+                results.append(self._written(one, mine))
+            seconds: list[dict[str, float]] = [one.timer.seconds for one in loaded]
+            for name, spent in timer.seconds.items():
+                seconds[0][name] += spent
+            return [replace(result, seconds=each) for result, each in zip(results, seconds, strict=True)]
+
+        return Batched(load, finish)
+
+    def _written(self, one: Planned, edited: Iterator[tuple[int, np.ndarray]]) -> Result:
+        """Encode the edited frames of a chunk: segments, or one image."""
+        source, chunk, files = one.chunk.source, one.chunk, []
+        if source.info.kind == "image":
+            for _, frame in edited:
+                files.append(kept(self.store, source, "edited", "edited.png", partial(write_image, frame=frame)))
+        else:
+            for start in range(chunk.start, chunk.stop, self.encode.gop_frames):
+                group = islice(edited, min(self.encode.gop_frames, chunk.stop - start))
+                with one.timer("encode"):
+                    encode = partial(encode_segment, group, source.info, self.encode)
+                    files.append(kept(self.store, source, "segments", f"{start:09d}.nut", encode))
+        edits = sum(len(here) for here in one.faces.values())
+        counts = {"frames": chunk.frames, "edits": edits}
+        return Result(counts, files=(*files, *one.strips))
+
+    def _edited(self, frames: Iterator[Frame], session: Session, framing: Framing) -> Iterator[Frame]:
+        """Frames => edited frames. Holds as many as a batch of faces needs, and no more."""
+        waiting: list[Frame] = []
+        count = 0
+        for one, pts, frame in frames:
+            waiting.append((one, pts, frame))
+            count += len(one.faces.get(pts, ()))
+            if count >= session.batch_size or len(waiting) >= 4 * session.batch_size:
+                yield from self._paste_all(waiting, session, framing)
+                waiting, count = [], 0
+        yield from self._paste_all(waiting, session, framing)
+
+    def _paste_all(self, frames: list[Frame], session: Session, framing: Framing) -> Iterator[Frame]:
+        here = [face for one, pts, _ in frames for face in one.faces.get(pts, ())]
+        generated = None
+        if here:
+            residuals = [face.residual for face in here if face.residual is not None]
+            detail = np.stack(residuals) if residuals else None
+            with frames[0][0].timer("model"):
+                edited = session.generate(np.stack([face.edited_LD for face in here]), detail, style_offsets(here))
+                # What is unchanged but for the edit: the difference of the two is the edit and nothing else.
+                base = session.generate(np.stack([face.base_LD for face in here]), detail)
+            generated = zip(here, framing.content(edited), framing.content(base), strict=True)
+        for one, pts, frame in frames:
+            result = frame
+            for _ in one.faces.get(pts, ()):
+                assert generated is not None
+                face, edited_crop, base_crop = next(generated)
+                with one.timer("paste"):
+                    result = paste(
+                        result,
+                        edited_crop,
+                        base_crop,
+                        face.quad_42,
+                        self.paste,
+                        landmarks=face.landmarks_52,
+                        strength=face.fade,
+                    )
+                if pts in one.sheet:
+                    with one.timer("sheet"):
+                        source = one.chunk.source
+                        crops = (frame, base_crop, edited_crop, result)
+                        one.strips.append(write_strip(self.store, source, pts, *crops, face.quad_42))
+            yield one, pts, result
+
+
+def faces_of(store: Store, chunk: Chunk) -> dict[int, list[Face]]:
+    """pts => the faces to render there, in order of track, from the plan, the tracks and the residuals."""
+    source = chunk.source
+    plan = read_plan(str(store.root), source, chunk.pts_range)
+    if plan is None:
+        return {}
+    span = int(plan.pts_N[0]), int(plan.pts_N[-1])
+    tracks = store.read("tracks", source.source_id, span, ["track_id", "pts", "quad", "landmarks"])
+    quads, landmarks = array_from_column(tracks, "quad"), array_from_column(tracks, "landmarks")
+    track_rows = rows_by_key(tracks["track_id"].to_numpy(), tracks["pts"].to_numpy())
+    kept = store.read("residuals", source.source_id, span)
+    has_residuals = store.info.residual_shape != (0,)
+    residuals = residuals_from_table(kept)
+    residual_rows = rows_by_key(kept["track_id"].to_numpy(), kept["pts"].to_numpy())
+    faces: dict[int, list[Face]] = {}
+    for row, key in enumerate(zip(plan.track_N.tolist(), plan.pts_N.tolist(), strict=True)):
+        if key not in track_rows or (has_residuals and key not in residual_rows):
+            raise StoreError(
+                f"{store.root}: track {key[0]} at pts {key[1]} of {source.uri} has a code but no quad or residual; "
+                "invert the source again with --overwrite"
+            )
+        at = track_rows[key]
+        face = Face(
+            quads[at],
+            landmarks[at],
+            float(plan.fade_N[row]),
+            plan.base_NLD[row],
+            plan.edited_NLD[row],
+            plan.style_offset[row],
+            residuals[residual_rows[key]] if has_residuals else None,
+        )
+        faces.setdefault(key[1], []).append(face)
+    return faces
+
+
+def style_offsets(faces: Sequence[Face]) -> np.ndarray | None:
+    """What is added to S of each face's edited code, [N, S]; None where nothing is for any of them."""
+    size = next((len(face.style_offset_S) for face in faces if face.style_offset_S is not None), None)
+    if size is None:
+        return None
+    none_S = np.zeros(size, np.float32)
+    return np.stack([none_S if face.style_offset_S is None else face.style_offset_S for face in faces])
+
+
+def rows_by_key(track_N: np.ndarray, pts_N: np.ndarray) -> dict[tuple[int, int], int]:
+    return {key: row for row, key in enumerate(zip(track_N.tolist(), pts_N.tolist(), strict=True))}
+
+
+def kept(store: str, source: Source, kind: str, name: str, write: Callable[[Path], object]) -> Written:
+    """Have a file written into a work folder of the store, wherever that is."""
+    with local_output(work_path(store, source, kind, name)) as path:
+        write(path)
+        return Written(f"work/{kind}/{source.source_id}/{name}", path.stat().st_size, file_digest(path))
+
+
+def work_path(store: str, source: Source, kind: str, name: str) -> Place:
+    return joined(place(store), f"work/{kind}/{source.source_id}/{name}")

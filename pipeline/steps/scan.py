@@ -1,0 +1,80 @@
+"""scan: frames => `frames` and `faces`. One item is a chunk of a source; nothing is known of tracks yet.
+
+A model whose crop needs no face needs no detector either: then only the shots' scores are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import final
+
+import numpy as np
+
+from ops.device import Device
+from ops.face.detect import DetectorSettings, Face, build_detector, resolve_detector_device
+from ops.face.framing import Crop
+from ops.face.shots import shot_scores
+from ops.video.decode import Backend
+from pipeline.engine.stage import Chunk, Result, Step
+from pipeline.engine.timer import Timer
+from pipeline.sources.readers import Readers
+from pipeline.store.columns import faces_table, frames_table
+from pipeline.store.deleted import deleted_of
+from pipeline.store.tables import Store, range_part
+
+
+@final
+@dataclass(frozen=True)
+class Scan(Step):
+    store: str
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    backend: Backend = "auto"
+    device: Device = "auto"
+    crop: Crop = "ffhq"
+
+    def open(self) -> Callable[[Chunk], Result]:
+        store, readers = Store.open(self.store), Readers(self.backend)
+        detector = build_detector(self.detector, resolve_detector_device(self.device)) if self.crop == "ffhq" else None
+
+        def scan(chunk: Chunk) -> Result:
+            timer = Timer()
+            gone = deleted_of(store, chunk.source.source_id)
+            pts: list[int] = []
+            found: list[list[Face]] = []
+
+            def seen(frames: Iterator[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
+                for at, frame in frames:
+                    pts.append(at)
+                    with timer("detect"):
+                        faces = [] if detector is None else detector.detect(frame)
+                        found.append([face for face in faces if not gone.covers(at, face.box_xyxy)])
+                    yield frame
+
+            # A cut is a change against the frame before, so a chunk looks at the last frame of the one before it.
+            lead = min(chunk.start, 1)
+            frames = timer.timed("decode", readers.read(chunk.source, chunk.start - lead, chunk.stop))
+            previous = next(frames)[1] if lead else None
+            scores = shot_scores(seen(frames), previous)
+            source_id, part = chunk.source.source_id, range_part(chunk.start, chunk.stop)
+            with timer("store"):
+                if chunk.start == 0:
+                    scores[0] = float("nan")  # no predecessor: null
+                counts = np.array([len(faces) for faces in found])
+                rows = frames_table(source_id, np.array(pts), np.array(scores), counts)
+                files = [store.write_part("frames", source_id, part, rows)]
+                faces = [(at, index, face) for at, faces in zip(pts, found, strict=True) for index, face in enumerate(faces)]
+                if faces:
+                    rows = faces_table(
+                        source_id,
+                        np.array([at for at, _, _ in faces]),
+                        np.array([index for _, index, _ in faces]),
+                        np.stack([face.box_xyxy for _, _, face in faces]),
+                        np.stack([face.landmarks_52 for _, _, face in faces]),
+                        np.array([face.score for _, _, face in faces]),
+                        [face.embedding for _, _, face in faces],
+                    )
+                    files.append(store.write_part("faces", source_id, part, rows))
+            return Result({"frames": len(pts), "detections": len(faces)}, timer.seconds, files=tuple(files))
+
+        return scan

@@ -1,0 +1,419 @@
+"""Where things are: a local path or an object store's URL, behind pathlib's interface, and files that appear whole.
+
+A local place is a `pathlib.Path`; `s3://…`, `gs://…` and what else pyarrow can open is a `Remote`. Credentials and
+endpoints are those of the stores' own tools (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, …),
+so that workers on other nodes need nothing but their environment. `AWS_ENDPOINT_URL` and `STORAGE_EMULATOR_HOST` name a
+server of one's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import io
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, TypeAlias, final
+
+import pyarrow as pa
+import pyarrow.fs as pa_fs
+
+from ops.files.atomic import PUBLISHING
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://")
+GOOGLE = ("gs", "gcs")
+"""Kinds of URL of a store in which pyarrow sees no folder unless an object stands for it, as nobody's tools make one."""
+
+_PART_BYTES = 64 << 20
+TAIL_BYTES = 16 << 10
+
+
+class PlaceError(ValueError):
+    """A place that cannot be used; the message says what to do."""
+
+
+@cache
+def filesystem(scheme: str, host: str) -> pa_fs.FileSystem:
+    """One connection pool for each kind and bucket, in each process."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if scheme == "s3" and (endpoint or region):
+        # A store of one's own, or a region that need not be asked for over the network.
+        kind, _, address = (endpoint or "").rpartition("://")
+        return pa_fs.S3FileSystem(
+            region=region or "us-east-1",
+            endpoint_override=address or None,
+            scheme=kind or "https",
+            force_virtual_addressing=False,
+        )
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+    if scheme in GOOGLE and emulator:
+        kind, _, address = emulator.rpartition("://")
+        return pa_fs.GcsFileSystem(anonymous=True, scheme=kind or "http", endpoint_override=address)
+    return pa_fs.FileSystem.from_uri(f"{scheme}://{host}/")[0]
+
+
+@final
+@dataclass(frozen=True)
+class Remote:
+    """A file or folder of an object store; the few properties of a pathlib path that we use. Picklable."""
+
+    scheme: str
+    key: str
+    """Bucket and path, without slashes at the ends."""
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.key}"
+
+    def __truediv__(self, name: str) -> Remote:
+        return self.joinpath(name)
+
+    def joinpath(self, *names: str) -> Remote:
+        return Remote(self.scheme, "/".join([self.key, *names]))
+
+    @property
+    def name(self) -> str:
+        return self.key.rsplit("/", 1)[-1]
+
+    @property
+    def stem(self) -> str:
+        return self.name.rsplit(".", 1)[0]
+
+    @property
+    def suffix(self) -> str:
+        return "." + self.name.rsplit(".", 1)[1] if "." in self.name else ""
+
+    def with_name(self, name: str) -> Remote:
+        return Remote(self.scheme, self.key.removesuffix(self.name) + name)
+
+    @property
+    def fs(self) -> pa_fs.FileSystem:
+        return filesystem(self.scheme, self.key.split("/", 1)[0])
+
+    def open(self, mode: str = "rb") -> pa.NativeFile:
+        return self.fs.open_input_file(self.key)
+
+    def read_bytes(self) -> bytes:
+        with self.fs.open_input_file(self.key) as file:
+            return file.read()
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        return self.read_bytes().decode(encoding)
+
+
+Place: TypeAlias = Path | Remote
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file in a folder, as its listing shows it."""
+
+    path: Place
+    size_bytes: int
+    version: str
+    """Changes when the file is written again."""
+
+
+def is_url(where: str | Place) -> bool:
+    return isinstance(where, Remote) or (isinstance(where, str) and _URL.match(where) is not None)
+
+
+def place(where: str | Place) -> Place:
+    """A path or URL as typed => a place; local ones absolute.
+
+    Raises:
+        PlaceError: a kind of URL that pyarrow cannot open here.
+    """
+    if isinstance(where, Remote):
+        return where
+    if not is_url(where):
+        return Path(where).absolute()
+    scheme, _, key = str(where).partition("://")
+    if scheme == "file":
+        return Path("/" + key.lstrip("/"))
+    key = re.sub(r"/+", "/", key).strip("/")
+    found = Remote(scheme, key)
+    try:
+        _ = found.fs
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise PlaceError(
+            f"{where}: expected a path, s3://BUCKET/… or gs://BUCKET/…; this place cannot be opened ({error})"
+        ) from error
+    return found
+
+
+def joined(folder: Place, relative: str) -> Place:
+    """`folder / relative` for a relative name that may contain slashes."""
+    return folder.joinpath(*relative.split("/"))
+
+
+class Hashing(io.RawIOBase):
+    """Passes bytes on and counts and digests them on their way."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        super().__init__()
+        self._out = out
+        self._digest = hashlib.sha256()
+        self._tail = b""
+        self.size_bytes = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self._out.write(view)
+        self._digest.update(view)
+        self._tail = (self._tail + bytes(view[-TAIL_BYTES:]))[-TAIL_BYTES:]
+        self.size_bytes += len(view)
+        return len(view)
+
+    def tell(self) -> int:
+        return self.size_bytes
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    @property
+    def tail_sha256(self) -> str:
+        """Of the last `TAIL_BYTES`, or of all where there are fewer."""
+        return hashlib.sha256(self._tail).hexdigest()
+
+
+@contextlib.contextmanager
+def writing(path: Place) -> Iterator[Hashing]:
+    """A file to write into that appears at `path` whole if the body succeeds, and not at all if it raises.
+
+    Locally: a temporary name beside it, fsync, rename. On an object store: one upload at the end, which is atomic there.
+    """
+    if isinstance(path, Remote):
+        buffer = io.BytesIO()
+        yield Hashing(buffer)
+        with PUBLISHING.get()():
+            upload(buffer.getbuffer(), path)
+        return
+    with replaced(path) as temporary, open(temporary, "wb") as file:
+        yield Hashing(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def upload(data: memoryview, path: Remote) -> None:
+    """The object exists once the stream is closed, and closing is the last thing done."""
+    with path.fs.open_output_stream(path.key, buffer_size=0) as out:
+        for start in range(0, len(data), _PART_BYTES):
+            out.write(data[start : start + _PART_BYTES])
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A temporary name in the same folder; renamed to `path` if the body succeeds, else removed. The body syncs the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        yield temporary
+        with PUBLISHING.get()():
+            os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in `folder` survive a power cut, where the system can open folders at all."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some network file systems refuse; their rename is as durable as they make it
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Place, text: str) -> None:
+    with writing(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def listed(folder: Place, suffix: str = "") -> list[Listed]:
+    """The files directly in a folder whose names end in `suffix`, by name; temporary ones never. [] where there is none."""
+    if isinstance(folder, Remote):
+        return [
+            Listed(folder / facts.base_name, facts.size, str(facts.mtime_ns))
+            for facts in _remote_entries(folder)
+            if facts.type == pa_fs.FileType.File and facts.base_name.endswith(suffix)
+        ]
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(suffix) and entry.is_file()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [
+        Listed(folder / name, facts.st_size, f"{facts.st_mtime_ns}-{facts.st_ino}")
+        for name, facts in sorted(found)
+        if not name.startswith(".")
+    ]
+
+
+def folders(folder: Place) -> list[str]:
+    """Names of the folders directly in a folder, sorted; hidden ones never."""
+    if isinstance(folder, Remote) and folder.scheme in GOOGLE:
+        below = (str(path).removeprefix(f"{folder}/") for path in files_below(folder))
+        names = list({name.split("/", 1)[0] for name in below if "/" in name})
+    elif isinstance(folder, Remote):
+        names = [facts.base_name for facts in _remote_entries(folder) if facts.type == pa_fs.FileType.Directory]
+    else:
+        try:
+            with os.scandir(folder) as entries:
+                names = [entry.name for entry in entries if entry.is_dir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def files_below(folder: Remote) -> Iterator[Remote]:
+    """Every object below a folder, however deep."""
+    found = folder.fs.get_file_info(pa_fs.FileSelector(folder.key, recursive=True, allow_not_found=True))
+    return (Remote(folder.scheme, facts.path) for facts in found if facts.type == pa_fs.FileType.File)
+
+
+def _remote_entries(folder: Remote) -> list[pa_fs.FileInfo]:
+    found = folder.fs.get_file_info(pa_fs.FileSelector(folder.key, allow_not_found=True))
+    return sorted(found, key=lambda facts: facts.base_name)
+
+
+def size_of(path: Place) -> int | None:
+    """Bytes of a file; None where there is none."""
+    if isinstance(path, Remote):
+        facts = path.fs.get_file_info(path.key)
+        return facts.size if facts.type == pa_fs.FileType.File else None
+    try:
+        return path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def exists(path: Place) -> bool:
+    return size_of(path) is not None
+
+
+def digest_of(path: Place) -> str:
+    """SHA-256 of a file's bytes, in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def tail_digest_of(path: Place, size_bytes: int) -> str:
+    """SHA-256 of the last `TAIL_BYTES` of a file of that size."""
+    with path.open("rb") as file:
+        file.seek(max(0, size_bytes - TAIL_BYTES))
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def move(path: Place, to: Place) -> None:
+    """Move a file within its disk or bucket; the folder is made, and what was there is replaced."""
+    if isinstance(path, Remote) and isinstance(to, Remote):
+        path.fs.move(path.key, to.key)
+        return
+    assert isinstance(path, Path) and isinstance(to, Path)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, to)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two folders of one disk trade places in one step; False where the system cannot do that, and nothing has happened.
+
+    Linux can, on its own file systems; other systems and most network file systems cannot.
+    """
+    code = rename_exchange(one, other)
+    if code == 0:
+        sync_folder(one.parent)
+        sync_folder(other.parent)
+        return True
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(one))
+
+
+def rename_exchange(one: Path, other: Path) -> int:
+    """`renameat2(…, RENAME_EXCHANGE)`, which Python does not offer; => 0 or an error's number."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return errno.ENOSYS
+    here, both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    failed = call(here, os.fsencode(one), here, os.fsencode(other), both) != 0
+    return ctypes.get_errno() if failed else 0
+
+
+def remove(path: Place) -> None:
+    """Remove a file; no error where there is none."""
+    if isinstance(path, Remote):
+        with contextlib.suppress(FileNotFoundError):
+            path.fs.delete_file(path.key)
+        return
+    path.unlink(missing_ok=True)
+
+
+def remove_tree(folder: Place) -> None:
+    """Remove a folder and all in it; no error where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        if isinstance(folder, Remote) and folder.scheme in GOOGLE:
+            folder.fs.delete_dir_contents(folder.key, missing_dir_ok=True)
+        elif isinstance(folder, Remote):
+            folder.fs.delete_dir(folder.key)
+        else:
+            shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def local_file(path: Place) -> Iterator[Path]:
+    """The file under a local path: itself, or a copy for as long as the body runs."""
+    if not isinstance(path, Remote):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="styleres-") as folder:
+        copy = Path(folder) / path.name
+        download(path, copy)
+        yield copy
+
+
+def download(path: Remote, copy: Path) -> None:
+    with path.fs.open_input_stream(path.key) as source, open(copy, "wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
+
+
+@contextlib.contextmanager
+def local_output(path: Place) -> Iterator[Path]:
+    """A local path to write a file to, atomically by whoever writes it; what is there afterwards is then at `path`."""
+    if not isinstance(path, Remote):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="styleres-") as folder:
+        local = Path(folder) / path.name
+        yield local
+        if local.exists():
+            with (
+                PUBLISHING.get()(),
+                open(local, "rb") as file,
+                path.fs.open_output_stream(path.key, buffer_size=0) as out,
+            ):
+                while block := file.read(_PART_BYTES):
+                    out.write(block)

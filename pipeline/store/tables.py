@@ -1,0 +1,740 @@
+"""The store: a folder of Parquet tables, and the only seam between inverting and editing.
+
+    STORE/
+      README.md                          dataset card
+      meta/info.json                     schema version, model, shapes, codec
+      <table>/<source_id>/<part>.parquet one part per chunk, one row group per part
+      manifests/<stage>/<source_id>.json written last: the stage is complete
+      ledger/, work/                     of runs that are not finished (`pipeline.engine.ledger`); gone afterwards
+
+A file appears whole or not at all: written under a temporary name, fsynced, renamed. A manifest speaks only
+of what is already on the disk, so a run killed at any instant leaves a store that the same command resumes.
+Parts are named by their chunk, so writing one twice leaves one. Several processes may write parts of one
+store at a time; one process (the driver) creates it and writes its manifests.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import schemas
+from pipeline.store import journal
+from pipeline.store.dataset_card import dataset_card
+from pipeline.store.parts import (
+    KEY_COLUMNS,
+    DamagedPart,
+    Part,
+    StoreError,
+    Written,
+    conformed,
+    in_order,
+    overlaps,
+    range_part,
+    read_footer,
+    read_rows,
+    require_unique,
+    within,
+    write_rows,
+)
+from pipeline.store.places import (
+    Place,
+    Remote,
+    digest_of,
+    exists,
+    folders,
+    joined,
+    listed,
+    move,
+    place,
+    remove,
+    remove_tree,
+    size_of,
+    sync_folder,
+    tail_digest_of,
+    write_text,
+)
+from pipeline.store.records import BrokenRecord, read_record, write_record
+
+__all__ = ["DamagedPart", "Part", "Store", "StoreError", "StoreInfo", "Written", "range_part"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What is true of a whole store. All but `code_version` and `settings` must match to add to it."""
+
+    model_name: str
+    """Name of the model bundle, for people."""
+    model_digest: str
+    """SHA-256 of the bundle: the model's identity."""
+    wplus_shape: tuple[int, int]
+    """(L, D) of a W+ code."""
+    residual_shape: tuple[int, ...]
+    """Shape of one residual: (C, H, W) for a feature map, (0,) where the method keeps nothing beside W+."""
+    residual_codec: schemas.ResidualCodec
+    """How residuals are stored: `float32` keeps every bit, `float16` takes half the space."""
+    injection_resolution: int
+    """Side, in features, of the generator's maps that the residual belongs to; 0 where it belongs to none."""
+    code_version: str
+    """Version of styleres-video that created the store."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings at creation (JSON values), for the record; a source's manifest holds its own."""
+    schema_version: str = schemas.SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        # Builds both schemas once, so that a wrong shape or codec is refused before a folder is made.
+        # JSON gives lists.
+        object.__setattr__(self, "wplus_shape", tuple(self.wplus_shape))
+        object.__setattr__(self, "residual_shape", tuple(self.residual_shape))
+        object.__setattr__(self, "settings", dict(self.settings))
+        schemas.latents_schema(self.wplus_shape)
+        schemas.residuals_schema(self.residual_shape, self.residual_codec)
+
+
+class Store:
+    """A store on a disk or in an object store. Cheap to open, picklable, safe to read from many processes.
+
+    Make one with `Store.create`, `Store.open` or `Store.open_or_create`.
+    """
+
+    def __init__(self, root: Place, info: StoreInfo) -> None:
+        self.root = root
+        self.info = info
+        # (table, source) -> {part name: (version, size, Part)}: footers are read once per file and process.
+        self._footers: dict[tuple[str, str], dict[str, tuple[str, int, Part]]] = {}
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.root)!r}, model={self.info.model_name!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "info": self.info, "_footers": {}}
+
+    # ------------------------------------------------------------------------------- making and opening
+
+    @classmethod
+    def create(cls, root: str | Place, info: StoreInfo) -> Store:
+        """Makes an empty store in a new or empty folder.
+
+        Raises:
+            StoreError: `root` is a file, or a folder that holds something already.
+        """
+        root = place(root)
+        if isinstance(root, Path) and root.exists() and not root.is_dir():
+            raise StoreError(f"{root}: a store is a folder, this is a file; name another place")
+        there = _contents(root)
+        if there:
+            raise StoreError(
+                f"{root}: expected a new or empty folder for a new store, this one holds "
+                f"{there[:5]}; open the store that is there, or name another"
+            )
+        write_record(joined(root, "meta/info.json"), asdict(info))
+        store = cls(root, info)
+        store._write_card()
+        return store
+
+    @classmethod
+    def open(cls, root: str | Place, *, unfinished: bool = False) -> Store:
+        """Opens an existing store.
+
+        Args:
+            unfinished: also one with a change that was cut short; for whoever finishes it.
+
+        Raises:
+            Unfinished: somebody has begun to delete or to join, and was killed.
+            StoreError: no store there, its `meta/info.json` cannot be read, or its schema's major version is
+                newer than this code's.
+        """
+        root = place(root)
+        path = joined(root, "meta/info.json")
+        if not exists(path):
+            what = "no such folder" if not isinstance(root, Path) or not root.exists() else "no meta/info.json in it"
+            raise StoreError(f"{root}: expected a store, found {what}; `styleres invert` makes one")
+        try:
+            fields = read_record(path, unchecked=StoreInfo.__dataclass_fields__)
+            version = str(fields["schema_version"])
+        except BrokenRecord as error:
+            raise StoreError(f"{path}: not a store's info ({error.why}); restore it from a copy") from error
+        except KeyError as error:
+            raise StoreError(f"{path}: not a store's info ({error!r}); restore it from a copy") from error
+        try:
+            schemas.check_version(version, where=str(root))
+            # A newer minor version may say more than we know: what we do not know, we leave.
+            known = {name: fields[name] for name in StoreInfo.__dataclass_fields__}
+            info = StoreInfo(**known)
+        except (KeyError, TypeError) as error:
+            raise StoreError(f"{path}: not a store's info ({error!r}); restore it from a copy") from error
+        except schemas.SchemaError as error:
+            raise StoreError(str(error)) from error
+        if not unfinished and (names := journal.unfinished(root)):
+            raise journal.Unfinished(root, names)
+        return cls(root, info)
+
+    @classmethod
+    def open_or_create(cls, root: str | Place, info: StoreInfo) -> Store:
+        """Opens the store at `root` if there is one and it is of the same model, else makes it.
+
+        Raises:
+            StoreError: as `create`, `open` and `require_same_model`.
+        """
+        root = place(root)
+        if not exists(joined(root, "meta/info.json")):
+            return cls.create(root, info)
+        store = cls.open(root)
+        store.require_same_model(info)
+        if not exists(root / "README.md"):  # whoever created it died in between
+            store._write_card()
+        return store
+
+    def require_same_model(self, info: StoreInfo) -> None:
+        """Codes of two models in one table would look alike and mean different things: refuses.
+
+        Raises:
+            StoreError: the model's digest, a shape, the codec or the injection resolution differs.
+        """
+        names = ("model_digest", "wplus_shape", "residual_shape", "residual_codec", "injection_resolution")
+        ours, theirs = asdict(self.info), asdict(info)
+        differing = [f"{n}: store {ours[n]!r}, now {theirs[n]!r}" for n in names if ours[n] != theirs[n]]
+        if differing:
+            raise StoreError(
+                f"{self.root}: made with model {self.info.model_name!r}, now {info.model_name!r} is used; "
+                f"they differ in {'; '.join(differing)}. Use that model and codec, or another --store"
+            )
+
+    def schema(self, table: str) -> pa.Schema:
+        """The Arrow schema of a table of this store."""
+        try:
+            return schemas.table_schema(
+                table,
+                wplus_shape=self.info.wplus_shape,
+                residual_shape=self.info.residual_shape,
+                residual_codec=self.info.residual_codec,
+            )
+        except schemas.SchemaError as error:
+            raise StoreError(str(error)) from error
+
+    # --------------------------------------------------------------------------------------------- parts
+
+    def write_part(self, table: str, source_id: str, part: int | str, rows: pa.Table) -> Written:
+        """Writes the rows of one chunk, atomically; the same part again replaces the former.
+
+        Columns may come in any order and in any type that converts without loss. A table without rows is
+        written too: its file says that the chunk was done.
+
+        Args:
+            part: a number (`part-00007`), or a name such as `range_part(start, stop)`.
+
+        Returns:
+            What a manifest has to know of the file.
+
+        Raises:
+            StoreError: an unknown table, a bad name, columns that do not fit the table's schema, a null where
+                there may be none, rows of another source, or two rows with one primary key.
+        """
+        name = f"{_part_name(part)}.parquet"
+        path = self._folder(table, source_id) / name
+        ready = conformed(rows, self.schema(table), where=f"{table} of {source_id}")
+        others = set(pc.unique(ready.column("source_id")).to_pylist()) - {source_id}
+        if others:
+            raise StoreError(f"{table} of {source_id}: rows of other sources are in it: {sorted(others)[:3]}")
+        require_unique(ready, table, where=f"{table} of {source_id}, part {part}")
+        file = write_rows(path, ready, table)
+        return Written(f"{table}/{source_id}/{name}", file.size_bytes, file.sha256, ready.num_rows, file.tail_sha256)
+
+    def has_part(self, table: str, source_id: str, part: int | str) -> bool:
+        """Whether that chunk's rows are on the disk."""
+        return exists(self._folder(table, source_id) / f"{_part_name(part)}.parquet")
+
+    def parts(self, table: str, source_id: str) -> list[Part]:
+        """The parts of one table and source, by name; reads only footers, and each only once.
+
+        Raises:
+            StoreError: a part that is no whole Parquet file.
+        """
+        folder = self._folder(table, source_id)
+        known = self._footers.get((table, source_id), {})
+        found: dict[str, tuple[str, int, Part]] = {}
+        for file in listed(folder, ".parquet"):
+            entry = known.get(file.path.name)
+            if entry is None or entry[:2] != (file.version, file.size_bytes):
+                entry = (file.version, file.size_bytes, read_footer(file.path, file.size_bytes))
+            found[file.path.name] = entry
+        self._footers[(table, source_id)] = found
+        return [entry[2] for entry in found.values()]
+
+    def read(
+        self,
+        table: str,
+        source_id: str | None = None,
+        pts_range: tuple[int, int] | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Rows of one table, sorted by (source, pts, track); only the parts that can hold them are opened.
+
+        Args:
+            source_id: of one source; None for all of them.
+            pts_range: (first, last), **both included**. Rows without a pts, which speak of a whole source
+                (`failures`), are left out then.
+            columns: which, in that order; None for all.
+
+        Returns:
+            A table of the store's schema, without rows where nothing is stored.
+
+        Raises:
+            StoreError: an unknown table or column, a damaged part, or two parts that hold the same row.
+        """
+        schema = self.schema(table)
+        wanted = list(schema.names if columns is None else columns)
+        unknown = [name for name in wanted if name not in schema.names]
+        if unknown:
+            raise StoreError(f"{table}: no column {', '.join(unknown)}; there are {', '.join(schema.names)}")
+        if pts_range is not None and pts_range[0] > pts_range[1]:
+            raise StoreError(f"{table}: pts_range is (first, last) with first <= last, got {pts_range}")
+        needed = [*wanted, *(n for n in (*KEY_COLUMNS, *schemas.primary_key(table)) if n not in wanted)]
+        needed = list(dict.fromkeys(needed))
+        pieces = []
+        for each in self.stored_source_ids(table) if source_id is None else [source_id]:
+            for part in self.parts(table, each):
+                if overlaps(part, pts_range):
+                    pieces.append(within(read_rows(part, needed, schema), part, pts_range))
+        if not pieces:
+            return pa.schema([schema.field(n) for n in wanted], metadata=schema.metadata).empty_table()
+        rows = pa.concat_tables(pieces)
+        if len(pieces) > 1:
+            require_unique(rows, table, where=f"{self.root}: {table} of {source_id or 'all sources'}")
+        return in_order(rows, table).select(wanted).replace_schema_metadata(schema.metadata)
+
+    # ---------------------------------------------------------------------------------------- manifests
+
+    def write_manifest(
+        self, stage: str, source_id: str, content: Mapping[str, Any], files: Sequence[Written] | None = None
+    ) -> Place:
+        """Declares a stage of a source complete. Call it last: it lists the parts that are there now.
+
+        Args:
+            stage: `scan`, `track`, `invert`, or a name of your own (which lists no parts but those given).
+            content: what the caller wants kept (settings, counts): JSON values.
+            files: what the stage's steps have written; None to look at what is there, and read it.
+
+        Raises:
+            StoreError: a bad name, content that JSON cannot hold, or parts of one table that overlap in rows.
+        """
+        parts: dict[str, dict[str, dict[str, Any]]] = {table: {} for table in _tables_of(stage)}
+        for file in self._written(stage, source_id) if files is None else files:
+            table, _, name = file.path.split("/")
+            parts.setdefault(table, {})[name.removesuffix(".parquet")] = {
+                "rows": file.rows,
+                "bytes": file.size_bytes,
+                "sha256": file.sha256,
+                "tail_sha256": file.tail_sha256,
+            }
+        for table in parts:
+            folder = self._folder(table, source_id)
+            if isinstance(folder, Path):
+                for leftover in folder.glob(".*.tmp"):  # of workers that were killed
+                    leftover.unlink(missing_ok=True)
+        manifest = {
+            "stage": stage,
+            "source_id": source_id,
+            "schema_version": schemas.SCHEMA_VERSION,
+            "parts": parts,
+            "content": dict(content),
+        }
+        path = self._manifest_path(stage, source_id)
+        write_record(path, manifest)
+        return path
+
+    def _written(self, stage: str, source_id: str) -> Iterator[Written]:
+        """The parts that are there. A chunk written under two names must be found here, not by whoever reads the store."""
+        for table in _tables_of(stage):
+            parts = self.parts(table, source_id)
+            spans = sorted((p.first_pts, p.last_pts) for p in parts if p.first_pts is not None and p.last_pts is not None)
+            if any(last >= first for (_, last), (first, _) in pairwise(spans)):
+                keys = [read_rows(p, list(schemas.primary_key(table)), self.schema(table)) for p in parts]
+                require_unique(pa.concat_tables(keys), table, where=f"{self.root}: {table} of {source_id}")
+            for part in parts:
+                name = f"{table}/{source_id}/{part.name}.parquet"
+                tail = tail_digest_of(part.path, part.size_bytes)
+                yield Written(name, part.size_bytes, digest_of(part.path), part.row_count, tail)
+
+    def remove_manifest(self, stage: str, source_id: str) -> None:
+        """The stage of the source counts as not done from now on."""
+        remove(self._manifest_path(stage, source_id))
+
+    def read_manifest(self, stage: str, source_id: str) -> dict[str, Any] | None:
+        """The `content` that `write_manifest` was given; None while the stage is not complete, or where nobody can read it."""
+        manifest = self._manifest(stage, source_id)
+        return None if manifest is None else manifest.content
+
+    def has_manifest(self, stage: str, source_id: str) -> bool:
+        """Whether the file is there, readable or not."""
+        return exists(self._manifest_path(stage, source_id))
+
+    def broken_manifests(self, source_id: str, stages: Sequence[str] | None = None) -> dict[str, str]:
+        """Manifests of a source that are not what was written, by their names relative to the store => what they are instead.
+
+        Everything else takes them for absent, so that a broken file costs its own source and no other.
+
+        Args:
+            stages: which; None for all that there are.
+        """
+        found = {}
+        for stage in folders(self.root / "manifests") if stages is None else stages:
+            try:
+                self._read_manifest(stage, source_id)
+            except BrokenRecord as error:
+                found[f"manifests/{stage}/{source_id}.json"] = str(error)
+        return found
+
+    def is_complete(self, source_id: str, stage: str = "invert") -> bool:
+        """Whether the manifest is there and every part that it lists is, with the size that it had."""
+        manifest = self._manifest(stage, source_id)
+        return manifest is not None and not self._compared(manifest.files)[0]
+
+    def lacking(self, source_id: str, stage: str = "invert") -> dict[Place, str]:
+        """Parts that a manifest vouches for and that are not there as long as they were => what is; {} without a manifest."""
+        return self.compared(source_id, stage)[0]
+
+    def strangers(self, source_id: str) -> list[str]:
+        """Parts of a finished source that nobody vouches for, by their names relative to the store: of a run that was given up.
+
+        Only beside parts that are vouched for; [] for a source that is not finished.
+        """
+        return self.compared(source_id)[1]
+
+    def compared(self, source_id: str, stage: str = "invert") -> tuple[dict[Place, str], list[str]]:
+        """`lacking` and `strangers` with one look at each folder; both empty without a manifest."""
+        return self._compared(self.vouched_parts(source_id, stage))
+
+    def _compared(self, vouched: Sequence[Written]) -> tuple[dict[Place, str], list[str]]:
+        there: dict[str, dict[str, int]] = {}
+        lacking: dict[Place, str] = {}
+        for file in vouched:
+            folder, _, name = file.path.rpartition("/")
+            if folder not in there:
+                files = listed(joined(self.root, folder), ".parquet")
+                there[folder] = {one.path.name: one.size_bytes for one in files}
+            size_bytes = there[folder].get(name)
+            if size_bytes != file.size_bytes:
+                what = "it is missing" if size_bytes is None else f"{size_bytes} bytes instead of {file.size_bytes}"
+                lacking[joined(self.root, file.path)] = what
+        known = {file.path for file in vouched}
+        found = (f"{folder}/{name}" for folder, names in there.items() for name in names)
+        return lacking, [name for name in found if name not in known and name.split("/")[0] in _tables_of("invert")]
+
+    def require_sound(self, source_id: str, tables: Sequence[str]) -> None:
+        """Every part of these tables that the inversion's manifest vouches for is there, and its footer is what was written.
+
+        Reads the end of each file. Pages have checksums of their own, which every read verifies; footers have none, and a bit
+        that flips there may hide rows, or make a library that reads it end the process.
+
+        Raises:
+            DamagedPart: names all those that are not.
+        """
+        vouched = [file for file in self.vouched_parts(source_id) if file.path.split("/")[0] in tables]
+        found, _ = self._compared(vouched)
+        for file in vouched:
+            path = joined(self.root, file.path)
+            if path in found or not file.tail_sha256:
+                continue
+            if tail_digest_of(path, file.size_bytes) != file.tail_sha256:
+                found[path] = "its footer is not the one that was written"
+        if found:
+            raise DamagedPart(found)
+
+    def vouched_parts(self, source_id: str, stage: str = "invert") -> list[Written]:
+        """The files that a manifest vouches for; [] without one. Digests are empty where earlier versions wrote it."""
+        manifest = self._manifest(stage, source_id)
+        return [] if manifest is None else list(manifest.files)
+
+    # ------------------------------------------------------------------------------------------- sources
+
+    def sources(self) -> pa.Table:
+        """The `sources` table: every source that was probed into this store, complete or not."""
+        return self.read("sources")
+
+    def readable_sources(self) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """(key => its row of `sources`, key => why that cannot be read): a damaged file costs its own source."""
+        rows: dict[str, dict[str, Any]] = {}
+        damaged = {}
+        for source_id in self.stored_source_ids():
+            try:
+                rows |= {row["source_id"]: row for row in self.read("sources", source_id).to_pylist()}
+            except DamagedPart as error:
+                damaged[source_id] = str(error)
+        return rows, damaged
+
+    def stored_source_ids(self, table: str = "sources") -> list[str]:
+        """Keys of the sources that have a folder in a table, sorted."""
+        self.schema(table)
+        return folders(self.root / table)
+
+    def complete_source_ids(self, stage: str = "invert") -> list[str]:
+        """Keys of the sources whose stage is complete, sorted."""
+        folder = joined(self.root, f"manifests/{_checked_name(stage, 'stage')}")
+        return [file.path.stem for file in listed(folder, ".json") if self.is_complete(file.path.stem, stage)]
+
+    def failures(self, source_id: str | None = None) -> pa.Table:
+        """Every lost item of one source, or of all."""
+        return self.read("failures", source_id)
+
+    def write_failures(self, stage: str, failures: Sequence[schemas.Failure], part: int | str = 0) -> list[Written]:
+        """Records the items that one stage lost, replacing what the same stage and part recorded before; => a file per source.
+
+        Args:
+            part: tells apart the writers of one stage and source, as in `write_part`.
+        """
+        by_source: dict[str, list[schemas.Failure]] = {}
+        for failure in failures:
+            by_source.setdefault(failure.source_id, []).append(failure)
+        name = f"{_checked_name(stage, 'stage')}-{_part_name(part)}"
+        return [
+            self.write_part("failures", source_id, name, schemas.failures_table(rows)) for source_id, rows in by_source.items()
+        ]
+
+    def clear_failures(self, stage: str, source_ids: Sequence[str], part: int | str = 0) -> None:
+        """Forgets what one stage lost of some sources, before it is run for them again."""
+        for source_id in source_ids:
+            name = f"{_checked_name(stage, 'stage')}-{_part_name(part)}.parquet"
+            remove(self._folder("failures", source_id) / name)
+            self._footers.pop(("failures", source_id), None)
+
+    def delete_source(self, source_id: str, tables: Sequence[str] | None = None) -> None:
+        """Removes what is stored of a source: all of it, or some tables. No error where there is nothing.
+
+        Its manifests go first, all of them, so that a deletion cut short leaves an incomplete source and not
+        one that claims to be whole.
+
+        Args:
+            tables: which; None for all, failures included.
+        """
+        _checked_name(source_id, "source")
+        chosen = schemas.TABLES if tables is None else tables
+        paths = {table: self._folder(table, source_id) for table in chosen}
+        for stage in folders(self.root / "manifests"):
+            remove(joined(self.root, f"manifests/{stage}/{source_id}.json"))
+        for name in ("ledger", "work"):
+            for stage in folders(self.root / name):
+                remove_tree(joined(self.root, f"{name}/{stage}/{source_id}"))
+        for table, folder in paths.items():
+            if isinstance(folder, Remote):
+                remove_tree(folder)
+            self._footers.pop((table, source_id), None)
+        if isinstance(self.root, Path):
+            self._delete_locally({table: folder for table, folder in paths.items() if isinstance(folder, Path)})
+
+    def _delete_locally(self, paths: Mapping[str, Path]) -> None:
+        # Renamed out of the tables first, so that no reader meets half of a source, even if we die here;
+        # what an earlier deletion left goes with it.
+        assert isinstance(self.root, Path)
+        trash = self.root / ".deleted" / secrets.token_hex(4)
+        for table, folder in paths.items():
+            if folder.is_dir():
+                trash.mkdir(parents=True, exist_ok=True)
+                os.replace(folder, trash / table)
+                sync_folder(folder.parent)
+        if trash.exists():
+            shutil.rmtree(trash)
+        shutil.rmtree(trash.parent, ignore_errors=True)
+
+    # --------------------------------------------------------------------------------------- measurement
+
+    def sizes_bytes(self) -> dict[str, int]:
+        """Bytes on the disk of each table, all sources together, damaged files too."""
+        return {
+            table: sum(
+                file.size_bytes
+                for each in self.stored_source_ids(table)
+                for file in listed(self._folder(table, each), ".parquet")
+            )
+            for table in schemas.TABLES
+        }
+
+    def row_counts(self, source_id: str | None = None) -> dict[str, int]:
+        """Rows of each table, of one source or of all together, from the footers alone. Raises DamagedPart."""
+        return {
+            table: sum(
+                part.row_count
+                for each in (self.stored_source_ids(table) if source_id is None else [source_id])
+                for part in self.parts(table, each)
+            )
+            for table in schemas.TABLES
+        }
+
+    def bytes_per_face_frame(self, faces: int | None = None) -> dict[str, float]:
+        """Bytes that each table takes per row of `latents`, that is per face and frame; empty without any.
+
+        faces: how many these are, where that is known.
+        """
+        count = self.row_counts()["latents"] if faces is None else faces
+        return {table: size / count for table, size in self.sizes_bytes().items()} if count else {}
+
+    def verify(self, source_id: str) -> dict[str, str]:
+        """Reads every byte of a source's parts, manifests and edited files, and compares them with what is vouched for.
+
+        Returns:
+            path relative to the store => what is wrong with it; {} if sound. Parts that no manifest lists are read page by
+            page, checksums included. An edited file that is not as it was written is named as its manifest.
+        """
+        vouched: dict[str, list[Written]] = {}
+        found: dict[str, str | None] = {}
+        for stage in folders(self.root / "manifests"):
+            for file in self.vouched_parts(source_id, stage):
+                vouched.setdefault(file.path, []).append(file)  # the same recipe's, perhaps, encoded otherwise
+            for output in (self.read_manifest(stage, source_id) or {}).get("outputs", ()):
+                said = self._changed_output(Written(**output))
+                if said is not None:
+                    found[f"manifests/{stage}/{source_id}.json"] = said
+        there = [
+            f"{table}/{source_id}/{file.path.name}"
+            for table in schemas.TABLES
+            for file in listed(self._folder(table, source_id), ".parquet")
+        ]
+        found |= {name: self.damage_of(name, vouched.get(name, ())) for name in dict.fromkeys([*there, *vouched])}
+        found |= {name: f"{joined(self.root, name)}: nobody vouches for it" for name in self.strangers(source_id)}
+        return self.broken_manifests(source_id) | {name: said for name, said in found.items() if said is not None}
+
+    def _changed_output(self, written: Written) -> str | None:
+        """What is wrong with a file outside the store that a render's manifest vouches for; whoever moved it away may."""
+        path = place(written.path)
+        if exists(path) and (size_of(path), digest_of(path)) != (written.size_bytes, written.sha256):
+            return f"{path}: its SHA-256 is not the one that it was written with; the render counts as not done"
+        return None
+
+    def damage_of(self, name: str, written: Sequence[Written]) -> str | None:
+        """What is wrong with a file, by its name relative to the store; None for one that is as it was written.
+
+        written: what it may be; without, a part is read page by page, checksums included.
+        """
+        path = joined(self.root, name)
+        size_bytes = size_of(path)
+        if size_bytes is None:
+            return f"{path}: is missing"
+        if any(one.sha256 for one in written):
+            if (size_bytes, digest_of(path)) in [(one.size_bytes, one.sha256) for one in written]:
+                return None
+            return f"{path}: its SHA-256 is not the one that it was written with; the file is damaged"
+        try:
+            schema = self.schema(name.split("/")[0])
+            read_rows(read_footer(path, size_bytes), schema.names, schema)
+        except StoreError as error:
+            return str(error)
+        return None
+
+    def put_aside(self, name: str) -> None:
+        """Move a file, by its name relative to the store, to `STORE/.damaged`, for whoever wants to look at it."""
+        path = joined(self.root, name)
+        if exists(path):
+            move(path, joined(self.root, f".damaged/{name}"))
+
+    # ----------------------------------------------------------------------------------------- internals
+
+    def _write_card(self) -> None:
+        card = dataset_card(
+            model_name=self.info.model_name,
+            model_digest=self.info.model_digest,
+            wplus_shape=self.info.wplus_shape,
+            residual_shape=self.info.residual_shape,
+            residual_codec=self.info.residual_codec,
+        )
+        write_text(self.root / "README.md", card)
+
+    def _folder(self, table: str, source_id: str) -> Place:
+        self.schema(table)
+        return joined(self.root, f"{table}/{_checked_name(source_id, 'source')}")
+
+    def _manifest_path(self, stage: str, source_id: str) -> Place:
+        return joined(self.root, f"manifests/{_checked_name(stage, 'stage')}/{_checked_name(source_id, 'source')}.json")
+
+    def _manifest(self, stage: str, source_id: str) -> Manifest | None:
+        """None where there is none, or a broken one."""
+        try:
+            return self._read_manifest(stage, source_id)
+        except BrokenRecord:
+            return None
+
+    def _read_manifest(self, stage: str, source_id: str) -> Manifest | None:
+        path = self._manifest_path(stage, source_id)
+        try:
+            found = read_record(path, unchecked=_MANIFEST)
+        except FileNotFoundError:
+            return None
+        if (found.get("stage"), found.get("source_id")) != (stage, source_id):
+            raise BrokenRecord(path, f"it is of {found.get('stage')} and {found.get('source_id')}")
+        try:
+            files = [
+                Written(
+                    f"{table}/{source_id}/{name}.parquet",
+                    facts["bytes"],
+                    facts.get("sha256", ""),
+                    facts["rows"],
+                    facts.get("tail_sha256", ""),
+                )
+                for table, parts in found["parts"].items()
+                for name, facts in parts.items()
+            ]
+            return Manifest(tuple(files), dict(found["content"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BrokenRecord(path, f"not a manifest: {error!r}") from error
+
+
+_MANIFEST = ("stage", "source_id", "schema_version", "parts", "content")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known of a stage of a source that is complete."""
+
+    files: tuple[Written, ...]
+    """Digests are empty where an earlier version wrote it."""
+    content: dict[str, Any]
+
+
+def _tables_of(stage: str) -> tuple[str, ...]:
+    """The tables that a stage's manifest vouches for."""
+    match stage:
+        case "scan":
+            return ("sources", "frames", "faces")
+        case "track":
+            return ("tracks",)
+        case "invert":
+            return ("sources", "frames", "faces", "tracks", "latents", "residuals")
+        case _:
+            return ()
+
+
+def _checked_name(name: str, what: str) -> str:
+    """Names become folders and files, so only plain ones pass: no dots, no separators, nothing empty."""
+    if not _NAME.fullmatch(name):
+        raise StoreError(
+            f"a {what} name is up to 100 letters, digits, '-' and '_' and begins with a letter or digit, got {name!r}"
+        )
+    return name
+
+
+def _part_name(part: int | str) -> str:
+    if isinstance(part, str):
+        return _checked_name(part, "part")
+    if part < 0:
+        raise StoreError(f"a part's number is 0 or more, got {part}")
+    return f"part-{part:05d}"
+
+
+def _contents(root: Place) -> list[str]:
+    """What a folder holds besides folders and the temporary files of a creation that was killed."""
+    if isinstance(root, Remote):
+        return [file.path.name for file in listed(root)] + folders(root)
+    if not root.is_dir() or all(p.is_dir() or p.name.endswith((".tmp", ".lock")) for p in root.rglob("*")):
+        return []
+    return sorted(p.name for p in root.iterdir())

@@ -1,0 +1,354 @@
+"""What is done to a store besides running jobs on it: damaged parts put aside, parts joined, tables exported, people removed.
+
+Hold the store's lock around whatever writes. What was killed is finished by the next command, whichever it is (`finish`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.engine.ledger import Ledger, as_written, digest
+from pipeline.store import journal
+from pipeline.store.columns import array_from_column
+from pipeline.store.deleted import deleted_from, deleted_of, detections, remember
+from pipeline.store.parts import (
+    DamagedPart,
+    Part,
+    StoreError,
+    Written,
+    conformed,
+    range_of,
+    range_part,
+    read_footer,
+    read_rows,
+    require_unique,
+    write_rows,
+)
+from pipeline.store.places import (
+    Place,
+    Remote,
+    exchange,
+    exists,
+    folders,
+    joined,
+    listed,
+    move,
+    place,
+    remove,
+    remove_tree,
+    replaced,
+    sync_folder,
+    writing,
+)
+from pipeline.store.tables import Store
+
+JOINED_BYTES = 64 << 20
+"""A render reads whole parts, so they stay small enough to be read for one chunk."""
+JOINED_TABLES = ("frames", "faces", "tracks", "latents", "residuals")
+
+
+def put_aside(store: Store, source_id: str) -> list[str]:
+    """Take damaged files of a source away, so that the next invert or edit makes them again; => what was wrong."""
+    damaged, ledger = store.verify(source_id), Ledger(store)
+    for name in damaged:
+        kind, stage, _ = name.split("/")
+        if kind == "manifests" and stage.startswith("render-"):  # what it vouched for is there, and stays that command's own
+            ledger.begin(stage, source_id)
+        store.put_aside(name)
+    return list(damaged.values())
+
+
+# --------------------------------------------------------------------------------------- what is finished once it is begun
+
+
+def finish(root: Place) -> list[Finished]:
+    """Make the changes that were begun and cut short; hold the store's lock. => what was done, for people."""
+    names = journal.unfinished(root)
+    store = Store.open(root, unfinished=True) if names else None
+    done = []
+    for name in names:
+        assert store is not None
+        job, source_id, *rest = name.split("-")
+        content = journal.read(root, name)
+        if job == "delete":
+            done.append(Finished(f"track {int(rest[0])} of {source_id} is deleted", *_delete(store, name, content)))
+        else:
+            _swap(store, source_id, content or {})
+            done.append(Finished(f"the parts of {source_id} are joined"))
+    return done
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A change that an earlier command had begun."""
+
+    what: str
+    removed: dict[str, int] = field(default_factory=dict)
+    """Rows of each table."""
+    made: list[str] = field(default_factory=list)
+    """Edited files that still show who was deleted."""
+
+
+# ------------------------------------------------------------------------------------------------------------- joining
+
+
+def compact(store: Store, source_id: str, *, part_bytes: int = JOINED_BYTES) -> tuple[int, int]:
+    """Join neighbouring parts of a finished source into larger ones; => parts before and after. Rows stay as they are.
+
+    Joined parts are written outside the tables, then their folder and the table's trade places in one step, so that readers of
+    the bare files find every row once at any time. Where the system has no such step (object stores, some network disks) the
+    old parts go first, then the joined one comes: who is killed there leaves rows away, never twice, until any command is run.
+    """
+    if not store.is_complete(source_id):
+        raise StoreError(f"{store.root}: {source_id} is not complete; run styleres invert again before compacting")
+    for name in store.strangers(source_id):
+        store.put_aside(name)
+    before = len(store.vouched_parts(source_id))
+    remove_tree(_staged(store, source_id))  # of a compaction that was killed before it had decided anything
+    groups: list[dict[str, Any]] = []
+    for table in JOINED_TABLES:
+        schema = store.schema(table)
+        for group in neighbours(store.parts(table, source_id), part_bytes):
+            first, last = range_of(group[0].name), range_of(group[-1].name)
+            assert first is not None and last is not None
+            rows = conformed(pa.concat_tables(read_rows(part, schema.names, schema) for part in group), schema, where=table)
+            require_unique(rows, table, where=f"{store.root}: {table} of {source_id}")
+            name = f"{table}/{source_id}/{range_part(first[0], last[1], joined=True)}.parquet"
+            file = write_rows(_staged(store, source_id, name), rows, table)
+            written = Written(name, file.size_bytes, file.sha256, rows.num_rows, file.tail_sha256)
+            groups.append({"file": asdict(written), "of": [f"{table}/{source_id}/{part.path.name}" for part in group]})
+    if groups:
+        content = {"groups": groups}
+        journal.begin(store.root, f"compact-{source_id}", content)
+        _swap(store, source_id, content)
+    return before, len(store.vouched_parts(source_id))
+
+
+def _staged(store: Store, source_id: str, name: str = "") -> Place:
+    """Where joined parts wait, outside every table. Of one, or the folder of all."""
+    table = f"/{name}" if name else ""
+    return joined(store.root, f".joining/{source_id}{table}")
+
+
+def _swap(store: Store, source_id: str, content: Mapping[str, Any]) -> None:
+    """Let joined parts take the place of what they were joined from. Whatever was done of it already stays done."""
+    groups = [(Written(**group["file"]), list(group["of"])) for group in content.get("groups", ())]
+    by_table: dict[str, list[tuple[Written, list[str]]]] = {}
+    for written, old in groups:
+        # One that was damaged while it waited is forgotten: what it was joined from is there.
+        if as_written(_staged(store, source_id, written.path), written):
+            by_table.setdefault(written.path.split("/")[0], []).append((written, old))
+    for table, ready in by_table.items():
+        if not _exchanged(store, source_id, table, ready):
+            for written, old in ready:
+                for name in old:
+                    remove(joined(store.root, name))
+                move(_staged(store, source_id, written.path), joined(store.root, written.path))
+    vouched = {file.path: file for file in store.vouched_parts(source_id)}
+    for written, old in groups:
+        if exists(joined(store.root, written.path)):
+            vouched = {name: file for name, file in vouched.items() if name not in old} | {written.path: written}
+    rewrite_manifest(store, source_id, list(vouched.values()))
+    remove_tree(_staged(store, source_id))
+    journal.end(store.root, f"compact-{source_id}")
+
+
+def _exchanged(store: Store, source_id: str, table: str, ready: Sequence[tuple[Written, list[str]]]) -> bool:
+    """Swap a table's folder of a source for the staged one in one step; False where that cannot be done."""
+    folder, staged = joined(store.root, f"{table}/{source_id}"), _staged(store, source_id, f"{table}/{source_id}")
+    if isinstance(folder, Remote) or isinstance(staged, Remote):
+        return False
+    gone = {name.rsplit("/", 1)[1] for _, old in ready for name in old}
+    joined_names = {written.path.rsplit("/", 1)[1] for written, _ in ready}
+    there = {file.path.name for file in listed(folder)}
+    if joined_names <= there:
+        return True  # they have traded places already: what is staged are the old parts' neighbours
+    for name in there - gone:
+        try:
+            os.link(folder / name, staged / name)
+        except FileExistsError:
+            continue
+        except OSError:  # a disk without links: these are copied
+            with replaced(staged / name) as temporary:
+                shutil.copyfile(folder / name, temporary)
+    for file in listed(staged):
+        if file.path.name not in joined_names | (there - gone):
+            remove(file.path)
+    sync_folder(staged)
+    return exchange(staged, folder)
+
+
+def neighbours(parts: Sequence[Part], part_bytes: int) -> Iterator[list[Part]]:
+    """Runs of two and more parts, each of which begins where the one before ends, and which together are small enough."""
+    group: list[Part] = []
+    for part in [*sorted(parts, key=lambda one: range_of(one.name) or (-1, -1)), None]:
+        span = None if part is None else range_of(part.name)
+        end = range_of(group[-1].name) if group else None
+        fits = part is not None and sum(one.size_bytes for one in group) + part.size_bytes <= part_bytes
+        # A chunk without rows leaves no part, so the next one need not begin where this one ends.
+        if part is not None and span is not None and fits and (end is None or end[1] <= span[0]):
+            group.append(part)
+            continue
+        if len(group) > 1:
+            yield group
+        group = [part] if part is not None and span is not None else []
+
+
+# ------------------------------------------------------------------------------------------------------------ deleting
+
+
+def delete_track(store: Store, source_id: str, track_id: int) -> tuple[dict[str, int], list[str]]:
+    """Remove one person's track from everything that the store holds, detections and embeddings too, for good.
+
+    What is to be deleted is written down first, so a command that is killed has deleted it as soon as any other is run; and
+    where the person is in the frames is kept (`pipeline.store.deleted`), so that inverting the source again does not find them.
+
+    Returns:
+        rows removed from each table; edited files that the store knows of and that still show the track.
+
+    Raises:
+        StoreError: the source has no such track.
+    """
+    tracks = store.read("tracks", source_id)
+    mine = tracks.filter(pc.equal(tracks["track_id"], track_id))
+    if mine.num_rows == 0:
+        there = sorted(set(tracks["track_id"].to_pylist()))
+        deleted = ", and it was deleted before" if track_id in deleted_of(store, source_id).tracks else ""
+        raise StoreError(f"{store.root}: {source_id} has no track {track_id}{deleted}; it has {there or 'none'}")
+    record = f"delete-{source_id}-{track_id}"
+    content = {"seen": detections(mine), "made": renders_of(store, source_id)}
+    journal.begin(store.root, record, content)
+    return _delete(store, record, content)
+
+
+def _delete(store: Store, record: str, content: Mapping[str, Any] | None) -> tuple[dict[str, int], list[str]]:
+    """The deletion of that name. Whatever was done of it already stays done."""
+    _, source_id, number = record.split("-")
+    track_id = int(number)
+    if content is None:  # the journal was damaged: its name says whom, and the track itself says where, if it is there
+        tracks = store.read("tracks", source_id)
+        mine = tracks.filter(pc.equal(tracks["track_id"], track_id))
+        content = {"seen": detections(mine), "made": renders_of(store, source_id)}
+    remember(store, source_id, track_id, content["seen"])
+    # Plans and strips show the person; entries speak of parts as they were; what is damaged cannot be looked through.
+    for kind in ("ledger", "work", ".damaged"):
+        for stage in folders(store.root / kind):
+            remove_tree(joined(store.root, f"{kind}/{stage}/{source_id}"))
+    vouched = {file.path: file for file in store.vouched_parts(source_id)}
+    removed: dict[str, int] = {}
+    places = deleted_from({number: content["seen"]})
+    # The codes go first: whatever happens then, nobody renders this person any more.
+    for table in ("latents", "residuals", "edits", "faces", "failures", "tracks"):
+        schema = store.schema(table)
+        for file in listed(joined(store.root, f"{table}/{source_id}"), ".parquet"):
+            try:
+                rows = read_rows(read_footer(file.path, file.size_bytes), schema.names, schema)
+            except DamagedPart:
+                remove(file.path)  # with whoever is in it; the next inversion makes it again, without the person
+                continue
+            if table == "faces":
+                found = zip(rows["pts"].to_pylist(), array_from_column(rows, "box"), strict=True)
+                keep = np.array([not places.covers(pts, box_4) for pts, box_4 in found], bool)
+            else:
+                keep = rows["track_id"].to_numpy() != track_id
+            name = f"{table}/{source_id}/{file.path.name}"
+            # One that a killed deletion has rewritten is vouched for as it was before.
+            if keep.all() and (name not in vouched or as_written(file.path, vouched[name])):
+                continue
+            removed[table] = removed.get(table, 0) + int((~keep).sum())
+            written = store.write_part(table, source_id, file.path.stem, rows.filter(pa.array(keep)))
+            if name in vouched:
+                vouched[name] = written
+    for written in _recount(store, source_id, vouched):
+        if written.path in vouched:
+            vouched[written.path] = written
+    for stage in folders(store.root / "manifests"):
+        if stage.startswith("render-"):
+            store.remove_manifest(stage, source_id)
+    rewrite_manifest(store, source_id, list(vouched.values()), without=track_id)
+    journal.end(store.root, record)
+    return {table: count for table, count in removed.items() if count}, list(content["made"])
+
+
+def _recount(store: Store, source_id: str, vouched: Mapping[str, Written]) -> Iterator[Written]:
+    """`face_count` of every frame whose faces are fewer now; => parts written anew."""
+    schema = store.schema("frames")
+    try:
+        counted = Counter(store.read("faces", source_id, columns=["pts"])["pts"].to_pylist())
+        for part in store.parts("frames", source_id):
+            rows = read_rows(part, schema.names, schema)
+            counts = pa.array([counted[pts] for pts in rows["pts"].to_pylist()], pa.int32())
+            file = vouched.get(f"frames/{source_id}/{part.path.name}")
+            rewritten = file is not None and not as_written(part.path, file)
+            if rewritten or not rows["face_count"].combine_chunks().equals(counts):
+                at = schema.names.index("face_count")
+                yield store.write_part("frames", source_id, part.name, rows.set_column(at, schema.field(at), counts))
+    except DamagedPart:
+        return  # whoever makes the part again counts anew
+
+
+def renders_of(store: Store, source_id: str) -> list[str]:
+    """The files that renders of a source made."""
+    stages = [stage for stage in folders(store.root / "manifests") if stage.startswith("render-")]
+    found = [store.read_manifest(stage, source_id) or {} for stage in stages]
+    return [file["path"] for content in found for file in content.get("outputs", [])]
+
+
+def rewrite_manifest(store: Store, source_id: str, files: list[Written], *, without: int | None = None) -> None:
+    """The same manifest of an inversion for other files. Renders depend on which tracks are gone."""
+    content: dict[str, Any] | None = store.read_manifest("invert", source_id)
+    if content is None:
+        return
+    if without is not None and without not in content.get("deleted_tracks", []):
+        content["deleted_tracks"] = sorted({*content.get("deleted_tracks", []), without})
+        content["after"] = digest(content.get("after", ""), "deleted", without)
+    store.write_manifest("invert", source_id, content, files)
+
+
+# ----------------------------------------------------------------------------------------------------------- exporting
+
+
+def export(store: Store, table: str, out: str, source_ids: list[str] | None = None) -> tuple[int, list[str]]:
+    """All rows of a table, or those of some sources, as one Parquet or Arrow IPC file (by its suffix).
+
+    Returns:
+        how many rows; what is wrong with the sources that are left out because they are damaged. A part at a time is in memory.
+
+    Raises:
+        DamagedPart: a part is found damaged when rows of its source are written already; there is no file then.
+    """
+    where, schema, count = place(out), store.schema(table), 0
+    if where.suffix not in (".parquet", ".arrow"):
+        raise StoreError(f"{out}: expected a file called .parquet or .arrow")
+    chosen = store.stored_source_ids(table) if source_ids is None else source_ids
+    damaged: list[str] = []
+    with writing(where) as file:
+        writer: Any = (
+            pq.ParquetWriter(file, schema, compression="zstd") if where.suffix == ".parquet" else pa.ipc.new_file(file, schema)
+        )
+        with writer:
+            for source_id in chosen:
+                broken = store.broken_manifests(source_id, ["invert"])
+                try:
+                    store.require_sound(source_id, [table])
+                    parts = store.parts(table, source_id)
+                except DamagedPart as error:
+                    broken[source_id] = str(error)
+                if broken:
+                    damaged += broken.values()
+                    continue
+                for part in parts:
+                    rows = read_rows(part, schema.names, schema)
+                    writer.write_table(rows.replace_schema_metadata(schema.metadata))
+                    count += rows.num_rows
+    return count, damaged

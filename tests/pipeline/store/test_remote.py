@@ -1,0 +1,189 @@
+"""The whole flow in an object store: inputs, store and outputs in S3 or Google's, with no disk that the steps share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from jobs.doctor import storage
+from ops.checkpoints.bundle import Bundle
+from pipeline.engine.stage import Source
+from pipeline.sources.inputs import Probing, entries
+from pipeline.store import journal, places, upkeep
+from pipeline.store.lock import StoreBusy, held
+from pipeline.store.places import Remote, exists, folders, joined, listed, local_file, place
+from pipeline.store.tables import Store
+from tests import tiny
+
+pytest.importorskip("moto", reason="the S3 server of these tests comes with pip install 'styleres-video[test]'")
+pytestmark = pytest.mark.slow
+BUCKET = "clips"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The URL of an empty bucket on a real server, which this process and its children find by their environment."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host.replace('0.0.0.0', '127.0.0.1')}:{port}"
+    variables = {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y", "DEFAULT_REGION": "us-east-1", "ENDPOINT_URL": endpoint}
+    with found_by({f"AWS_{name}": value for name, value in variables.items()} | {"AWS_EC2_METADATA_DISABLED": "true"}):
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        yield f"s3://{BUCKET}"
+    server.stop()
+
+
+GOOGLE_SERVER = """
+import sys
+from functools import partial
+from http.server import ThreadingHTTPServer
+from gcp_storage_emulator.handlers.buckets import create_bucket
+from gcp_storage_emulator.server import RequestHandler
+from gcp_storage_emulator.storage import Storage
+
+storage = Storage(use_memory_fs=True)
+create_bucket(sys.argv[1], storage)
+server = ThreadingHTTPServer(("127.0.0.1", 0), partial(RequestHandler, storage))
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def gs() -> Iterator[str]:
+    """As `s3`, of Google's kind. A process of its own: pyarrow holds the interpreter's lock while it waits for an answer."""
+    pytest.importorskip("gcp_storage_emulator", reason="Google's server comes with pip install 'styleres-video[test]'")
+    server = subprocess.Popen([sys.executable, "-c", GOOGLE_SERVER, BUCKET], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    port = int(server.stdout.readline())
+    with found_by({"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"}):
+        yield f"gs://{BUCKET}"
+    server.kill()
+    server.wait()
+
+
+@contextmanager
+def found_by(variables: Mapping[str, str]) -> Iterator[None]:
+    """The environment in which the servers are found, and no connection from before or to later."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        places.filesystem.cache_clear()
+        yield
+    places.filesystem.cache_clear()
+
+
+@pytest.fixture(params=["s3", "gs"])
+def bucket(request: pytest.FixtureRequest) -> str:
+    """Both kinds, one after the other."""
+    url: str = request.getfixturevalue(request.param)
+    return url
+
+
+def put(url: str, path: Path) -> str:
+    with places.writing(place(url)) as file:
+        file.write(path.read_bytes())
+    return url
+
+
+def test_places_read_and_write_the_same_here_and_there(bucket: str, tmp_path: Path) -> None:
+    for root in (place(f"{bucket}/places"), tmp_path):
+        with pytest.raises(RuntimeError), places.writing(root / "half") as file:
+            file.write(b"half a file")
+            raise RuntimeError
+        assert not exists(root / "half") and listed(root) == [] and folders(root / "none") == []
+        places.write_text(joined(root, "a/b.txt"), "words")
+        places.write_text(joined(root, "a/c.bin"), "more")
+        assert [(one.path.name, one.size_bytes) for one in listed(root / "a")] == [("b.txt", 5), ("c.bin", 4)]
+        assert [one.path.name for one in listed(root / "a", ".txt")] == ["b.txt"] and folders(root) == ["a"]
+        with local_file(joined(root, "a/b.txt")) as local:
+            assert local.read_text() == "words"
+        places.remove(joined(root, "a/b.txt"))
+        places.remove(joined(root, "a/b.txt"))
+        assert places.size_of(joined(root, "a/b.txt")) is None and places.size_of(joined(root, "a/c.bin")) == 4
+        places.write_text(joined(root, "a/deep/d.txt"), "words")
+        places.move(joined(root, "a/c.bin"), joined(root, "a/moved/c.bin"))
+        assert folders(root / "a") == ["deep", "moved"] and not exists(joined(root, "a/c.bin"))
+        places.remove_tree(root / "a")
+        places.remove_tree(root / "a")
+        assert folders(root) == [] and not exists(joined(root, "a/deep/d.txt"))
+
+
+def test_the_flow_gives_the_same_in_a_bucket_as_on_a_disk(
+    bucket: str, tmp_path: Path, bundle: Bundle, source: Source, marks: None
+) -> None:
+    here, _ = tiny.inverted(tmp_path / "store", [source], bundle)
+    (ours,), _ = tiny.rendered(tmp_path / "out", here, [source], bundle, "warm=1", sheet_frames=2)
+    url = put(f"{bucket}/in/talks/marked.mp4", Path(source.uri))
+    lost: list[object] = []
+    (remote,) = Probing(entries([f"{bucket}/in"]), lost.append)
+    assert not lost and remote.uri == url and remote.source_id == source.source_id
+    assert remote.output_name == "talks/marked.mp4"
+    there, inverting = tiny.inverted(place(f"{bucket}/store"), [remote], bundle)
+    videos, rendering = tiny.rendered(place(f"{bucket}/out"), there, [remote], bundle, "warm=1", sheet_frames=2)
+    assert not inverting.lost and not rendering.lost
+    for name, rows in tiny.rows_of(here).items():
+        assert tiny.rows_of(there)[name].equals(rows), name
+    made = joined(place(f"{bucket}/out"), f"talks/{videos[0].name}")
+    assert isinstance(made, Remote) and made.read_bytes() == ours.read_bytes()
+    sheet = made.with_name(f"{made.stem}.contact_sheet.png")
+    assert sheet.read_bytes() == ours.with_suffix(".contact_sheet.png").read_bytes()
+    assert there.verify(remote.source_id) == {} and there.is_complete(remote.source_id)
+    assert folders(joined(there.root, "work/segments")) == [] and folders(joined(there.root, "ledger/render")) == []
+    again, second = tiny.inverted(place(f"{bucket}/store"), [remote], bundle)
+    assert second.sources_skipped == 1 and second.counts["faces"] == 0
+    # Damage, repair, deletion: the same there.
+    path = again.parts("latents", remote.source_id)[0].path
+    with places.writing(path) as file:
+        file.write(b"PAR1")
+    assert len(upkeep.put_aside(again, remote.source_id)) == 1 and not exists(path)
+    assert exists(joined(again.root, f".damaged/latents/{remote.source_id}/{path.name}"))
+    tiny.inverted(place(f"{bucket}/store"), [remote], bundle)
+    assert Store.open(f"{bucket}/store").read("latents").equals(here.read("latents"))
+    # Joining and deleting: folders cannot trade places there.
+    store = Store.open(f"{bucket}/store")
+    before, after = upkeep.compact(store, remote.source_id)
+    assert before > after and store.verify(remote.source_id) == {} and store.is_complete(remote.source_id)
+    for name, rows in tiny.rows_of(here).items():
+        assert tiny.rows_of(store)[name].equals(rows), name
+    upkeep.delete_track(store, remote.source_id, 0)
+    assert 0 not in store.read("latents")["track_id"].to_pylist() and store.verify(remote.source_id) == {}
+    assert journal.unfinished(store.root) == [] and folders(joined(store.root, ".joining")) == []
+    store.delete_source(remote.source_id)
+    assert Store.open(f"{bucket}/store").stored_source_ids() == []
+
+
+def test_doctor_looks_at_a_bucket(bucket: str) -> None:
+    checks = {check.what: check for check in storage(f"{bucket}/new/store")}
+    assert checks["store's place"].state == "ok" and "none yet" in checks["store"].found
+    assert listed(place(f"{bucket}/new/store")) == []
+    (check,) = storage(f"{bucket}-of-nobody/store")
+    assert check.state == "missing" and f"{bucket}-of-nobody/store cannot be written" in check.found
+
+
+def test_a_lock_in_a_bucket_is_held_while_it_beats_and_taken_over_when_it_stops(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = place(f"{bucket}/locked")
+    monkeypatch.setattr("pipeline.store.lock.SETTLE_SECONDS", 0.2)
+    with (
+        held(root, "edit", beat_seconds=0.2),
+        pytest.raises(StoreBusy, match="styleres edit, process"),
+        held(root, "invert", beat_seconds=0.5),
+    ):
+        pass
+    assert not exists(root / ".lock")
+    places.write_text(root / ".lock", '{"owner": "a", "job": "edit", "host": "another", "pid": 1, "beat": 7}')
+    with held(root, "invert", beat_seconds=0.2):
+        pass
+    assert threading.active_count() < 50
