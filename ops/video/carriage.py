@@ -9,8 +9,9 @@ are allowed; what describes the container and not the content is dropped with a 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePath
 from typing import Literal
 
 import av
@@ -19,6 +20,7 @@ from ops.video.contents import StreamFacts, has_alpha
 from ops.video.convert import is_addable, is_rgb
 from ops.video.encode import EncodeOptions, VideoCodec, coded_size, fits_size
 from ops.video.probe import SourceInfo
+from ops.video.spherical import can_carry
 
 Fate = Literal["kept", "converted", "dropped"]
 
@@ -111,6 +113,8 @@ def carriage_of(info: SourceInfo, options: EncodeOptions, suffix: str) -> Carria
             items.append(Item(f"time code {timecode}", "kept"))
         else:
             items.append(Item(f"time code {contents.timecode}", "dropped", f"{suffix} takes none of this form and frame rate"))
+    if (moved := shift_ticks(info, copied) * info.time_base) != 0:
+        items.append(Item(f"clock that begins at {float(moved):.3f} s", "converted", "begins at 0, all streams moved alike"))
     tags = kept_tags(dict(contents.tags))
     if tags:
         items.append(Item(f"tags {', '.join(sorted(tags))}", "kept"))
@@ -122,6 +126,17 @@ def carriage_of(info: SourceInfo, options: EncodeOptions, suffix: str) -> Carria
         timecode=timecode,
         keys=suffix in (".mp4", ".mov") and any(name.lower() not in _ATOM_TAGS for name in tags),
     )
+
+
+def shift_ticks(info: SourceInfo, copied: Sequence[int]) -> int:
+    """By how much every stream of an output is moved to the front, in units of `info.time_base`: the first begins at 0."""
+    starts = [int(info.pts[0]) * info.time_base]
+    starts += [s.start for s in info.contents.streams if s.index in copied and s.start is not None and s.kind != "subtitle"]
+    earliest = min(starts)
+    # Sound that begins before 0 is an encoder's priming, which players leave out; only a broadcast's clock means nothing.
+    if earliest < 0 and "mpeg" not in info.container:
+        return 0
+    return math.floor(earliest / info.time_base)
 
 
 def options_for(info: SourceInfo, options: EncodeOptions) -> EncodeOptions:
@@ -137,8 +152,8 @@ def options_for(info: SourceInfo, options: EncodeOptions) -> EncodeOptions:
     return replace(chosen, pix_fmt=pix_fmt, field_order=fields if keeps_fields else 0)
 
 
-def container_for(info: SourceInfo, options: EncodeOptions, wanted: str | None = None) -> str:
-    """The suffix of a source's output: the wanted one, its own where that holds the codec, else the first that loses nothing.
+def container_for(info: SourceInfo, options: EncodeOptions, own: str, wanted: str | None = None) -> str:
+    """The suffix of a source's output: the wanted one, its own where that holds the codec, else the first that loses least.
 
     Raises `ValueError` where the wanted container does not hold the codec.
     """
@@ -150,8 +165,7 @@ def container_for(info: SourceInfo, options: EncodeOptions, wanted: str | None =
                 f"{info.uri}: a {wanted} file cannot hold {chosen.codec} video; use {', '.join(possible)}, or another --codec"
             )
         return wanted
-    own = PurePath(info.uri).suffix.lower()
-    if own in possible and own != ".webm":
+    if own in possible:
         return own
     return min(possible, key=lambda suffix: len(carriage_of(info, options, suffix).losses))
 
@@ -186,10 +200,12 @@ def _picture_items(info: SourceInfo, chosen: EncodeOptions) -> list[Item]:
     if info.rotation_degrees or info.mirrored:
         mirror = ", mirrored" if info.mirrored else ""
         items.append(Item(f"rotation {info.rotation_degrees} degrees{mirror}", "kept"))
-    if contents.spherical is not None:
-        items.append(Item("360° projection", "kept"))
-    if contents.stereo is not None and contents.stereo[0]:
-        items.append(Item("stereo 3D layout", "kept"))
+    if contents.spherical is not None or (contents.stereo is not None and contents.stereo[0]):
+        named = "360° projection" if contents.spherical is not None else "stereo 3D layout"
+        if can_carry(contents.spherical, contents.stereo):
+            items.append(Item(named, "kept"))
+        else:
+            items.append(Item(named, "dropped", "no container here has words for this one", loss=True))
     if contents.captions:
         if chosen.codec in _CAPTION_CODECS:
             items.append(Item("closed captions", "kept"))
@@ -294,5 +310,5 @@ def refusal(info: SourceInfo, carriage: Carriage, options: EncodeOptions) -> str
     """Why a source with losses is not begun, and what can be done about it."""
     said = "; ".join(f"{item.what} would be {item.fate} ({item.how})" for item in carriage.losses)
     other = losing_less(info, options, carriage.suffix)
-    advice = f"--container {other[1:]} loses nothing" if other is not None else "another --codec or --container may hold it"
-    return f"{info.uri}: {said}. Allow the loss with --drop-unsupported; {advice}"
+    advice = f", or write --container {other[1:]}, which loses nothing" if other is not None else ""
+    return f"{info.uri}: {said}. Allow it with --drop-unsupported{advice}"

@@ -44,6 +44,8 @@ class StreamFacts:
     """FFmpeg's flags (default, forced, attached picture, ...)."""
     language: str = ""
     title: str = ""
+    start: Fraction | None = None
+    """Seconds on the file's own clock; None if unknown."""
 
     def __str__(self) -> str:
         said = ", ".join(one for one in (self.codec, self.language if self.language != "und" else "", self.title) if one)
@@ -87,7 +89,7 @@ def side_data_numbers(frame: VideoFrame, name: str, count: int | None = None) ->
     """A frame's side data as int32 numbers; None where it has none of that name."""
     if name not in frame.side_data:
         return None
-    data = bytes(frame.side_data[name])  # type: ignore[index]
+    data = bytes(frame.side_data[name])  # type: ignore[literal-required]
     numbers = np.frombuffer(data[: len(data) // 4 * 4], np.int32).tolist()
     return tuple(numbers if count is None else numbers[:count])
 
@@ -185,6 +187,7 @@ def _facts(container: InputContainer, stream: Stream, edited: Stream, head: Sequ
         disposition=int(stream.disposition),
         language=tags.get("language", ""),
         title=tags.get("title", ""),
+        start=None if stream.start_time is None or not stream.time_base else stream.start_time * stream.time_base,
     )
 
 
@@ -219,7 +222,7 @@ def takes(form: str, stream: Stream, head: Sequence[Packet]) -> bool:
         with av.open(target, "w", format=form) as out:
             copy = out.add_stream_from_template(stream, opaque=True)
             if isinstance(copy, VideoStream):
-                copy.codec_context.framerate = stream.average_rate or 25  # type: ignore[attr-defined]
+                copy.codec_context.framerate = getattr(stream, "average_rate", None) or Fraction(25)
             copy.disposition = stream.disposition
             out.start_encoding()
             for place, packet in enumerate(head[:TRIED_PACKETS]):

@@ -210,7 +210,7 @@ class NativeWriter:
 
     def _add(self, target: VideoPlane, new: VideoPlane, old: VideoPlane) -> None:
         kind = np.uint16 if self._full_scale > 255 else np.uint8
-        planes = [np.frombuffer(memoryview(p), kind).reshape(p.height, -1) for p in (target, new, old)]
+        planes: list[np.ndarray] = [np.frombuffer(memoryview(p), kind).reshape(p.height, -1) for p in (target, new, old)]
         width = min(plane.shape[1] for plane in planes)
         result, after, before = (plane[:, :width] for plane in planes)
         rows = np.flatnonzero((after != before).any(axis=1))

@@ -134,8 +134,9 @@ def encode_segment(
     """Encode consecutive frames of a source as one segment file; return how many.
 
     `frames`: (pts, uint8 [info.height, info.width, 3] RGB upright), or (pts, Picture) where `options.native`; consumed one at
-    a time; their pts must be a run of `info.pts` without gaps. The segment starts with a key frame and refers to nothing outside itself. Matrix, range,
-    primaries, transfer and pixel shape are the source's. The file appears at `path` only when it is complete.
+    a time; their pts must be a run of `info.pts` without gaps. The segment starts with a key frame and refers to nothing
+    outside itself. Matrix, range, primaries, transfer and pixel shape are the source's. The file appears at `path` only when
+    it is complete.
 
     Raises `ValueError` for frames that do not fit `info`, or none, and `MediaError` if the encoder fails.
     """
@@ -171,7 +172,9 @@ def _encode(frames: Iterable[tuple[int, np.ndarray | Picture]], info: SourceInfo
         for pts, picture in _checked(frames, info):
             if isinstance(picture, Picture):
                 if from_picture is None:
-                    raise ValueError(f"{info.uri}: expected RGB arrays, got decoded pictures; set EncodeOptions.native for them")
+                    raise ValueError(
+                        f"{info.uri}: expected RGB arrays, got decoded pictures; set EncodeOptions.native for them"
+                    )
                 frame = from_picture.frame(picture)
             else:
                 if from_picture is not None:

@@ -190,7 +190,7 @@ def _probe_video(file: Path, allow_hdr: bool) -> SourceInfo:
         stream = _picture_stream(file, container)
         heads: dict[int, list[Packet]] = {}
         timing = _packet_timing(container, stream, heads)
-        first = _first_frame(file, stream.index)
+        first = first_frame(file, stream.index)
         color = SourceColor(first.color_primaries, first.color_trc, first.colorspace, first.color_range)
         if color.is_hdr and not allow_hdr:
             name = "PQ" if color.trc == _PQ else "HLG"
@@ -383,7 +383,8 @@ def _frames_follow_packets(container: InputContainer, stream: VideoStream, first
     )
 
 
-def _first_frame(file: Path, index: int) -> VideoFrame:
+def first_frame(file: Path, index: int) -> VideoFrame:
+    """The first frame of a stream. Raises `MediaError` if none can be decoded."""
     try:
         for frame in decoded_frames(file, index):
             return frame
