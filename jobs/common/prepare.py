@@ -333,7 +333,7 @@ def outputs_from(
             raise UsageError(f"--out {out} is a file of another kind; name one of {said}, or a folder")
     if is_file and listed:
         image = listed[0].info.kind == "image"
-        codec = options_for(listed[0].info, encode).codec
+        codec = encode.codec if image else options_for(listed[0].info, encode).codec
         allowed = sorted(IMAGE_SUFFIXES) if image else SUFFIXES_OF_CODEC[codec]
         if where.suffix.lower() not in allowed:
             what = "an image" if image else f"{codec} video"
@@ -382,7 +382,7 @@ def admission(outputs: Outputs, *, overwrite: bool, drop_unsupported: bool) -> C
             output, carriage = outputs.of(source), outputs.carriage(source)
         except ValueError as error:
             return Failure(source.source_id, source.uri, "probe", UNSUPPORTED, str(error))
-        if carriage is not None and carriage.losses and not drop_unsupported:
+        if carriage.losses and not drop_unsupported:
             message = refusal(source.info, carriage, outputs.encode)
             return Failure(source.source_id, source.uri, "probe", UNSUPPORTED, message)
         if is_plain(source.uri) and not is_url(output.video) and Path(output.video).resolve() == Path(source.uri).resolve():

@@ -187,8 +187,7 @@ def planned(source: Source, outputs: Outputs) -> dict[str, Any]:
         output = outputs.of(source).video
     except ValueError as error:
         return {"output": None, "carriage": [{"what": "video", "fate": "dropped", "how": str(error), "loss": True}]}
-    items = () if carriage is None else carriage.items
-    return {"output": output, "carriage": [asdict(item) for item in items]}
+    return {"output": output, "carriage": [asdict(item) for item in carriage.items]}
 
 
 Allowed = int | float

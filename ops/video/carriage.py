@@ -19,6 +19,7 @@ import av
 from ops.video.contents import StreamFacts, has_alpha
 from ops.video.convert import is_addable, is_rgb
 from ops.video.encode import EncodeOptions, VideoCodec, coded_size, fits_size
+from ops.video.image import image_items
 from ops.video.probe import SourceInfo
 from ops.video.spherical import can_carry
 
@@ -89,7 +90,12 @@ class Carriage:
 
 
 def carriage_of(info: SourceInfo, options: EncodeOptions, suffix: str) -> Carriage:
-    """The plan for a video in a container. `suffix`: one of `SUFFIXES_OF_CODEC` of the codec that `options_for` chooses."""
+    """The plan for a source in a container or image format.
+
+    `suffix`: for a video one of `SUFFIXES_OF_CODEC` of the codec that `options_for` chooses, for an image one of its formats'.
+    """
+    if info.kind == "image":
+        return _image_carriage(info, options, suffix)
     chosen = options_for(info, options)
     contents = info.contents
     items = [*_picture_items(info, chosen)]
@@ -128,6 +134,14 @@ def carriage_of(info: SourceInfo, options: EncodeOptions, suffix: str) -> Carria
     )
 
 
+def _image_carriage(info: SourceInfo, options: EncodeOptions, suffix: str) -> Carriage:
+    if info.contents.picture is None:
+        return Carriage(suffix, options)
+    fates: dict[str, Fate] = {"kept": "kept", "converted": "converted", "dropped": "dropped"}
+    found = image_items(info.contents.picture, suffix)
+    return Carriage(suffix, options, tuple(Item(what, fates[fate], how, loss) for what, fate, how, loss in found))
+
+
 def shift_ticks(info: SourceInfo, copied: Sequence[int]) -> int:
     """By how much every stream of an output is moved to the front, in units of `info.time_base`: the first begins at 0."""
     starts = [int(info.pts[0]) * info.time_base]
@@ -148,7 +162,11 @@ def options_for(info: SourceInfo, options: EncodeOptions) -> EncodeOptions:
     chosen = replace(options, codec=codec, quality=quality, native=True)
     fields = info.contents.field_order if info.contents.field_order > 1 else 2
     keeps_fields = info.contents.interlaced and codec in _INTERLACED_CODECS
-    pix_fmt = options.pix_fmt or nearest_format(codec, info.pix_fmt, *coded_size(info, chosen), alpha=info.contents.alpha)
+    pix_fmt = options.pix_fmt
+    if pix_fmt is None and codec == "ffv1" and not info.contents.alpha and not keeps_fields and _bits(info.pix_fmt) == 8:
+        pix_fmt = "bgr0"  # the numbers that an edit works with, so that a file proves what it left alone
+    if pix_fmt is None:
+        pix_fmt = nearest_format(codec, info.pix_fmt, *coded_size(info, chosen), alpha=info.contents.alpha)
     return replace(chosen, pix_fmt=pix_fmt, field_order=fields if keeps_fields else 0)
 
 
@@ -308,6 +326,9 @@ def losing_less(info: SourceInfo, options: EncodeOptions, suffix: str) -> str | 
 
 def refusal(info: SourceInfo, carriage: Carriage, options: EncodeOptions) -> str:
     """Why a source with losses is not begun, and what can be done about it."""
+    if info.kind == "image":
+        said = "; ".join(f"{item.what} would be {item.fate} ({item.how})" for item in carriage.losses)
+        return f"{info.uri}: {said}. Allow it with --drop-unsupported, or write .png or .tif, which keep it"
     said = "; ".join(f"{item.what} would be {item.fate} ({item.how})" for item in carriage.losses)
     other = losing_less(info, options, carriage.suffix)
     advice = f", or write --container {other[1:]}, which loses nothing" if other is not None else ""

@@ -21,6 +21,8 @@ from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from ops.video.image import PictureFacts
+
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Containers that can be written, by suffix, with FFmpeg's names."""
 TRIED_PACKETS = 2
@@ -81,6 +83,8 @@ class Contents:
     """True if the first frame carries closed captions (CEA-608/708)."""
     hdr_metadata: bool = False
     """True if the first frame carries mastering display or content light metadata."""
+    picture: PictureFacts | None = None
+    """Of a still image; everything else here is of videos."""
     coded_alpha: bool = False
     """True if the stream keeps an alpha channel beside its pictures that the decoder leaves out (VP8, VP9 in Matroska)."""
 

@@ -195,6 +195,8 @@ class NativeWriter:
     def frame(self, picture: Picture) -> VideoFrame:
         """A frame ready to be encoded, tagged; `picture.native` may be it, changed in place."""
         native = picture.native
+        if is_rgb(self._pix_fmt) and not is_rgb(native.format.name):
+            return self._writer.frame(self._orientation.stored(picture.edited))  # RGB itself, as it was edited
         frame = native if native.format.name == self._pix_fmt else self._converted(native)
         if picture.edited is not picture.source and not np.array_equal(picture.edited, picture.source):
             after = self._writer.frame(self._orientation.stored(picture.edited))

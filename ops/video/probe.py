@@ -12,6 +12,7 @@ always the list that decoding yields.
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -28,7 +29,7 @@ from av.video.stream import VideoStream
 
 from ops.video.contents import TRIED_PACKETS, Contents, contents_of
 from ops.video.errors import MediaError
-from ops.video.image import IMAGE_SUFFIXES, load_image
+from ops.video.image import IMAGE_SUFFIXES, is_still, load_image
 from ops.video.orientation import Orientation, orientation_of
 
 _PQ, _HLG = 16, 18  # transfer characteristics of ITU-T H.273
@@ -137,21 +138,28 @@ def source_digest(path: str | Path) -> str:
 def probe(path: str | Path, *, allow_hdr: bool = False) -> SourceInfo:
     """Measure one video or image file.
 
-    Decodes the first frame to prove that it can be decoded. Files named .png .jpg .jpeg .webp .bmp .tif .tiff are
-    images: one frame, pts [0], time base 1, EXIF orientation applied.
+    Decodes the first frame to prove that it can be decoded. Files with one of `ops.video.image.IMAGE_SUFFIXES`, or with the
+    first bytes of a photograph, are images: one frame, pts [0], time base 1, EXIF orientation applied.
 
     Raises `MediaError` (with path, reason and remedy) for a missing path, a folder, an empty file, a file that is
     no media, one without pictures, a truncated one, one with broken timestamps, and for HDR transfers (PQ, HLG)
     unless `allow_hdr`: then its numbers are passed on as if they were display-referred, without tone mapping.
     """
     file = Path(path).absolute()
-    if not file.exists():
-        raise MediaError(file, "there is no such file", "check the path")
-    if file.is_dir():
+    try:
+        facts = file.stat()
+    except FileNotFoundError:
+        raise MediaError(file, "there is no such file", "check the path") from None
+    except OSError as error:
+        raise MediaError(file, f"it cannot be looked at: {error.strerror}", "check the path and its permissions") from error
+    if stat.S_ISDIR(facts.st_mode):
         raise MediaError(file, "this is a folder, and one media file was expected", "name the files inside it")
-    if file.stat().st_size == 0:
+    if stat.S_ISREG(facts.st_mode) and facts.st_size == 0:
         raise MediaError(file, "the file is empty (0 bytes)", "copy or download it again")
-    if file.suffix.lower() in IMAGE_SUFFIXES:
+    if not stat.S_ISREG(facts.st_mode):
+        named = "pipe" if stat.S_ISFIFO(facts.st_mode) else "device or socket"
+        raise MediaError(file, f"this is a {named}, and a file that can be read twice was expected", "save it to a file first")
+    if file.suffix.lower() in IMAGE_SUFFIXES or is_still(file):
         return _probe_image(file)
     return _probe_video(file, allow_hdr)
 
@@ -182,6 +190,7 @@ def _probe_image(file: Path) -> SourceInfo:
         subtitle_streams=0,
         size_bytes=file.stat().st_size,
         sha256=source_digest(file),
+        contents=Contents(picture=image.facts),
     )
 
 

@@ -51,10 +51,8 @@ class Outputs:
         beside = f"{stem}.side_by_side.{suffix}" if self.side_by_side and source.info.kind == "video" else None
         return Output(where, sheet if self.sheets else None, beside)
 
-    def carriage(self, source: Source) -> Carriage | None:
-        """What the edited video will carry of its source; None for an image."""
-        if source.info.kind == "image":
-            return None
+    def carriage(self, source: Source) -> Carriage:
+        """What the edited file will carry of its source."""
         suffix = PurePosixPath(self.file).suffix if self.file is not None else self.suffix_of(source)
         return carriage_of(source.info, self.encode, suffix.lower())
 
