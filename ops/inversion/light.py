@@ -2,7 +2,7 @@
 
     E0   images => W+            EfficientNet-Lite0, three of its scales added on one grid and read as a whole: faces are
                                  aligned, so where something is, matters
-    E1   images, picture of W+, F => F_a     what W+ could not encode, once per image
+    E1   images, F => F_a                    what W+ could not encode, once per image
     E2   F_a, F, G_a => dF                   how it looks after an edit; x' = G(W_a) with G_a + dF at the place
 
 F and G_a are the generator's features of the unedited and of the edited code. The released model gives E2 only G_a; here it
@@ -58,8 +58,6 @@ class LightResidualConfig:
     """Blocks in each of them."""
     residual_channels: int = 32
     """Channels of F_a; with R it decides what a face and frame costs in the store."""
-    first_size: int = 128
-    """Side of the generator's picture of W+ that E1 compares the image with."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +80,7 @@ class LightConfig:
                     between_convolutions(generator, residual.resolution).channels,
                     residual.generator_channels,
                 ),
-                "a picture of W+ of that size": (residual.first_size in generator.sizes, True),
                 "images in whole cells": (self.input_size % residual.resolution, 0),
-                "pictures of W+ in whole cells": (residual.first_size % residual.resolution, 0),
                 "what the encoder sees, in cells of 32 px": (encoder.seen_size % 32, 0),
             }
         )
@@ -160,22 +156,18 @@ class LightEncoder(nn.Module):
 
 
 class LightExtraction(nn.Module):
-    """E1: (images [N, 3, S, S], picture of W+ [N, 3, P, P], F) => F_a [N, C, R, R]."""
+    """E1: (images [N, 3, S, S], F) => F_a [N, C, R, R]."""
 
     def __init__(self, config: LightResidualConfig, input_size: int):
         super().__init__()
-        self.config = config
-        self.cell, self.first_cell = input_size // config.resolution, config.first_size // config.resolution
+        self.cell = input_size // config.resolution
         self.of_image = nn.Conv2d(3 * self.cell**2, config.width, 3, padding=1)
-        self.of_difference = nn.Conv2d(3 * self.first_cell**2, config.width, 3, padding=1)
         self.of_features = Pointwise(config.generator_channels, config.width)
         self.blocks = nn.Sequential(*(Residue(config.width) for _ in range(config.depth)))
         self.last = Pointwise(config.width, config.residual_channels)
 
-    def forward(self, images: Tensor, first: Tensor, features: Tensor) -> Tensor:
-        difference = F.adaptive_avg_pool2d(images, first.shape[-1]) - first
-        x = self.of_image(cells(images, self.cell)) + self.of_difference(cells(difference, self.first_cell))
-        x = self.blocks(x + self.of_features(features * FEATURE_SCALE))
+    def forward(self, images: Tensor, features: Tensor) -> Tensor:
+        x = self.blocks(self.of_image(cells(images, self.cell)) + self.of_features(features * FEATURE_SCALE))
         residual: Tensor = self.last(x)
         return residual
 
@@ -232,17 +224,10 @@ class LightStyleRes(Inverter):
         return wplus
 
     def residual(self, images: Tensor, wplus_NLD: Tensor) -> Tensor:
-        """F_a = E1(images, G(W), F), with F from the unedited code."""
-        styles, seen = self.generator.styles(wplus_NLD), []
-
-        def note(features: Tensor) -> Tensor:
-            seen.append(features)
-            return features
-
-        injection = Injection(self.config.place, note)
-        first = self.generator(styles, size=self.config.residual.first_size, injection=injection, dtype=self.feature_dtype)
+        """F_a = E1(images, F), with F from the unedited code: only the generator's lower half runs."""
+        features = self.generator.features(self.generator.styles(wplus_NLD), self.config.place, dtype=self.feature_dtype)
         with self.reduced(images.device):
-            residual: Tensor = only(self.extraction, "invert")(images, first, seen[0])
+            residual: Tensor = only(self.extraction, "invert")(images, features)
         return residual
 
     def generate(

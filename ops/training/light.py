@@ -9,8 +9,9 @@ E1 and E2. What an edited photograph looks like nobody knows; of a drawn face G(
 
     x -> E0, E1, E2 without an edit -> G                must be x
     G(W) -> E0', E1, E2 with the edit d -> G            must be G(W + d), where E0' is as wrong as E0 on photographs
-    now and then through another size of G              the residual must not be fitted to one output alone
 
+Both go through the generator's full path, averaged down to be compared: a residual that was fitted to a smaller output's
+errors would carry them into the large one.
 Pictures are generated in windows of the features' grid: a part costs its share. Legend: N batch, L rows of W+, D width of W.
 """
 
@@ -80,14 +81,15 @@ class LightResidualSettings:
     wrong: float = 0.6
     """How far a drawn face's code is taken towards the mean at most, as E0's codes of photographs are."""
     size: int = 256
-    other_size: int = 0
-    """Another of the generator's sizes, through which every `other_every`-th step goes; 0 for none."""
-    other_every: int = 3
-    side: int = 48
+    """Side in pixels that pictures are averaged to, to be compared. They are made at the generator's full size."""
+    side: int = 32
     """Cells of a window's side."""
-    other_side: int = 20
     margin: int = 2
     """Cells at a window's border that do not count."""
+    pool: int = 192
+    """Drawn faces held at a time."""
+    refresh_every: int = 2
+    """Steps from one new drawn face to the next."""
 
 
 class LightE0Step(nn.Module):
@@ -206,8 +208,14 @@ class Judged:
     def __init__(self, model: LightStyleRes, distance: Distance, embed: Embedder | None, crops: np.ndarray | None, size: int):
         self.model, self.distance, self.embed, self.crops, self.size = model, distance, embed, crops, size
 
+    def of_code(self, wplus_NLD: Tensor) -> Tensor:
+        """What W+ alone gives, at the size of the comparison."""
+        generator = self.model.generator
+        size = self.size if self.size in generator.config.sizes else None
+        return pooled(generator(generator.styles(wplus_NLD), size=size), self.size)
+
     @torch.no_grad()
-    def measures(self, *, residual: bool, size: int | None = None) -> dict[str, float]:
+    def measures(self, *, residual: bool) -> dict[str, float]:
         """Means over the faces: square, perceptual distance, cosine of identities."""
         if self.crops is None:
             return {}
@@ -217,11 +225,7 @@ class Judged:
             targets = pooled(images, self.size)
             found = self.model.invert(images) if residual else None
             code = self.model.code(images) if found is None else found.wplus_NLD
-            made = (
-                self.model.generator(self.model.generator.styles(code), size=self.size)
-                if found is None
-                else pooled(self.model.generate(code, found.detail, size=size or self.size), self.size)
-            )
+            made = self.of_code(code) if found is None else pooled(self.model.generate(code, found.detail), self.size)
             values = {"square": (made - targets).square().mean(dim=(1, 2, 3)), "perceptual": self.distance(made, targets)}
             if self.embed is not None:
                 values["identity"] = 1 - identity_loss(self.embed, made, targets)
@@ -237,11 +241,11 @@ class Judged:
         images = to_images(self.crops[:8])
         model = self.model
         code = model.code(images)
-        rows = [pooled(images, self.size), model.generator(model.generator.styles(code), size=self.size)]
+        rows = [pooled(images, self.size), self.of_code(code)]
         if edits:
             found = model.invert(images)
             rows += [
-                model.generate(code + step, found.detail, unedited_NLD=code, size=self.size)
+                pooled(model.generate(code + step, found.detail, unedited_NLD=code), self.size)
                 for step in (torch.zeros(1), *edits.values())
             ]
         return np.concatenate([np.concatenate(list(crops_from_images(row)), axis=1) for row in rows])
@@ -275,11 +279,10 @@ class LightResidualStep(nn.Module):
         self.model, self.generator, self.distance, self.embed = [model], [generator], [distance], [embed]
         self.settings = settings
 
-    def forward(self, images: Tensor, pair: Pair, window: Window, size: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """size: of the generator's output; windows are compared at the settings' size."""
-        made, targets = self.photographs(images, window, size)
+    def forward(self, images: Tensor, pair: Pair, window: Window) -> tuple[Tensor, dict[str, Tensor]]:
+        made, targets = self.photographs(images, window)
         losses = self.compared(made, targets, window, "")
-        made, targets = self.drawn(pair, window, size)
+        made, targets = self.drawn(pair, window)
         losses |= self.compared(made, targets, window, "pair_")
         total = torch.stack([self.weight_of(name) * value for name, value in losses.items()]).sum()
         return total, losses
@@ -296,65 +299,40 @@ class LightResidualStep(nn.Module):
         share = settings.pair_weight if name.startswith("pair_") else 1.0
         return share * weights[name.removeprefix("pair_")]
 
-    def photographs(self, images: Tensor, window: Window, size: int) -> tuple[Tensor, Tensor]:
+    def photographs(self, images: Tensor, window: Window) -> tuple[Tensor, Tensor]:
         """=> (what E1 and E2 make of a window without an edit, the window itself)."""
-        model = self.model[0]
+        model, generator = self.model[0], self.generator[0]
         with torch.no_grad():
-            code = model.code(images)
-            styles, features, first = self.below(code)
-        made = self.made(images, first, features, features, styles, window, size)
-        return made, self.part(images, window)
+            styles = generator.styles(model.code(images))
+            features = cut(generator.features(styles, model.config.place), window)
+        return self.made(images, features, features, styles, window), self.part(images, window)
 
-    def drawn(self, pair: Pair, window: Window, size: int) -> tuple[Tensor, Tensor]:
+    def drawn(self, pair: Pair, window: Window) -> tuple[Tensor, Tensor]:
         """=> (what E1 and E2 make of a window of a drawn face with an edit, the known truth)."""
         model, generator = self.model[0], self.generator[0]
         place = model.config.place
         with torch.no_grad():
-            source = generator(generator.styles(pair.wplus_NLD), size=self.settings.size)
-            code = pair.as_wrong(model.code(source), model.latent_avg)
-            _, features, first = self.below(code)
+            code = pair.as_wrong(model.code(pair.pictures), model.latent_avg)
+            features = cut(generator.features(generator.styles(code), place), window)
             styles = generator.styles(code + pair.step_NLD)
-            edited = generator.features(styles, place)
-            truth_styles = generator.styles(pair.wplus_NLD + pair.step_NLD)
-            truth = generator.features(truth_styles, place)
-            truth = self.reduced(generator.onward(cut(truth, window), truth_styles, place, size=size, window=window), window)
-        return self.made(source, first, features, edited, styles, window, size), truth
+            edited = cut(generator.features(styles, place), window)
+            true_styles = generator.styles(pair.wplus_NLD + pair.step_NLD)
+            true = cut(generator.features(true_styles, place), window)
+            truth = self.reduced(generator.onward(true, true_styles, place, window=window), window)
+        return self.made(pair.pictures, features, edited, styles, window), truth
 
-    def below(self, wplus_NLD: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """=> (S, features at the place, the small picture of W+)."""
-        model, generator = self.model[0], self.generator[0]
-        styles = generator.styles(wplus_NLD)
-        features = generator.features(styles, model.config.place)
-        first = generator.onward(features, styles, model.config.place, size=model.config.residual.first_size)
-        return styles, features, first
-
-    def made(
-        self,
-        images: Tensor,
-        first: Tensor,
-        features: Tensor,
-        edited: Tensor,
-        styles: list[Tensor],
-        window: Window,
-        size: int,
-    ) -> Tensor:
+    def made(self, images: Tensor, features: Tensor, edited: Tensor, styles: list[Tensor], window: Window) -> Tensor:
         """The picture of a window, at the settings' size; everything behind E0 sees the window alone."""
         model, generator = self.model[0], self.generator[0]
         assert self.extraction is not None and self.transform is not None
-        sizes = model.config.residual
-        images = window.at(images.shape[-1] // sizes.resolution).of(images)
-        first = window.at(sizes.first_size // sizes.resolution).of(first)
-        same = edited is features
-        features = cut(features, window)
-        edited = features if same else cut(edited, window)
-        residual = self.extraction(images, first, features)
+        seen = window.at(images.shape[-1] // model.config.residual.resolution).of(images)
+        residual = self.extraction(seen, features)
         x = edited + self.transform(residual, features, edited)
-        return self.reduced(generator.onward(x, styles, model.config.place, size=size, window=window), window)
+        return self.reduced(generator.onward(x, styles, model.config.place, window=window), window)
 
     def reduced(self, picture: Tensor, window: Window) -> Tensor:
         """A window's picture of any size, averaged to the settings' size."""
-        side = window.side * self.settings.size // self.model[0].config.residual.resolution
-        return pooled(picture, side)
+        return pooled(picture, window.side * self.settings.size // self.model[0].config.residual.resolution)
 
     def part(self, images: Tensor, window: Window) -> Tensor:
         images = pooled(images, self.settings.size)
@@ -375,7 +353,7 @@ class LightResidualStep(nn.Module):
             f"{prefix}perceptual": self.distance[0](a, b).mean(),
             f"{prefix}sharpness": (sharpness(a) - sharpness(b)).abs().mean(),
         }
-        face = face_window(resolution)
+        face = face_window(resolution, window.side)
         if embed is not None and settings.identity_weight > 0 and window == face:
             with torch.no_grad():
                 reference = embed(F.interpolate(b, size=(112, 112), mode="bilinear", align_corners=False, antialias=True))
@@ -384,10 +362,9 @@ class LightResidualStep(nn.Module):
         return losses
 
 
-def face_window(resolution: int) -> Window:
-    """The window, three quarters of the grid a side, that a face of an FFHQ crop fills as recognition networks are shown it."""
-    side = 3 * resolution // 4
-    return Window(round(35 / 256 * resolution) - 1, round(32 / 256 * resolution), side)
+def face_window(resolution: int, side: int) -> Window:
+    """The window in the middle of the face of an FFHQ crop, whose eyes lie at 0.46 and mouth at 0.72 of its height."""
+    return Window(round(0.57 * resolution) - side // 2, resolution // 2 - side // 2, side)
 
 
 def cut(features: Tensor, window: Window) -> Tensor:
@@ -398,6 +375,8 @@ def cut(features: Tensor, window: Window) -> Tensor:
 class Pair:
     """Drawn faces and edits of them."""
 
+    pictures: Tensor
+    """Of the faces without the edit, at the size of the settings."""
     wplus_NLD: Tensor
     step_NLD: Tensor
     towards_mean_N11: Tensor
@@ -408,30 +387,59 @@ class Pair:
         return found_NLD + self.towards_mean_N11 * (mean_LD - found_NLD) + self.noise_NLD
 
     def part(self, rows: slice) -> Pair:
-        return Pair(self.wplus_NLD[rows], self.step_NLD[rows], self.towards_mean_N11[rows], self.noise_NLD[rows])
+        return Pair(
+            self.pictures[rows], self.wplus_NLD[rows], self.step_NLD[rows], self.towards_mean_N11[rows], self.noise_NLD[rows]
+        )
 
 
-def draw_pair(
-    model: LightStyleRes, count: int, directions_KD: Tensor | None, settings: LightResidualSettings, draws: torch.Generator
-) -> Pair:
-    """Drawn faces, edits along directions or towards other codes, for all rows or some of them."""
-    generator = model.generator
-    wplus_NLD = draw_codes(generator, count, draws, CodeSettings(), directions_KD)
-    rows = wplus_NLD.shape[1]
-    along = 1.3 * along_directions(count, directions_KD, draws, 0.5, wplus_NLD.device)
-    other = draw_codes(generator, count, draws, CodeSettings(mixed_share=0.0, moved_share=0.0))
-    share = 0.15 + 0.35 * torch.rand(count, 1, 1, generator=draws)
-    towards = share.to(wplus_NLD) * (other - wplus_NLD)
-    random = torch.rand(count, 1, 1, generator=draws).to(wplus_NLD) < settings.random_share
-    step = torch.where(random, towards, along.expand_as(towards))
-    first = torch.randint(0, 9, (count, 1), generator=draws)
-    end = first + torch.randint(2, rows, (count, 1), generator=draws)
-    inside = (torch.arange(rows) >= first) & (torch.arange(rows) < end)
-    some = torch.rand(count, 1, generator=draws) < settings.rows_share
-    step = step * (inside | ~some)[:, :, None].to(step)
-    toward_mean = settings.wrong * torch.rand(count, 1, 1, generator=draws)
-    noise = 0.15 * torch.rand(count, 1, 1, generator=draws) * torch.randn(wplus_NLD.shape, generator=draws)
-    return Pair(wplus_NLD, step, toward_mean.to(step), noise.to(step))
+class FacePool:
+    """Drawn faces, of which one is replaced every few steps: a full picture costs as much as all else in a step.
+
+    What is in the pool follows from the seed and the number of the step alone, so that a resumed run sees the same.
+    """
+
+    def __init__(self, model: LightStyleRes, directions_KD: Tensor | None, settings: LightResidualSettings, seed: int):
+        self.model, self.directions_KD, self.settings, self.seed = model, directions_KD, settings, seed
+        self.versions = [-1] * settings.pool
+        self.codes: list[Tensor] = [torch.empty(0)] * settings.pool
+        self.pictures: list[Tensor] = [torch.empty(0)] * settings.pool
+
+    def at(self, step: int) -> None:
+        """Bring the pool to what it is in a step."""
+        refreshed, size = step // self.settings.refresh_every, self.settings.pool
+        for slot in range(size):
+            version = (refreshed - slot + size - 1) // size if refreshed > slot else 0
+            if self.versions[slot] != version:
+                self.versions[slot] = version
+                draws = torch.Generator().manual_seed((self.seed * 1_000_003 + slot) * 10_007 + version)
+                generator = self.model.generator
+                with torch.no_grad():
+                    code = draw_codes(generator, 1, draws, CodeSettings(), self.directions_KD)
+                    self.pictures[slot] = pooled(generator(generator.styles(code)), self.settings.size)[0].half()
+                self.codes[slot] = code[0]
+
+    def pairs(self, step: int, count: int, draws: torch.Generator) -> Pair:
+        """Some of the faces with edits along directions or towards other codes, of all rows or of some."""
+        self.at(step)
+        settings = self.settings
+        slots = torch.randint(0, settings.pool, (count,), generator=draws).tolist()
+        wplus_NLD = torch.stack([self.codes[slot] for slot in slots])
+        pictures = torch.stack([self.pictures[slot] for slot in slots]).float()
+        rows = wplus_NLD.shape[1]
+        along = 1.3 * along_directions(count, self.directions_KD, draws, 0.5, wplus_NLD.device)
+        other = draw_codes(self.model.generator, count, draws, CodeSettings(mixed_share=0.0, moved_share=0.0))
+        share = 0.15 + 0.35 * torch.rand(count, 1, 1, generator=draws)
+        towards = share.to(wplus_NLD) * (other - wplus_NLD)
+        random = torch.rand(count, 1, 1, generator=draws).to(wplus_NLD) < settings.random_share
+        step_NLD = torch.where(random, towards, along.expand_as(towards))
+        first = torch.randint(0, 9, (count, 1), generator=draws)
+        end = first + torch.randint(2, rows, (count, 1), generator=draws)
+        inside = (torch.arange(rows) >= first) & (torch.arange(rows) < end)
+        some = torch.rand(count, 1, generator=draws) < settings.rows_share
+        step_NLD = step_NLD * (inside | ~some)[:, :, None].to(step_NLD)
+        toward_mean = settings.wrong * torch.rand(count, 1, 1, generator=draws)
+        noise = 0.15 * torch.rand(count, 1, 1, generator=draws) * torch.randn(wplus_NLD.shape, generator=draws)
+        return Pair(pictures, wplus_NLD, step_NLD, toward_mean.to(step_NLD), noise.to(step_NLD))
 
 
 def residual_parts(model: LightStyleRes) -> nn.ModuleDict:
@@ -457,6 +465,7 @@ class LightResidualTask(Task):
         clip_norm: float = 1.0,
         worker: Worker | None = None,
         held_out: np.ndarray | None = None,
+        seed: int = 0,
     ):
         """directions_KD: steps of a typical strength each; shown, the first three of them, in pictures."""
         worker = worker or Worker()
@@ -466,6 +475,7 @@ class LightResidualTask(Task):
         optimizer = torch.optim.Adam(parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
         self.parts = Learner("parts", parts, optimizer, torch.float32, clip_norm=clip_norm)
         self.learn = worker.wrap(LightResidualStep(model, distance, embed, settings))
+        self.pool = FacePool(model, directions_KD, settings, seed)
         self.held_out = Judged(model, distance, embed, held_out, settings.size)
 
     def learners(self) -> list[Learner]:
@@ -473,26 +483,18 @@ class LightResidualTask(Task):
 
     def step(self, step: Step) -> dict[str, Tensor]:
         settings, resolution = self.settings, self.model.config.residual.resolution
-        pair = draw_pair(self.model, step.batch, self.directions_KD, settings, step.draws).part(step.mine)
+        pair = self.pool.pairs(step.index, step.batch, step.draws).part(step.mine)
         poor = torch.rand(len(step.images), 1, 1, 1, generator=step.draws) < settings.poor_share
         images = torch.where(poor.to(step.images.device), degraded(step.images, step.draws), step.images)
-        other = settings.other_size > 0 and step.index % settings.other_every == settings.other_every - 1
-        side = settings.other_side if other else settings.side
-        top, left = torch.randint(0, resolution - side + 1, (2,), generator=step.draws).tolist()
-        window = Window(top, left, side)
-        if not other and step.index % 2 == 0:
-            window = face_window(resolution)
-        total, losses = self.learn(images, pair, window, settings.other_size if other else settings.size)
+        top, left = torch.randint(0, resolution - settings.side + 1, (2,), generator=step.draws).tolist()
+        window = face_window(resolution, settings.side) if step.index % 2 == 0 else Window(top, left, settings.side)
+        total, losses = self.learn(images, pair, window)
         self.parts.step(total)
         losses.setdefault("identity", torch.zeros(())), losses.setdefault("pair_identity", torch.zeros(()))
         return {name: value.detach() for name, value in losses.items()}
 
     def measures(self) -> dict[str, float]:
-        found = self.held_out.measures(residual=True)
-        if self.settings.other_size:
-            through = self.held_out.measures(residual=True, size=self.settings.other_size)
-            found |= {f"{name}_{self.settings.other_size}": value for name, value in through.items()}
-        return found
+        return self.held_out.measures(residual=True)
 
     def pictures(self) -> np.ndarray | None:
         edits = {} if self.directions_KD is None else {str(k): step for k, step in enumerate(self.directions_KD[:3])}

@@ -142,7 +142,9 @@ def residual_preset(preset: Preset) -> tuple[ResidualSettings | LightResidualSet
     )
     match preset:
         case "light":
-            return LightResidualSettings(), LoopSettings(images=12_000, batch=4, precision="fp32", ema_halflife_images=1000)
+            return LightResidualSettings(), LoopSettings(
+                images=12_000, batch=4, precision="fp32", ema_halflife_images=1000, preview_images=1500
+            )
         case "mini":
             return ResidualSettings(), LoopSettings(images=30_000, batch=16)
         case "tree":

@@ -196,11 +196,8 @@ def _run_light(
     model = light_on_prior(prior)
     encoder = model.encoder
     assert encoder is not None
-    missing = {settings.size, model.config.residual.first_size} - set(model.config.generator.sizes)
-    if missing:
-        raise TrainingError(
-            f"{prior}: has no pictures of {sorted(missing)} px; styleres train tail --size makes a tail for each"
-        )
+    if isinstance(settings, LightE0Settings) and settings.size not in model.config.generator.sizes:
+        raise TrainingError(f"{prior}: has no pictures of {settings.size} px; styleres train tail --size {settings.size} first")
     faces = load_faces(plan.data, model.config.input_size, "train")
     held_out = None
     if worker.rank == 0:
@@ -223,7 +220,7 @@ def _run_light(
             load_result(encoder, out / "e0.pt")
             if plan.start_from is not None:
                 load_result(light_parts(model), Path(plan.start_from))
-            task = LightResidualTask(model, perceptual, settings, **common)
+            task = LightResidualTask(model, perceptual, settings, seed=plan.loop.seed, **common)
     about: dict[str, Any] = {"task": settings, "data": {"source": plan.data, "faces": len(faces.images)}}
     about["prior"] = {"generator": sha256_of(prior / GENERATOR)}
     return train(task, faces.images, plan.loop, out, worker=worker, watch=watch, about=about)
