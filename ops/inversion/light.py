@@ -24,6 +24,7 @@ from ops.generators.build import GeneratorSizes, build_generator
 from ops.generators.mobile import MobileConfig
 from ops.generators.protocol import Generator, Injection, between_convolutions
 from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, only
+from ops.nn.linear import Linear
 from ops.nn.lite import LiteTrunk
 from ops.nn.pointwise import Pointwise
 
@@ -119,7 +120,7 @@ class Perceptron(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.norm, self.first, self.second = nn.LayerNorm(width), nn.Linear(width, width), nn.Linear(width, width)
+        self.norm, self.first, self.second = nn.LayerNorm(width), Linear(width, width), Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.second(F.gelu(self.first(self.norm(x))))
@@ -136,10 +137,10 @@ class LightEncoder(nn.Module):
         self.trunk = LiteTrunk(TRUNK_TAPS)
         self.fine, self.middle, self.coarse = (Pointwise(count, config.channels) for count in TRUNK_CHANNELS)
         self.norm = nn.GroupNorm(8, config.channels)
-        self.read = nn.Linear(config.channels * side * side, config.width)
+        self.read = Linear(config.channels * side * side, config.width)
         self.blocks = nn.ModuleList(Perceptron(config.width) for _ in range(config.depth))
         self.last_norm = nn.LayerNorm(config.width)
-        self.rows = nn.Linear(config.width, config.num_ws * config.w_dim)
+        self.rows = Linear(config.width, config.num_ws * config.w_dim)
 
     def forward(self, images: Tensor) -> Tensor:
         size = self.config.seen_size
