@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from jobs.common.errors import explained
@@ -50,12 +51,26 @@ from jobs.common.train_options import (
 from ops.checkpoints.bundle import write_bundle
 from ops.data.faces import load_faces
 from ops.generators.stylegan2_config import StyleGAN2Config
+from ops.inversion.light import LightStyleRes
+from ops.inversion.styleres import StyleRes
 from ops.training.e0 import E0Settings
 from ops.training.light import LightE0Settings, LightResidualSettings
+from ops.training.light import residual_parts as light_parts
+from ops.training.official_edits import official_edits
 from ops.training.presets import Preset, e0_preset, prior_preset, prior_sizes, residual_preset, tail_preset
 from ops.training.prior import PriorSettings
 from ops.training.residual import ResidualSettings, residual_parts
-from ops.training.run import TrainingPlan, bundle_weights, changed, load_edits, model_on_prior, save_edits
+from ops.training.run import (
+    EDITS,
+    TrainingPlan,
+    bundle_weights,
+    changed,
+    light_on_prior,
+    light_weights,
+    load_edits,
+    model_on_prior,
+    save_edits,
+)
 from ops.training.trainer import LoopSettings, load_result, result_weights
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode="markdown")
@@ -153,6 +168,10 @@ def tail_command(
     prior: Prior,
     out: Out,
     size: Annotated[int, typer.Option("--size", help="Of its pictures: 128, 256 or 512 px.")],
+    data: Annotated[
+        str | None, typer.Option("--data", help="Aligned faces, which the model in --out inverts: the tail learns these too.")
+    ] = None,
+    directions: Directions = None,
     images: Images = None,
     max_minutes: MaxMinutes = None,
     batch: Batch = None,
@@ -167,7 +186,7 @@ def tail_command(
         task, loop = tail_preset()
         loop = loop_from(loop, images, batch, seed, None, max_minutes)
         plan = TrainingPlan(
-            data="",
+            data="" if data is None else faces_source(data),
             prior=absolute(prior),
             out=absolute(out),
             preset="mini",
@@ -175,6 +194,7 @@ def tail_command(
             loop=loop,
             start_from=absolute_or_name(start_from),
             size=size,
+            directions=absolute_or_none(directions),
         )
         start(plan, threads, 1, 0, 1, None, progress)
 
@@ -255,28 +275,45 @@ def bundle_command(
     out: Out,
     bundle: Annotated[Path, typer.Option("--bundle", help="Folder to write.")],
     preset: PresetName = "mini",
+    directions: Directions = None,
+    without: Annotated[list[str], typer.Option("--without", help="Preset light: an official edit that is left out.")] = [],  # noqa: B006
 ) -> None:
     """Write what was trained as a bundle; `styleres evaluate` then measures it into its card."""
     with explained():
-        without_e2 = "gates.projection.weight" in result_weights(out / "residual.pt")
-        model = model_on_prior(prior, preset, without_e2=without_e2)
-        load_result(model.inverting()[0], out / "e0.pt")
-        load_result(residual_parts(model), out / "residual.pt")
-        entries, directions = load_edits(out)
+        model, weights = trained(prior, out, preset)
+        entries, tensors = load_edits(out) if (out / EDITS).is_file() or directions is None else ([], {})
+        if directions is not None:
+            official, more = official_edits(directions, without)
+            entries, tensors = [*official, *(one for one in entries if one.editor == "direction")], {**tensors, **more}
         card = bundle / "README.md"
         written = write_bundle(
             bundle,
             name=bundle.name,
-            method="styleres",
+            method="styleres_light" if isinstance(model, LightStyleRes) else "styleres",
             config=model.config,
             licence=LICENCE,
             edits=entries,
-            weights=bundle_weights(model),
-            directions=directions,
+            weights=weights,
+            directions=tensors,
             card=card.read_text("utf-8") if card.exists() else f"# {bundle.name}\n",
         )
         size = sum(file.stat().st_size for file in bundle.iterdir()) / 1e6
         print(f"{bundle}: {size:.1f} MB, digest {written.digest[:16]}")
+
+
+def trained(prior: Path, out: Path, preset: Preset) -> tuple[StyleRes | LightStyleRes, dict[str, torch.Tensor]]:
+    """=> the model that the trainings in `out` give on a prior, and its weights as a bundle stores them."""
+    if preset == "light":
+        light = light_on_prior(prior)
+        assert light.encoder is not None
+        load_result(light.encoder, out / "e0.pt")
+        load_result(light_parts(light), out / "residual.pt")
+        return light, light_weights(light)
+    without_e2 = "gates.projection.weight" in result_weights(out / "residual.pt")
+    model = model_on_prior(prior, preset, without_e2=without_e2)
+    load_result(model.inverting()[0], out / "e0.pt")
+    load_result(residual_parts(model), out / "residual.pt")
+    return model, bundle_weights(model)
 
 
 def _plan(

@@ -1,7 +1,8 @@
 """Our model format: a folder of data, never of code.
 
     config.json               sizes, method, crop convention and content, edits, licence
-    weights.safetensors       the state dict of the method's class (`ops.inversion.methods`), any float type
+    weights.safetensors       the state dict of the method's class (`ops.inversion.methods`), any float type, or
+                              int8 matrices with a `NAME.scale` for each row
     directions.safetensors    tensors that the edits in the config name
     README.md                 the model card: data, licence, crop convention, measured quality
 
@@ -27,8 +28,10 @@ from ops.checkpoints.prior import is_prior
 from ops.editing.direction import DirectionEditor
 from ops.editing.editor import Editor
 from ops.editing.ganspace import GanSpaceBasis, GanSpaceEdit, GanSpaceEditor
+from ops.editing.gradctrl import CONTROLS, GradCtrlEditor, Heads
 from ops.face.framing import Crop, Framing
 from ops.files.errors import CheckpointError, listing
+from ops.generators.build import sizes_to_json
 from ops.inversion.configs import config_from_json
 from ops.inversion.inverter import Inverter, Parts
 from ops.inversion.methods import Method, MethodConfig, build_inverter
@@ -42,7 +45,7 @@ class EditEntry:
     """One edit that comes with the model."""
 
     name: str
-    editor: Literal["direction", "ganspace"]
+    editor: Literal["direction", "ganspace", "gradctrl"]
     about: str
     """What a positive strength does, and what 1 means."""
     rows: tuple[int, int] | None = None
@@ -86,14 +89,13 @@ class Bundle:
         wanted = model.state_dict()
         path = self.path / "weights.safetensors"
         with safetensors.safe_open(path, framework="pt") as file:
-            stored = set(file.keys())
+            stored = {name for name in file.keys() if not name.endswith(SCALE)}  # noqa: SIM118 (not a dict)
             missing = sorted(set(wanted) - stored)
             if missing:
                 raise CheckpointError(f"{path}: the model needs tensors that the file lacks: {listing(missing)}")
             if parts == "all" and stored - set(wanted):
                 raise CheckpointError(f"{path}: tensors that no part of the model knows: {listing(stored - set(wanted))}")
-            state = {name: file.get_tensor(name) for name in wanted}
-        state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+            state = {name: _read(file, name) for name in wanted}
         wrong = [f"{name} {list(state[name].shape)}" for name in wanted if state[name].shape != wanted[name].shape]
         if wrong:
             raise CheckpointError(f"{path}: shapes that do not fit config.json: {listing(wrong)}")
@@ -106,12 +108,31 @@ class Bundle:
         return editors_of(self.edits, tensors, self.config.generator.num_ws)
 
 
+SCALE = ".scale"
+"""Of the name of what an int8 matrix is multiplied by, row by row."""
+
+
+def in_bytes(name: str, matrix: Tensor) -> dict[str, Tensor]:
+    """A matrix [O, I] in 8 bits: entries of a bundle's weights."""
+    scale = matrix.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
+    return {name: (matrix / scale).round().to(torch.int8), f"{name}{SCALE}": scale}
+
+
+def _read(file: safetensors.safe_open, name: str) -> Tensor:
+    """A tensor of weights.safetensors; float32 where it is of a float type, or in bytes."""
+    value: Tensor = file.get_tensor(name)
+    if value.dtype == torch.int8:
+        return value.float() * file.get_tensor(f"{name}{SCALE}").float()
+    return value.float() if value.is_floating_point() else value
+
+
 def editors_of(entries: Sequence[EditEntry], tensors: Mapping[str, Tensor], num_ws: int) -> dict[str, Editor]:
     """Entries of a bundle and the tensors that they name => editors by name."""
     basis = None
     if any(entry.editor == "ganspace" for entry in entries):
         basis = GanSpaceBasis(tensors["ganspace.mean"], tensors["ganspace.components"], tensors["ganspace.std"])
     editors: dict[str, Editor] = {}
+    heads: Heads | None = None
     for entry in entries:
         match entry.editor:
             case "direction":
@@ -121,7 +142,21 @@ def editors_of(entries: Sequence[EditEntry], tensors: Mapping[str, Tensor], num_
                 assert basis is not None and entry.component is not None
                 rows = entry.rows or (0, num_ws)
                 editors[entry.name] = GanSpaceEditor(basis, GanSpaceEdit(entry.name, entry.component, rows))
+            case "gradctrl":
+                attribute = entry.name.rpartition(".")[2]
+                heads = heads or heads_of(tensors)
+                editors[entry.name] = GradCtrlEditor(heads, attribute, CONTROLS[attribute], name=entry.name)
     return editors
+
+
+def heads_of(tensors: Mapping[str, Tensor]) -> Heads:
+    """GradCtrl's classifiers, `gradctrl.ATTRIBUTE.PART`."""
+    names = tuple(dict.fromkeys(name.split(".")[1] for name in tensors if name.startswith("gradctrl.")))
+
+    def stacked(part: str) -> Tensor:
+        return torch.stack([tensors[f"gradctrl.{name}.{part}"] for name in names])
+
+    return Heads(names, stacked("hidden"), stacked("hidden_bias"), stacked("output"), stacked("output_bias"))
 
 
 def open_bundle(model: str | Path) -> Bundle:
@@ -215,6 +250,7 @@ def write_bundle(
         "crop": framing.crop,
         "content": list(framing.content_hw),
         **dataclasses.asdict(config),
+        "generator": sizes_to_json(config.generator),
         "edits": [dataclasses.asdict(entry) for entry in edits],
     }
     (path / "config.json").write_text(json.dumps(written, indent=1) + "\n", "utf-8")

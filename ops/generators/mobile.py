@@ -38,14 +38,16 @@ COLOURS = 12
 
 @dataclass(frozen=True)
 class TailConfig:
-    """A smaller output: separable convolutions at the resolution of a layer's features, then one inverse Haar transform."""
+    """A smaller output: colours read off a layer's features, plus those that separable convolutions make of them, then one
+    inverse Haar transform."""
 
     size: int
     """Side of the picture in pixels; twice the side of the features it reads."""
     widths: tuple[int, ...]
     """Output channels of each convolution."""
     rows: tuple[int, ...]
-    """The row of W+ that each convolution's style is made from, and last the output's: those of the layers it stands for."""
+    """The row of W+ of the linear reading's style, of each convolution's, and last of the output's: those of the layers that
+    the tail stands for."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ class MobileConfig:
         for tail in self.tails:
             if tail.size not in below:
                 raise ValueError(f"expected tails of {below} px, got {tail.size}")
-            if len(tail.rows) != len(tail.widths) + 1:
-                raise ValueError(f"a tail of {tail.size} px: expected {len(tail.widths) + 1} rows, got {len(tail.rows)}")
+            if len(tail.rows) != len(tail.widths) + 2:
+                raise ValueError(f"a tail of {tail.size} px: expected {len(tail.widths) + 2} rows, got {len(tail.rows)}")
 
     @property
     def sides(self) -> list[int]:
@@ -104,11 +106,12 @@ class MobileConfig:
         rows = [*self.rows]
         for tail in self.tails:
             counts, name = (self.channels[self.layer_of(tail) + 1], *tail.widths, COLOURS), f"tails.px{tail.size}"
+            found.append((f"{name}.linear", counts[0], COLOURS))
             found += [(f"{name}.convs.{i}", counts[i], counts[i + 1]) for i in range(len(tail.widths))]
             found.append((f"{name}.to_img", counts[-2], COLOURS))
             rows += tail.rows
         return tuple(
-            StyleInput(name, into, row, out, makes_colours=name.endswith("to_img"))
+            StyleInput(name, into, row, out, makes_colours=name.endswith(("to_img", "linear")))
             for (name, into, out), row in zip(found, rows, strict=True)
         )
 
@@ -243,14 +246,15 @@ class Tail(nn.Module):
         self.convs = nn.ModuleList(
             SeparableConv(before, after, tail.size // 2, w_dim) for before, after in zip(counts, tail.widths, strict=False)
         )
+        self.linear = ToImage(in_channels, w_dim)
         self.to_img = ToImage(counts[-1], w_dim)
 
     def forward(self, x: Tensor, styles: Sequence[Tensor], window: Window | None = None) -> Tensor:
-        for conv, style_NC in zip(self.convs, styles, strict=False):
+        picture: Tensor = self.linear(x, styles[0])
+        for conv, style_NC in zip(self.convs, styles[1:], strict=False):
             y = conv(x, style_NC, None, window)
             x = x + y if y.shape == x.shape else y
-        picture: Tensor = self.to_img(x, styles[-1])
-        return picture
+        return picture + self.to_img(x, styles[-1])
 
 
 class MobileSynthesis(nn.Module):
@@ -284,13 +288,7 @@ class Mobile(Generator):
         return linear(row_ND, affine.weight, affine.bias)
 
     def features(self, styles: Sequence[Tensor], place: str, *, dtype: torch.dtype = torch.float32) -> Tensor:
-        place_named(self.config, place)
-        x = self._first(styles, None, dtype)
-        for name in self.modules_after(""):
-            x = self._step(name, x, styles, None, None)
-            if name == place:
-                break
-        return x
+        return self.upward(self._first(styles, None, dtype), styles, "", place)
 
     def forward(
         self,
@@ -318,6 +316,16 @@ class Mobile(Generator):
         """
         place_named(self.config, place)
         return self._finish(place, x, styles, self.picture_size(size), None, None, window)
+
+    def upward(self, x: Tensor, styles: Sequence[Tensor], place: str, to: str) -> Tensor:
+        """Features at a place => features at a later one. Raises ValueError where `to` is none, or lies before."""
+        place_named(self.config, to)
+        names = self.modules_after(place)
+        if to not in names:
+            raise ValueError(f"{to} lies before {place}")
+        for name in names[: names.index(to) + 1]:
+            x = self._step(name, x, styles, None, None)
+        return x
 
     def modules_after(self, after: str) -> list[str]:
         """Modules between the first convolution and the output, those behind a place."""
@@ -369,6 +377,6 @@ class Mobile(Generator):
         if tail is None:
             picture: Tensor = self.synthesis.to_img(x, styles[self.order["to_img"]], (deltas or {}).get("to_img"))
             return picture
-        first = self.order[f"tails.px{size}.convs.0"]
+        first = self.order[f"tails.px{size}.linear"]
         shorter: Tensor = self.synthesis.tails[f"px{size}"](x, styles[first : first + len(tail.rows)], window)
         return shorter

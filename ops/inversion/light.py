@@ -242,15 +242,22 @@ class LightStyleRes(Inverter):
     ) -> Tensor:
         if detail is None:
             raise ValueError("StyleRes needs the residual F_a beside W+, got None; was this inverted with e4e?")
-        residual, place = detail.to(self.feature_dtype), self.config.place
-        features = None
-        if unedited_NLD is not None and unedited_NLD is not wplus_NLD:
-            features = self.generator.features(self.generator.styles(unedited_NLD), place, dtype=self.feature_dtype)
+        residual, features = detail.to(self.feature_dtype), self.features_of(unedited_NLD, wplus_NLD)
 
         def transform(edited: Tensor) -> Tensor:
-            with self.reduced(edited.device):
-                delta: Tensor = only(self.transform, "generate")(residual, edited if features is None else features, edited)
-            return edited + delta
+            return self.with_residual(edited, edited if features is None else features, residual)
 
-        styles = self.styles(wplus_NLD, style_offset_NS)
-        return self.generator(styles, size=size, injection=Injection(place, transform), dtype=self.feature_dtype)
+        styles, injection = self.styles(wplus_NLD, style_offset_NS), Injection(self.config.place, transform)
+        return self.generator(styles, size=size, injection=injection, dtype=self.feature_dtype)
+
+    def features_of(self, unedited_NLD: Tensor | None, wplus_NLD: Tensor) -> Tensor | None:
+        """F of the unedited code; None where that is the code itself."""
+        if unedited_NLD is None or unedited_NLD is wplus_NLD:
+            return None
+        return self.generator.features(self.generator.styles(unedited_NLD), self.config.place, dtype=self.feature_dtype)
+
+    def with_residual(self, edited: Tensor, features: Tensor, residual: Tensor) -> Tensor:
+        """G_a + E2(F_a, F, G_a)."""
+        with self.reduced(edited.device):
+            delta: Tensor = only(self.transform, "generate")(residual, features, edited)
+        return edited + delta

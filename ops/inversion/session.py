@@ -1,8 +1,8 @@
 """A loaded model that eats and gives numpy: what a pipeline step holds while it runs.
 
-Batches are always full: the last one is padded by repeating its last row. Convolution and matrix kernels are chosen by shape,
-so a face would otherwise get other last bits in a short batch than in a full one; this way a result does not depend on how
-a clip was cut into chunks.
+Batches are padded by repeating the last row: on a CPU to a multiple of `QUANTUM`, on a GPU until they are full. Convolution
+and matrix kernels are chosen by shape, so a face would otherwise get other last bits in a short batch than in a full one; this
+way a result does not depend on how a clip was cut into chunks.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from ops.spaces import images_from_crops, levels_from_images
 
 Precision = Literal["fp32", "bf16", "fp16"]
 T = TypeVar("T")
+QUANTUM = 4
+"""Batches of multiples of it give a face the same bits on a CPU (tests/ops/inversion/test_same_bits.py)."""
+CELLS = 16 * 256 * 256
+"""Pixels that a CPU generates at a time at most: feature maps of more are slower to move than to compute."""
 
 
 def feature_dtype(precision: Precision) -> torch.dtype:
@@ -86,14 +90,21 @@ class Session:
             before = None if unedited_NLD is None else self._tensor(unedited_NLD[padded])
             return levels_from_images(self.model.generate(code, kept, offset, unedited_NLD=before, size=size))[:rows]
 
-        return np.concatenate(self._in_batches(len(wplus_NLD), one))
+        side = size or self.model.config.generator.resolution
+        return np.concatenate(self._in_batches(len(wplus_NLD), one, most=max(QUANTUM, CELLS // side**2)))
 
-    def _in_batches(self, count: int, one: Callable[[int, np.ndarray], T]) -> list[T]:
-        """`one` takes (rows that count, indices of a full batch). Where memory ends, batches are half as large from then on."""
+    def _in_batches(self, count: int, one: Callable[[int, np.ndarray], T], most: int | None = None) -> list[T]:
+        """`one` takes (rows that count, indices of a batch). Where memory ends, batches are half as large from then on.
+
+        most: rows of a batch at most on a CPU, a multiple of QUANTUM.
+        """
         results, start = [], 0
+        on_cpu = self.device.type == "cpu"
         while start < count:
-            stop = min(start + self.batch_size, count)
-            padded = np.minimum(np.arange(start, start + self.batch_size), count - 1)
+            full = min(self.batch_size, most or self.batch_size) if on_cpu else self.batch_size
+            stop = min(start + full, count)
+            length = min(full, -(-(stop - start) // QUANTUM) * QUANTUM) if on_cpu else full
+            padded = np.minimum(np.arange(start, start + length), count - 1)
             try:
                 with torch.inference_mode():
                     results.append(one(stop - start, padded))

@@ -1,7 +1,8 @@
-"""Linear layers with the same bits for any number of rows.
+"""Linear layers with the same bits for any number of rows and of threads.
 
 On a CPU the program for a matrix product is chosen by its sizes: a row of 8 gets other last bits than the same row of 16 on
-some processors. Here every product has 16 rows; what is missing is filled with zeros.
+some processors, and a long sum is shared among threads. Here every product has 16 rows, what is missing is filled with zeros,
+and long sums are taken in parts.
 """
 
 from __future__ import annotations
@@ -11,15 +12,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ROWS = 16
+LONGEST_SUM = 512
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [N, I], weight [O, I], bias [O] => [N, O]. Where somebody differentiates, or on a GPU, torch's own."""
-    if x.device.type != "cpu" or x.ndim != 2 or len(x) == ROWS or (torch.is_grad_enabled() and _learns(x, weight)):
+    if x.device.type != "cpu" or x.ndim != 2 or (torch.is_grad_enabled() and _learns(x, weight)):
         return F.linear(x, weight, bias)
     missing = -len(x) % ROWS
     blocks = (F.pad(x, (0, 0, 0, missing)) if missing else x).split(ROWS)
-    return torch.cat([F.linear(block, weight, bias) for block in blocks])[: len(x)]
+    return torch.cat([_product(block, weight, bias) for block in blocks])[: len(x)]
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    parts = zip(x.split(LONGEST_SUM, dim=1), weight.split(LONGEST_SUM, dim=1), strict=True)
+    first, *rest = [F.linear(a, b) for a, b in parts]
+    for part in rest:
+        first = first + part
+    return first if bias is None else first + bias
 
 
 def _learns(x: Tensor, weight: Tensor) -> bool:

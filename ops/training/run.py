@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from ops.checkpoints.bundle import EditEntry, load_tensors, open_bundle
+from ops.checkpoints.bundle import EditEntry, in_bytes, load_tensors, open_bundle
 from ops.checkpoints.convert import sha256_of
 from ops.checkpoints.prior import ANCHOR, DISCRIMINATOR, GENERATOR, Prior, read_prior_config, read_prior_tensors, write_prior
 from ops.data.faces import load_faces
@@ -45,7 +45,7 @@ from ops.training.light import residual_parts as light_parts
 from ops.training.presets import Preset, model_config
 from ops.training.prior import Anchored, Features, PriorSettings, PriorTask
 from ops.training.residual import Distance, ResidualSettings, ResidualTask, residual_parts
-from ops.training.tail import TAILS, TailSettings, TailTask, start_tail
+from ops.training.tail import TAILS, Inverted, TailSettings, TailTask, start_tail
 from ops.training.trainer import LoopSettings, Progress, TrainingError, load_result, result_weights, train
 
 if TYPE_CHECKING:
@@ -186,6 +186,21 @@ def _run_prior(plan: TrainingPlan, settings: PriorSettings, worker: Worker, watc
     return seen
 
 
+def inverted_faces(plan: TrainingPlan, generator: Mobile) -> dict[str, Inverted]:
+    """Photographs as the E0, E1 and E2 in the plan's folder invert them, for training a tail and for measuring it."""
+    model = channels_last(LightStyleRes(LightConfig(generator=generator.config)))
+    assert model.encoder is not None
+    load_result(model.encoder, Path(plan.out) / "e0.pt")
+    load_result(light_parts(model), Path(plan.out) / "residual.pt")
+    model.generator = generator
+    model.latent_avg.copy_(generator.mapping.w_avg.expand_as(model.latent_avg))
+    model.requires_grad_(False).eval()
+    steps = None if plan.directions is None else typical_steps(Path(plan.directions))
+    train_faces = load_faces(plan.data, model.config.input_size, "train").images
+    held_out = load_faces(plan.data, model.config.input_size, "held_out", limit=HELD_OUT_LIGHT).images
+    return {"inverted": Inverted(model, train_faces, steps), "held_out": Inverted(model, held_out, steps)}
+
+
 def _run_light(
     plan: TrainingPlan,
     settings: LightE0Settings | LightResidualSettings,
@@ -265,8 +280,9 @@ def _run_tail(plan: TrainingPlan, settings: TailSettings, worker: Worker, watch:
     weights = prior_weights(prior / GENERATOR)
     load_but(generator, {name: v for name, v in weights.items() if not name.startswith(mine)}, prior, missing=(mine,))
     if plan.start_from is not None:
-        load_result(tail, Path(plan.start_from))
+        load_but(tail, result_weights(Path(plan.start_from)), Path(plan.start_from), missing=("linear.",))
     channels_last(generator).to(worker.device)
+    inverted = inverted_faces(plan, generator) if plan.data else {}
     task = TailTask(
         generator,
         plan.size,
@@ -275,8 +291,11 @@ def _run_tail(plan: TrainingPlan, settings: TailSettings, worker: Worker, watch:
         dtype=plan.loop.dtype,
         clip_norm=plan.loop.clip_norm,
         worker=worker,
+        **inverted,
     )
-    about = {"task": settings, "prior": {"generator": sha256_of(prior / GENERATOR), "size": plan.size}}
+    about: dict[str, Any] = {"task": settings, "prior": {"generator": sha256_of(prior / GENERATOR), "size": plan.size}}
+    if plan.data:
+        about["data"] = {"source": plan.data, "faces": len(inverted["inverted"].faces)}
     seen = train(task, None, plan.loop, Path(plan.out), worker=worker, watch=watch, about=about)
     if worker.rank == 0:
         content = json.loads((prior / "config.json").read_text("utf-8"))
@@ -411,6 +430,17 @@ def bundle_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         name: tensor.half() if tensor.is_floating_point() and not name.startswith("generator.") else tensor
         for name, tensor in model.state_dict().items()
     }
+
+
+def light_weights(model: LightStyleRes) -> dict[str, torch.Tensor]:
+    """All in float16, and the two matrices that hold most of E0 in 8 bits with a scale for each row."""
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if name in ("encoder.read.weight", "encoder.rows.weight"):
+            found |= in_bytes(name, tensor)
+        else:
+            found[name] = tensor.half() if tensor.is_floating_point() else tensor
+    return found
 
 
 def discriminator_on_prior(prior: Path, generator: GeneratorConfig, size: int) -> Discriminator:

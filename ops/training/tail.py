@@ -3,6 +3,9 @@
 Pairs are made once and used many times: a pool of features and pictures, of which one is replaced every few steps. Which codes
 are in the pool follows from the seed and the number of the step alone, so that a resumed run sees what it would have seen.
 
+A tail must do for inverted photographs too, whose features a residual has taken to where no code leads. So a part of the pairs
+are photographs, inverted and edited by a model that is trained already, if there is one (`Inverted`).
+
 Legend: N batch, C channels, s side of the features, R = 2 s side of the picture.
 """
 
@@ -18,15 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.generators.mobile import Mobile, SeparableConv, Tail, TailConfig, ToImage, Window
-from ops.spaces import crops_from_images
+from ops.inversion.light import LightStyleRes
+from ops.spaces import crops_from_images, images_from_crops
 from ops.training.distributed import Worker
-from ops.training.synthetic import CodeSettings, draw_codes
+from ops.training.synthetic import CodeSettings, along_directions, draw_codes
 from ops.training.trainer import Learner, Step, Task
 
 TAILS = {
-    128: TailConfig(128, (192,) * 6, (9, 10, 11, 12, 13, 14, 15)),
-    256: TailConfig(256, (192,) * 4, (11, 12, 13, 14, 15)),
-    512: TailConfig(512, (96,) * 2, (13, 14, 15)),
+    128: TailConfig(128, (192,) * 6, (15, 9, 10, 11, 12, 13, 14, 15)),
+    256: TailConfig(256, (192,) * 4, (15, 11, 12, 13, 14, 15)),
+    512: TailConfig(512, (96,) * 2, (15, 13, 14, 15)),
 }
 """Tails of the published FFHQ-1024 network: one convolution for each row that the layers above would have read."""
 HELD_OUT = 16
@@ -48,11 +52,40 @@ class TailSettings:
     """Cells at a window's border that do not count: convolutions find zeros beyond it."""
 
 
-class PairPool:
-    """Features and pictures of drawn codes."""
+@dataclass(frozen=True, eq=False)
+class Inverted:
+    """Photographs as a trained model inverts them."""
 
-    def __init__(self, generator: Mobile, tail: TailConfig, size: int, refresh_every: int, seed: int):
+    model: LightStyleRes
+    faces: np.ndarray
+    """uint8 [N, S, S, 3]."""
+    directions_KD: Tensor | None
+    share: float = 0.6
+    """Of the pairs that are of photographs."""
+
+    @torch.no_grad()
+    def draw(self, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One photograph, maybe edited => (features with the residual at the model's place [1, C, R, R], W+ [1, L, D])."""
+        model = self.model
+        face = self.faces[int(torch.randint(0, len(self.faces), (), generator=draws))]
+        inversion = model.invert(images_from_crops(face[None]))
+        assert inversion.detail is not None
+        step = along_directions(1, self.directions_KD, draws, 0.4, inversion.wplus_NLD.device)
+        code = inversion.wplus_NLD + step
+        before, edited = (
+            model.generator.features(model.generator.styles(one), model.config.place) for one in (inversion.wplus_NLD, code)
+        )
+        return model.with_residual(edited, before, inversion.detail), code
+
+
+class PairPool:
+    """Features and pictures of drawn codes, and of photographs."""
+
+    def __init__(
+        self, generator: Mobile, tail: TailConfig, size: int, refresh_every: int, seed: int, inverted: Inverted | None = None
+    ):
         self.generator, self.tail, self.size, self.refresh_every, self.seed = generator, tail, size, refresh_every, seed
+        self.inverted = inverted
         self.place = f"layers.{generator.config.layer_of(tail)}.conv2"
         self.versions = [-1] * size
         self.features: list[Tensor] = [torch.empty(0)] * size
@@ -70,8 +103,14 @@ class PairPool:
 
     def _fill(self, slot: int, version: int) -> None:
         draws = torch.Generator().manual_seed((self.seed * 1_000_003 + slot) * 10_007 + version)
-        wplus_NLD = draw_codes(self.generator, 1, draws, CodeSettings(truncation=(0.3, 1.1)))
-        features, picture = pair(self.generator, wplus_NLD, self.place, self.tail.size)
+        if self.inverted is not None and float(torch.rand((), generator=draws)) < self.inverted.share:
+            x, wplus_NLD = self.inverted.draw(draws)
+            features, picture = pair_of(
+                self.generator, x, self.inverted.model.config.place, wplus_NLD, self.place, self.tail.size
+            )
+        else:
+            wplus_NLD = draw_codes(self.generator, 1, draws, CodeSettings(truncation=(0.3, 1.1)))
+            features, picture = pair(self.generator, wplus_NLD, self.place, self.tail.size)
         self.features[slot], self.pictures[slot], self.rows[slot] = features.half()[0], picture.half()[0], wplus_NLD[0]
 
     def part(self, slots: list[int], window: Window) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,8 +126,19 @@ def pair(generator: Mobile, wplus_NLD: Tensor, place: str, size: int) -> tuple[T
     """=> (features [N, C, s, s] at a place, the full picture averaged to `size` px)."""
     styles = generator.styles(wplus_NLD)
     features = generator.features(styles, place)
-    full = generator.onward(features, styles, place)
-    return features, F.avg_pool2d(full, full.shape[-1] // size)
+    return features, averaged(generator.onward(features, styles, place), size)
+
+
+@torch.no_grad()
+def pair_of(generator: Mobile, x: Tensor, below: str, wplus_NLD: Tensor, place: str, size: int) -> tuple[Tensor, Tensor]:
+    """`pair` of features at an earlier place, that a residual has changed."""
+    styles = generator.styles(wplus_NLD)
+    features = generator.upward(x, styles, below, place)
+    return features, averaged(generator.onward(features, styles, place), size)
+
+
+def averaged(picture: Tensor, size: int) -> Tensor:
+    return F.avg_pool2d(picture, picture.shape[-1] // size)
 
 
 def start_tail(tail: Tail) -> None:
@@ -125,15 +175,19 @@ class TailTask(Task):
         dtype: torch.dtype = torch.float32,
         clip_norm: float = 1.0,
         worker: Worker | None = None,
+        inverted: Inverted | None = None,
+        held_out: Inverted | None = None,
     ):
+        """inverted: photographs to train on; held_out: to measure on."""
         self.name = f"tail{size}"
         self.generator, self.settings, self.dtype = generator.requires_grad_(False).eval(), settings, dtype
         (self.tail,) = (tail for tail in generator.config.tails if tail.size == size)
         module = generator.synthesis.tails[f"px{size}"]
         assert isinstance(module, Tail)
         module.requires_grad_(True)
-        self.pool = PairPool(generator, self.tail, settings.pool, settings.refresh_every, seed)
-        self.first = generator.order[f"tails.px{size}.convs.0"]
+        self.pool = PairPool(generator, self.tail, settings.pool, settings.refresh_every, seed, inverted)
+        self.judged = held_out
+        self.first = generator.order[f"tails.px{size}.linear"]
         optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
         self.learner = Learner("tail", module, optimizer, dtype, clip_norm=clip_norm)
         self.learn = (worker or Worker()).wrap(module)
@@ -163,31 +217,40 @@ class TailTask(Task):
 
     @torch.no_grad()
     def unseen(self) -> tuple[Tensor, Tensor, Tensor]:
-        """=> (features, W+, pictures) of codes that are never trained on."""
+        """=> (features, W+, pictures) of codes, and behind them of photographs, that are never trained on."""
         if self.held_out is None:
-            draws = torch.Generator().manual_seed(-1 % 2**31)
+            draws = torch.Generator().manual_seed(2**31 - 1)
             wplus_NLD = draw_codes(self.generator, HELD_OUT, draws, CodeSettings(truncation=(0.5, 1.0)))
-            pairs = [pair(self.generator, one, self.pool.place, self.tail.size) for one in wplus_NLD.split(4)]
-            self.held_out = torch.cat([one[0] for one in pairs]), wplus_NLD, torch.cat([one[1] for one in pairs])
+            pairs = [(*pair(self.generator, one, self.pool.place, self.tail.size), one) for one in wplus_NLD.split(1)]
+            if self.judged is not None:
+                below, size = self.judged.model.config.place, self.tail.size
+                for _ in range(HELD_OUT):
+                    x, code = self.judged.draw(draws)
+                    pairs.append((*pair_of(self.generator, x, below, code, self.pool.place, size), code))
+            features, pictures, codes = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+            self.held_out = features, codes, pictures
         return self.held_out
 
     @torch.no_grad()
     def measures(self) -> dict[str, float]:
-        """PSNR in dB to the averaged full picture, the mean over codes that are never trained on; peak 2."""
+        """PSNR in dB to the averaged full picture, the mean over codes, and over photographs; peak 2."""
         features, wplus_NLD, targets = self.unseen()
-        tail = self.learner.module
-        total = 0.0
+        tail, found = self.learner.module, []
         for x, rows, target in zip(features.split(4), wplus_NLD.split(4), targets.split(4), strict=True):
             errors = (tail(x, self.styles(rows)) - target).square().mean(dim=(1, 2, 3))
-            total += sum(10 * math.log10(4 / error) for error in errors.tolist())
-        return {"psnr_db": total / len(targets)}
+            found += [10 * math.log10(4 / error) for error in errors.tolist()]
+        measures = {"psnr_db": sum(found[:HELD_OUT]) / HELD_OUT}
+        if self.judged is not None:
+            measures["psnr_inverted_db"] = sum(found[HELD_OUT:]) / HELD_OUT
+        return measures
 
     @torch.no_grad()
     def pictures(self) -> np.ndarray | None:
         """Rows: averaged full pictures, the tail's."""
         features, wplus_NLD, targets = self.unseen()
-        drawn = self.learner.module(features[:4], self.styles(wplus_NLD[:4]))
-        return np.concatenate([np.concatenate(list(crops_from_images(row)), axis=1) for row in (targets[:4], drawn)])
+        some = [*range(4), *range(HELD_OUT, min(HELD_OUT + 4, len(targets)))]
+        drawn = self.learner.module(features[some], self.styles(wplus_NLD[some]))
+        return np.concatenate([np.concatenate(list(crops_from_images(row)), axis=1) for row in (targets[some], drawn)])
 
 
 def counted(window: Window, side: int, margin: int) -> Tensor:

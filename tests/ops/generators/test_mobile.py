@@ -27,7 +27,7 @@ SMALL = MobileConfig(
     mapping_layers=2,
     num_ws=8,
     rows=(0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 7),
-    tails=(TailConfig(32, (8, 8), (5, 6, 7)),),
+    tails=(TailConfig(32, (8, 8), (7, 5, 6, 7)),),
 )
 WHEEL = os.environ.get("RANDOM_FACE_WHEEL", "")
 """The PyPI wheel of the published network, where it was fetched."""
