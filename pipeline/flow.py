@@ -39,7 +39,7 @@ from ops.inversion.session import Precision
 from ops.video.decode import Backend
 from ops.video.encode import EncodeOptions
 from pipeline.engine.course import Course
-from pipeline.engine.ledger import Ledger, Seal, digest
+from pipeline.engine.ledger import Ledger, Seal
 from pipeline.engine.runner import Report, Runner
 from pipeline.engine.stage import Source, Stage
 from pipeline.engine.summary import Summary, lost_of
@@ -52,6 +52,7 @@ from pipeline.steps.render import Render
 from pipeline.steps.scan import Scan
 from pipeline.steps.track import TrackFaces
 from pipeline.store.parts import Written
+from pipeline.store.records import digest
 from pipeline.store.tables import Store
 from schemas import Failure
 

@@ -13,7 +13,6 @@ Nothing here looks at a clock.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -24,10 +23,9 @@ import schemas
 from ops.files.atomic import PUBLISHING
 from pipeline.engine.stage import Chunk, Outcome, Result, Source, Stage, gaps
 from pipeline.store.lock import Fence
-from pipeline.store.parts import DamagedPart, Written, range_of
+from pipeline.store.parts import DamagedPart, Written, as_written, range_of
 from pipeline.store.places import (
     Place,
-    digest_of,
     exists,
     folders,
     joined,
@@ -36,21 +34,14 @@ from pipeline.store.places import (
     remove,
     remove_tree,
     size_of,
-    tail_digest_of,
     write_text,
 )
-from pipeline.store.records import BrokenRecord, read_record, write_record
+from pipeline.store.records import BrokenRecord, digest, read_record, write_record
 from pipeline.store.tables import Store
 from schemas import Failure
 
 MOST_FAILURES = 1000
 """A manifest repeats so many of a source's losses at most; the table `failures` has them all."""
-
-
-def digest(*values: Any) -> str:
-    """32 hex digits of the SHA-256 of JSON values."""
-    text = json.dumps(values, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -216,6 +207,18 @@ class Ledger:
                 continue  # a place that cannot be reached now says nothing about the file
         return gone
 
+    def put_damaged_aside(self, source_id: str) -> list[str]:
+        """Take damaged files of a source away, so that the next invert or edit makes them again; => what was wrong."""
+        damaged = self.store.verify(source_id)
+        for name in damaged:
+            kind, stage, _ = name.split("/")
+            if kind == "manifests" and stage.startswith(
+                "render-"
+            ):  # what it vouched for is there, and stays that command's own
+                self.begin(stage, source_id)
+            self.store.put_aside(name)
+        return list(damaged.values())
+
     def makes(self, stages: Sequence[Stage], path: Place) -> bool:
         """Whether a file of the store is one that these stages write."""
         folders = [f"{self.store.root}/{name}/" for stage in stages for name in stage.writes]
@@ -293,18 +296,6 @@ class Ledger:
             for stranger in strangers:
                 self.store.put_aside(stranger)
         return not lacking and all(size_of(place(file.path)) == file.size_bytes for file in seal.outputs)
-
-
-def as_written(path: Place, file: Written) -> bool:
-    """Whether what was recorded of a file is true of what is there.
-
-    Of a part its length and its end are looked at: its pages have checksums, which every read verifies. Other files are read.
-    """
-    if size_of(path) != file.size_bytes:
-        return False
-    if file.tail_sha256:
-        return tail_digest_of(path, file.size_bytes) == file.tail_sha256
-    return not file.sha256 or digest_of(path) == file.sha256
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -20,8 +20,8 @@ from PIL import Image
 from ops.checkpoints.bundle import Bundle
 from pipeline import flow
 from pipeline.engine.course import OutOfSpace
+from pipeline.engine.ledger import Ledger
 from pipeline.engine.stage import Source
-from pipeline.store import upkeep
 from pipeline.store.tables import Store
 from tests import tiny
 from tests.pipeline import faults
@@ -320,7 +320,7 @@ def test_no_flipped_bit_of_a_finished_run_is_overlooked(
         data[len(data) * part // 2 - 20] ^= 4
         path.write_bytes(data)
         store = Store.open(folder / "store")
-        said = [line for source in sources for line in upkeep.put_aside(store, source.source_id)]
+        said = [line for source in sources for line in Ledger(store).put_damaged_aside(source.source_id)]
         assert len(said) == 1 and str(path) in said[0], said
         if kind != "out":
             (folder / "out" / "a.edited.mkv").unlink()

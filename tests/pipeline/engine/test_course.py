@@ -27,7 +27,6 @@ from pipeline.store.columns import frames_table
 from pipeline.store.lock import held
 from pipeline.store.parts import DamagedPart, Written
 from pipeline.store.tables import Store, range_part
-from pipeline.store.upkeep import put_aside
 from schemas import Failure
 from tests.pipeline.store.test_tables import INFO
 
@@ -287,7 +286,7 @@ def test_a_damaged_part_is_done_again_and_only_that(store: Store, damage: str) -
             path.unlink()
         case "flip":
             path.write_bytes(good[:50] + bytes([good[50] ^ 1]) + good[51:])
-            assert len(put_aside(store, source.source_id)) == 1 and not path.exists()
+            assert len(Ledger(store).put_damaged_aside(source.source_id)) == 1 and not path.exists()
     (store.root / "manifests" / "render-x" / f"{source.source_id}.json").unlink()
     DONE.clear()
     ran(Course(stages(store), [source], Ledger(store)))

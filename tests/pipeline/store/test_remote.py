@@ -13,6 +13,7 @@ import pytest
 
 from jobs.doctor import storage
 from ops.checkpoints.bundle import Bundle
+from pipeline.engine.ledger import Ledger
 from pipeline.engine.stage import Source
 from pipeline.sources.inputs import Probing, entries
 from pipeline.store import journal, places, upkeep
@@ -146,7 +147,7 @@ def test_the_flow_gives_the_same_in_a_bucket_as_on_a_disk(
     path = again.parts("latents", remote.source_id)[0].path
     with places.writing(path) as file:
         file.write(b"PAR1")
-    assert len(upkeep.put_aside(again, remote.source_id)) == 1 and not exists(path)
+    assert len(Ledger(again).put_damaged_aside(remote.source_id)) == 1 and not exists(path)
     assert exists(joined(again.root, f".damaged/latents/{remote.source_id}/{path.name}"))
     tiny.inverted(place(f"{bucket}/store"), [remote], bundle)
     assert Store.open(f"{bucket}/store").read("latents").equals(here.read("latents"))
