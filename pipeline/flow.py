@@ -162,7 +162,7 @@ def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, comput
         # Codes are kilobytes per frame, and smoothing needs a track as a whole.
         Stage(
             "plan",
-            Plan(root, model, settings.plan),
+            Plan(root, model, settings.plan, recipe_id),
             cpus,
             frames=chunk,
             whole=True,

@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -34,6 +35,7 @@ from ops.inversion.inverter import Inverter, Parts
 from ops.inversion.methods import Method, MethodConfig, build_inverter
 
 FORMAT = 1
+DATA_FILES = ("config.json", "weights.safetensors", "directions.safetensors")
 EMBEDDED = Path(__file__).resolve().parents[1] / "bundles"
 
 
@@ -63,8 +65,11 @@ class Bundle:
     """How its images are cut out of pictures, and where in the model's square they lie."""
     edits: tuple[EditEntry, ...]
     licence: str
-    digest: str
-    """SHA-256 over the config, weights and directions: the model's identity."""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the config, weights and directions: the model's identity. Reads all of them, the first time."""
+        return bundle_digest(self.path)
 
     @property
     def wplus_shape(self) -> tuple[int, int]:
@@ -144,6 +149,9 @@ def open_bundle(model: str | Path) -> Bundle:
             raise CheckpointError(
                 f"{path}: a generator without an encoder, which cannot invert pictures; styleres train --prior starts from it"
             )
+        for name in DATA_FILES:
+            if not (path / name).is_file():
+                raise CheckpointError(f"{path}: lacks {name}; a bundle has config.json, weights and directions")
         if content["format"] != FORMAT:
             raise CheckpointError(f"{config_path}: bundle format {content['format']}, this version reads {FORMAT}")
         if content["method"] not in get_args(Method):
@@ -160,7 +168,6 @@ def open_bundle(model: str | Path) -> Bundle:
                 for entry in content["edits"]
             ),
             licence=content["licence"],
-            digest=bundle_digest(path),
         )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{config_path}: not a bundle's config ({error!r}); write it again") from error
@@ -241,14 +248,20 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def bundle_digest(path: Path) -> str:
-    """SHA-256 over the three data files, each with its name and length; the card may be rewritten freely."""
+    """SHA-256 over the three data files, each with its name and length; the card may be rewritten freely.
+
+    A process reads the files once: again only when one of them has another inode, length or time of change.
+    """
+    facts = [(path / name).stat() for name in DATA_FILES]
+    return _bundle_digest(path, tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in facts))
+
+
+@lru_cache(maxsize=32)
+def _bundle_digest(path: Path, facts: tuple[tuple[int, int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for name in ("config.json", "weights.safetensors", "directions.safetensors"):
-        file = path / name
-        if not file.is_file():
-            raise CheckpointError(f"{path}: lacks {name}; a bundle has config.json, weights and directions")
-        digest.update(f"{name}:{file.stat().st_size}:".encode())
-        with file.open("rb") as stream:
+    for name, (_, size_bytes, _) in zip(DATA_FILES, facts, strict=True):
+        digest.update(f"{name}:{size_bytes}:".encode())
+        with (path / name).open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()

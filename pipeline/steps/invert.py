@@ -8,7 +8,6 @@ from typing import final
 
 import numpy as np
 
-from ops.checkpoints.bundle import open_bundle
 from ops.device import Device, resolve_device
 from ops.face.align import CropMode
 from ops.inversion.session import Precision, Session
@@ -16,6 +15,7 @@ from ops.video.decode import Backend
 from pipeline.engine.stage import Batched, Chunk, Result, Step
 from pipeline.engine.timer import Timer
 from pipeline.sources.readers import Readers
+from pipeline.steps.model import open_model
 from pipeline.store.columns import array_from_column, latents_table, residuals_table
 from pipeline.store.tables import Store, Written, range_part
 from schemas import Failure
@@ -34,7 +34,7 @@ class Invert(Step):
 
     def open(self) -> Batched:
         store, readers = Store.open(self.store), Readers(self.backend)
-        bundle = open_bundle(self.model)
+        bundle = open_model(self.model, store)
         model, framing = bundle.load("invert"), bundle.framing
         session = Session(model, device=resolve_device(self.device), precision=self.precision, batch_size=self.batch_size)
 
