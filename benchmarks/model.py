@@ -31,7 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ops.checkpoints.bundle import open_bundle
 from ops.device import channels_last, keep_freed_memory, reproducible_cuda
-from ops.generators.stylegan2 import Injection, ToRGB
+from ops.generators.protocol import Injection
+from ops.generators.stylegan2 import ToRGB
 from ops.inversion import presets
 from ops.inversion.session import Precision, feature_dtype
 from ops.inversion.styleres import StyleRes, StyleResConfig
@@ -57,7 +58,7 @@ def random_model(config: StyleResConfig) -> StyleRes:
 def stages(model: StyleRes, batch: int) -> dict[str, Callable[[], Tensor]]:
     """Stage => a call that runs it on inputs computed here, once."""
     encoder, alignment, extraction = model.inverting()
-    gates, generator, resolution = model.generating(), model.generator, model.config.residual.resolution
+    gates, generator, place = model.generating(), model.generator, model.config.place
     size, dtype, device = model.config.encoder.input_size, model.feature_dtype, model.latent_avg.device
     low = torch.randn(batch, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     images = F.interpolate(low, size=(size, size), mode="bicubic").clamp(-1, 1).to(device)
@@ -68,7 +69,7 @@ def stages(model: StyleRes, batch: int) -> dict[str, Callable[[], Tensor]]:
     with model.reduced(images.device):
         encoder_features = encoder(images)[1]
     styles = generator.styles(inversion.wplus_NLD)
-    features = generator.features(styles, resolution, dtype=dtype)
+    features = generator.features(styles, place, dtype=dtype)
 
     def reduced(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
         def run() -> Tensor:
@@ -83,10 +84,10 @@ def stages(model: StyleRes, batch: int) -> dict[str, Callable[[], Tensor]]:
 
     return {
         "E0": reduced(lambda: encoder(images)[0]),
-        "F": lambda: generator.features(styles, resolution, dtype=dtype),
+        "F": lambda: generator.features(styles, place, dtype=dtype),
         "E1": reduced(lambda: extraction(alignment(encoder_features.to(dtype), features))),
         "E2": reduced(lambda: gates(features, residual.to(dtype))[0]),
-        "G": lambda: generator(styles, injection=Injection(resolution, lambda x: x), dtype=dtype),
+        "G": lambda: generator(styles, injection=Injection(place, lambda x: x), dtype=dtype),
         "first": first,
         "further": lambda: model.generate(edited, inversion.detail),
     }

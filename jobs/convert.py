@@ -25,12 +25,14 @@ FormatName = Literal[
     "sfe-inverter",
     "nvidia",
     "rosinality",
+    "mobilestylegan",
 ]
 
 
 def convert_command(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Of StyleRes, e4e's family, NVIDIA, rosinality.", show_default=False)
+        Path,
+        typer.Argument(metavar="FILE", help="StyleRes, e4e's family, NVIDIA, rosinality, MobileStyleGAN.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.", show_default=False)],
     format: Annotated[FormatName, typer.Option("--format", help="auto: by what is in it.")] = "auto",

@@ -51,7 +51,7 @@ from ops.checkpoints.bundle import write_bundle
 from ops.data.faces import load_faces
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.training.e0 import E0Settings
-from ops.training.presets import Preset, e0_preset, prior_preset, prior_sizes, residual_preset
+from ops.training.presets import Preset, e0_preset, prior_preset, prior_sizes, residual_preset, tail_preset
 from ops.training.prior import PriorSettings
 from ops.training.residual import ResidualSettings, residual_parts
 from ops.training.run import TrainingPlan, bundle_weights, changed, load_edits, model_on_prior, save_edits
@@ -136,6 +136,37 @@ def prior_command(
         files = perceptual_files(vgg_weights, lpips_weights, lpips_heads)
         plan = _plan(data, start_from, out, "mini", changed(task, settings), loop, anchor_from, None, files, sizes=sizes)
         start(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
+
+
+@app.command("tail")
+def tail_command(
+    prior: Prior,
+    out: Out,
+    size: Annotated[int, typer.Option("--size", help="Of its pictures: 128, 256 or 512 px.")],
+    images: Images = None,
+    max_minutes: MaxMinutes = None,
+    batch: Batch = None,
+    seed: Seed = 0,
+    settings: Set = [],  # noqa: B006 - typer copies it
+    start_from: StartFrom = None,
+    threads: Threads = None,
+    progress: ProgressMode = "auto",
+) -> None:
+    """Distil a smaller output of a MobileStyleGAN; OUT/prior is then the prior with it."""
+    with explained():
+        task, loop = tail_preset()
+        loop = loop_from(loop, images, batch, seed, None, max_minutes)
+        plan = TrainingPlan(
+            data="",
+            prior=absolute(prior),
+            out=absolute(out),
+            preset="mini",
+            task=changed(task, settings),
+            loop=loop,
+            start_from=absolute_or_name(start_from),
+            size=size,
+        )
+        start(plan, threads, 1, 0, 1, None, progress)
 
 
 @app.command("residual")

@@ -28,6 +28,7 @@ from ops.editing.recipe import parse_edits
 from ops.face.detect import Detector, DetectorSettings, Face
 from ops.face.framing import Crop
 from ops.face.paste import PasteSettings
+from ops.generators.protocol import style_channels
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.methods import Method, build_inverter
@@ -138,7 +139,7 @@ def user_editors(folder: Path) -> list[Definition]:
     folder.mkdir(parents=True, exist_ok=True)
     random = torch.Generator().manual_seed(7)
     np.save(folder / "grin.npy", 0.5 * torch.randn(8, WIDTH, generator=random).numpy())
-    channels = CONFIG.generator.style_channels
+    channels = style_channels(CONFIG.generator)
     layers = {name: 0.5 * torch.randn(channels[name], generator=random) for name in ("b8.conv1", "b16.conv1", "b32.torgb")}
     save_file(layers, folder / "brows.safetensors")
     mapper = {}

@@ -3,6 +3,7 @@
 official StyleRes file         => bundle, method styleres
 e4e's family                   => bundle of that method (ops.checkpoints.formats.family)
 NVIDIA pickle, rosinality .pt  => generator for `styleres train --prior` (ops.checkpoints.prior)
+MobileStyleGAN's PyPI wheel     => the same
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ops.checkpoints.formats.official import config_from_official, state_dict_fr
 from ops.checkpoints.formats.rosinality import generator_from_rosinality
 from ops.checkpoints.prior import GENERATOR, Prior, write_prior
 from ops.files.errors import CheckpointError, listing
-from ops.generators.stylegan2 import Generator
+from ops.generators.build import build_generator
 from ops.inversion.styleres import StyleResConfig
 
 NOT_STATED = "not stated by the file: the licence of whoever published it holds, and of the data it was trained on"
@@ -98,6 +99,9 @@ def read_as(content: Content, format: Format, preset: StyleResConfig | None, com
             return fitted_prior(Prior(config, generator, discriminator_from_pickle(content.value, config)))
         case "rosinality":
             return read_rosinality(content)
+        case "mobilestylegan":
+            config, generator = content.value
+            return fitted_prior(Prior(config, generator, None))
         case other:
             assert_never(other)
 
@@ -126,7 +130,7 @@ def read_rosinality(content: Content) -> Prior:
 def fitted_prior(prior: Prior) -> Prior:
     """The same for a generator."""
     with torch.device("meta"):
-        wanted = Generator(prior.config).state_dict()
+        wanted = build_generator(prior.config).state_dict()
     check_names(prior.generator, wanted)
     return prior
 

@@ -78,7 +78,8 @@ def diagnose_prior(path: Path) -> Diagnosis:
     facts = {
         "resolution": f"{config.resolution} px",
         "W+": f"{config.num_ws} rows of {config.w_dim}",
-        "channels": ", ".join(f"{res}: {count}" for res, count in config.channels.items()),
+        "features": ", ".join(f"{place.resolution}: {place.channels}" for place in config.places[::2]),
+        "pictures": ", ".join(f"{size} px" for size in config.sizes),
         "discriminator": "yes" if (path / "discriminator.safetensors").is_file() else "no",
     }
     digest = sha256_of(path / "generator.safetensors")

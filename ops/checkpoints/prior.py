@@ -1,7 +1,7 @@
 """A generator without an encoder on disk: what `styleres train --prior` starts from.
 
     config.json                  {"kind": "generator", sizes, licence, where it came from}
-    generator.safetensors        a StyleGAN2's state dict by NVIDIA's names, `mapping.w_avg` included
+    generator.safetensors        its state dict, `mapping.w_avg` included; a StyleGAN2's by NVIDIA's names
     discriminator.safetensors    the same for its discriminator, where the source had one
     anchor.safetensors           the E0 that was trained with it, if `styleres train prior` made it: `train e0` may start there
     README.md                    where it came from, in words
@@ -11,7 +11,6 @@ It is no bundle: nothing in it can invert a picture.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import safetensors.torch
 from torch import Tensor
 
 from ops.files.errors import CheckpointError
-from ops.generators.stylegan2_config import StyleGAN2Config
+from ops.generators.build import GeneratorSizes, sizes_among, sizes_to_json
 
 KIND = "generator"
 GENERATOR, DISCRIMINATOR, ANCHOR = "generator.safetensors", "discriminator.safetensors", "anchor.safetensors"
@@ -30,9 +29,9 @@ GENERATOR, DISCRIMINATOR, ANCHOR = "generator.safetensors", "discriminator.safet
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """A StyleGAN2 in our names, and its discriminator where the source had one."""
+    """A generator in our names, and its discriminator where the source had one."""
 
-    config: StyleGAN2Config
+    config: GeneratorSizes
     generator: Mapping[str, Tensor]
     discriminator: Mapping[str, Tensor] | None
     anchor: Mapping[str, Tensor] | None = None
@@ -44,8 +43,7 @@ def write_prior(path: Path, prior: Prior, *, licence: str, source: str, card: st
     config = prior.config
     content = {
         "kind": KIND,
-        "naming": "NVIDIA stylegan2-ada/3",
-        **dataclasses.asdict(config),
+        **sizes_to_json(config),
         "num_ws": config.num_ws,
         "licence": licence,
         "source": source,
@@ -57,19 +55,11 @@ def write_prior(path: Path, prior: Prior, *, licence: str, source: str, card: st
     (path / "README.md").write_text(card, "utf-8")
 
 
-def read_prior_config(path: Path) -> StyleGAN2Config:
+def read_prior_config(path: Path) -> GeneratorSizes:
     """Sizes of the generator in such a folder. Raises CheckpointError where it is none."""
     try:
         content: dict[str, Any] = json.loads((path / "config.json").read_text("utf-8"))
-        return StyleGAN2Config(
-            resolution=content["resolution"],
-            w_dim=content["w_dim"],
-            z_dim=content["z_dim"],
-            mapping_layers=content["mapping_layers"],
-            channels={int(res): count for res, count in content["channels"].items()},
-            conv_clamp=content["conv_clamp"],
-            resample_filter=tuple(content["resample_filter"]),
-        )
+        return sizes_among(content)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: expected a generator's folder with config.json ({error!r})") from error
 

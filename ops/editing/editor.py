@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from ops.generators.stylegan2_config import StyleGAN2Config
+from ops.generators.protocol import GeneratorConfig, style_channels
 
 BLOCK = 16
 """Codes of one call in `in_full_blocks`."""
@@ -63,14 +63,14 @@ class StyleEditor(AnyEditor):
     @abstractmethod
     def offset(self, strength_N: torch.Tensor) -> torch.Tensor:
         """=> [N, S] float32: what is added to S, all layers one after the other in the order of
-        `StyleGAN2Config.style_channels`. The channels of torgb are those that include its gain 1 / sqrt(C).
+        `ops.generators.protocol.style_channels`. The channels of torgb are those that include its gain 1 / sqrt(C).
 
         Args:
             strength_N: one strength per frame, in the editor's `unit`, float32; N may be 0.
         """
 
 
-def check_fits(editor: AnyEditor, config: StyleGAN2Config, name: str) -> None:
+def check_fits(editor: AnyEditor, config: GeneratorConfig, name: str) -> None:
     """Holds an edit against a generator, before any code is there.
 
     Raises:
@@ -84,16 +84,16 @@ def check_fits(editor: AnyEditor, config: StyleGAN2Config, name: str) -> None:
             check_style_size(editor.offset(none).shape[1], config, name)
 
 
-def check_style_size(found: int, config: StyleGAN2Config, name: str) -> None:
+def check_style_size(found: int, config: GeneratorConfig, name: str) -> None:
     """Holds a number of channels against the generator's S.
 
     Raises:
         EditError: they differ.
     """
-    expected = sum(config.style_channels.values())
+    expected = sum(style_channels(config).values())
     if found != expected:
         raise EditError(
-            f"{name}: made for an S of {found} channels, this generator has {expected} in {len(config.style_channels)} layers; "
+            f"{name}: made for an S of {found} channels, this generator has {expected} in {len(config.style_inputs)} layers; "
             "an edit belongs to one generator: use one that was found in this model's style space"
         )
 

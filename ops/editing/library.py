@@ -41,7 +41,7 @@ from ops.editing.styleclip_global import (
 )
 from ops.editing.styleclip_mapper import load_mapper
 from ops.editing.values import RecipeError
-from ops.generators.stylegan2_config import StyleGAN2Config
+from ops.generators.protocol import GeneratorConfig
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def incomplete(definitions: Sequence[Definition]) -> dict[str, str]:
 
 
 def load_edits(
-    names: Collection[str], own: Mapping[str, Editor], definitions: Sequence[Definition], config: StyleGAN2Config
+    names: Collection[str], own: Mapping[str, Editor], definitions: Sequence[Definition], config: GeneratorConfig
 ) -> dict[str, LoadedEdit]:
     """The edits of these names, each checked against the generator.
 
@@ -150,7 +150,7 @@ def load_edits(
     return loaded
 
 
-def load_offer(offer: Offer, config: StyleGAN2Config) -> AnyEditor:
+def load_offer(offer: Offer, config: GeneratorConfig) -> AnyEditor:
     """The one place where a kind becomes its class.
 
     Raises:
@@ -192,7 +192,7 @@ def load_basis(path: str | Path) -> GanSpaceBasis:
     return GanSpaceBasis(tensors["mean"], tensors["comp"], tensors["std"])
 
 
-def _global_editor(definition: GlobalDefinition, config: StyleGAN2Config, name: str) -> StyleclipGlobalEditor:
+def _global_editor(definition: GlobalDefinition, config: GeneratorConfig, name: str) -> StyleclipGlobalEditor:
     relevance = load_relevance(definition.path)
     assert definition.stats is not None, "located"
     deviations = load_deviations(definition.stats)

@@ -12,7 +12,7 @@ import torch
 
 from ops.editing.editor import EditError, StyleEditor, check_style_size
 from ops.editing.files import read_tensors
-from ops.generators.stylegan2_config import StyleGAN2Config
+from ops.generators.protocol import GeneratorConfig, style_channels
 
 
 @final
@@ -46,7 +46,7 @@ class StyleDirectionEditor(StyleEditor):
         return strength_N[:, None] * self._direction_S.to(strength_N.device)
 
 
-def load_style_direction(path: str | Path, config: StyleGAN2Config, *, name: str = "style direction") -> torch.Tensor:
+def load_style_direction(path: str | Path, config: GeneratorConfig, *, name: str = "style direction") -> torch.Tensor:
     """A direction [S] from a user's file: one flat tensor [S], or tensors [C] by layer (`b64.conv1`, `b8.torgb`, …).
 
     Layers that the file does not name do not move.
@@ -55,7 +55,7 @@ def load_style_direction(path: str | Path, config: StyleGAN2Config, *, name: str
         EditError: a file that cannot be read, layers that the generator does not have, or sizes that are not its own.
     """
     tensors = read_tensors(path, "a direction of S")
-    sizes = config.style_channels
+    sizes = style_channels(config)
     if len(tensors) == 1 and not tensors.keys() & sizes.keys():
         (flat,) = tensors.values()
         check_style_size(flat.numel(), config, name)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from ops.editing.editor import EditError, StyleEditor, check_style_size
 from ops.editing.files import BARE, read_tensors
 from ops.files.plain_pickle import load_pickle, plain
-from ops.generators.stylegan2_config import StyleGAN2Config
+from ops.generators.protocol import GeneratorConfig, style_channels
 
 LAYERS_MOVED = 11
 """Of the convolutions, from the coarsest: the official program leaves the finer ones and every torgb alone."""
@@ -62,7 +62,7 @@ def global_direction(
     step_E: torch.Tensor,
     deviations_S: torch.Tensor,
     disentanglement: float,
-    config: StyleGAN2Config,
+    config: GeneratorConfig,
     *,
     name: str = "global direction",
 ) -> torch.Tensor:
@@ -81,7 +81,7 @@ def global_direction(
     Raises:
         EditError: arrays of another generator or another CLIP, or a β that leaves no channel.
     """
-    sizes = config.style_channels
+    sizes = style_channels(config)
     check_style_size(len(deviations_S), config, name)
     convolutions = [layer for layer in sizes if not layer.endswith(".torgb")]
     count = sum(sizes[layer] for layer in convolutions)

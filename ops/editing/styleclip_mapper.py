@@ -14,7 +14,7 @@ import torch
 
 from ops.editing.editor import EditError, Editor, check_codes, in_full_blocks
 from ops.editing.files import read_tensors
-from ops.generators.stylegan2 import LRELU_GAIN, LRELU_SLOPE, equalised_linear
+from ops.nn.equalised import LRELU_GAIN, LRELU_SLOPE, equalised_linear
 
 Group = Literal["coarse", "medium", "fine"]
 GROUP_ROWS: dict[Group, tuple[int, int | None]] = {"coarse": (0, 4), "medium": (4, 8), "fine": (8, None)}

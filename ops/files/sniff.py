@@ -14,10 +14,11 @@ from ops.files.errors import CheckpointError
 
 Kind = Literal[
     "torch", "torch-legacy", "pickle", "safetensors", "npy", "npz", "zip", "onnx", "json", "text",
-    "html", "git-lfs", "truncated", "empty", "folder", "missing", "other",
+    "openvino", "html", "git-lfs", "truncated", "empty", "folder", "missing", "other",
 ]  # fmt: skip
 
 HEAD_BYTES = 4096
+RANDOM_FACE = "random_face/data/SynthesisNetwork.xml"  # of the wheel that MobileStyleGAN is published in
 TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number that torch.save wrote before 1.6
 SIGNATURES = (
     (b"\x1f\x8b", "a gzip archive"),
@@ -90,6 +91,8 @@ def _sniff_zip(path: Path) -> Sniffed:
         return Sniffed("truncated", f"a zip archive (torch.save or .npz) cut off after {size:,} bytes: download it again")
     if any(name.endswith("data.pkl") for name in names):
         return Sniffed("torch", "a torch.save file")
+    if RANDOM_FACE in names:
+        return Sniffed("openvino", "a wheel with MobileStyleGAN in OpenVINO's format")
     if names and all(name.endswith(".npy") for name in names):
         return Sniffed("npz", "a NumPy .npz archive")
     return Sniffed("zip", f"a zip archive of {', '.join(names[:3]) or 'nothing'}: unpack it, and name the file inside")

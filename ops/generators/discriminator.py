@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.generators.stylegan2 import LRELU_GAIN, LRELU_SLOPE, FullyConnected, normal_init
 from ops.generators.stylegan2_config import StyleGAN2Config
+from ops.nn.equalised import LRELU_GAIN, LRELU_SLOPE, FullyConnected, normal_init
 from ops.nn.resample import blur, fir_kernel
 
 MINIBATCH_STD_GROUP = 4

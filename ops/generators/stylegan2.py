@@ -2,10 +2,6 @@
 
 Names follow NVIDIA's (`mapping.fc0`, `synthesis.b64.conv0`), so that a converted checkpoint is the same tensors.
 
-Every inversion method we follow asks two things of it, and it offers just these two seams:
-  * `Injection`: replace the features after one convolution (StyleRes and HFGI between the two of a block, SFE after both);
-  * `weight_deltas`: scale convolution weights, per sample (HyperStyle).
-
 Legend: N batch, L rows of W+, D width of W, I/O channels in/out, k kernel, H W.
 
 Precision: parameters, styles, demodulation and the RGB sum are float32; only feature maps take `dtype`.
@@ -13,91 +9,21 @@ Precision: parameters, styles, demodulation and the RGB sum are float32; only fe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ops.generators.mapping import MappingNetwork
+from ops.generators.protocol import Generator, Injection, place_named
 from ops.generators.stylegan2_config import StyleGAN2Config
+from ops.nn.equalised import LRELU_GAIN, LRELU_SLOPE, FullyConnected, normal_init
 from ops.nn.pointwise import pointwise
 from ops.nn.resample import blur, fir_kernel, upsample_2x
 
-LRELU_SLOPE = 0.2
-LRELU_GAIN = 2.0**0.5
 DEMODULATION_EPS = 1e-8
-MAPPING_LR_MULTIPLIER = 0.01
-
-
-ConvName = Literal["conv0", "conv1"]
-
-
-@dataclass(frozen=True)
-class Injection:
-    """Replace x, the features [N, C, res, res] after a convolution of block b{res}, by `transform(x)`.
-
-    After conv1, the block's own torgb still sees x: only the blocks above see what replaced it.
-    """
-
-    resolution: int
-    transform: Callable[[Tensor], Tensor]
-    after: ConvName = "conv0"
-
-
-def equalised_linear(x: Tensor, weight: Tensor, bias: Tensor, *, lr_multiplier: float = 1.0) -> Tensor:
-    """y = x (W * lr / sqrt(fan_in))^T + b * lr (Karras et al. 2018, section 4.1)."""
-    return F.linear(x, weight * (lr_multiplier / weight.shape[1] ** 0.5), bias * lr_multiplier)
-
-
-def normal_init(*shape: int, std: float = 1.0) -> Tensor:
-    """Initial weights. On the meta device, where a model waits to be filled from a file, only their shape.
-
-    Drawing numbers there, or scaling them, makes torch import its symbolic shapes: a second at every start, for nothing.
-    """
-    shaped = torch.empty(shape)
-    return shaped if shaped.is_meta else torch.randn(shape) * std
-
-
-class FullyConnected(nn.Module):
-    """Parameters of an equalised linear layer."""
-
-    def __init__(self, in_features: int, out_features: int, *, bias_init: float = 0.0, lr_multiplier: float = 1.0):
-        super().__init__()
-        self.weight = nn.Parameter(normal_init(out_features, in_features, std=1.0 / lr_multiplier))
-        self.bias = nn.Parameter(torch.full((out_features,), bias_init))
-        self.lr_multiplier = lr_multiplier
-
-    def forward(self, x: Tensor) -> Tensor:
-        return equalised_linear(x, self.weight, self.bias, lr_multiplier=self.lr_multiplier)
-
-
-class MappingNetwork(nn.Module):
-    """z => W. `w_avg` is the mean of W, for truncation and as the encoder's starting point."""
-
-    w_avg: Tensor
-
-    def __init__(self, config: StyleGAN2Config):
-        super().__init__()
-        self.num_layers = config.mapping_layers
-        for i in range(config.mapping_layers):
-            in_features = config.z_dim if i == 0 else config.w_dim
-            layer = FullyConnected(in_features, config.w_dim, lr_multiplier=MAPPING_LR_MULTIPLIER)
-            self.add_module(f"fc{i}", layer)
-        self.register_buffer("w_avg", torch.zeros(config.w_dim))
-
-    def hidden(self, z: Tensor) -> Tensor:
-        """What the last layer reads."""
-        x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
-        for i in range(self.num_layers - 1):
-            x = F.leaky_relu(self.get_submodule(f"fc{i}")(x), LRELU_SLOPE) * LRELU_GAIN
-        return x
-
-    def forward(self, z: Tensor, *, truncation: float = 1.0) -> Tensor:
-        last = self.get_submodule(f"fc{self.num_layers - 1}")
-        x = F.leaky_relu(last(self.hidden(z)), LRELU_SLOPE) * LRELU_GAIN
-        return x if truncation == 1.0 else self.w_avg + truncation * (x - self.w_avg)
 
 
 class ModulatedConv(nn.Module):
@@ -113,6 +39,7 @@ class ModulatedConv(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.register_buffer("noise_const", normal_init(resolution, resolution))
         self.up = up
+        self.gain = 1.0
         self.clamp = config.conv_clamp
 
     def forward(self, x: Tensor, style_NI: Tensor, fir: Tensor, weight_delta: Tensor | None) -> Tensor:
@@ -202,9 +129,11 @@ class Synthesis(nn.Module):
             self.add_module(f"b{res}", Block(res, config))
 
 
-class Generator(nn.Module):
-    """W+ => S by `styles`, S => image by `forward`; `features` stops early."""
+@final
+class StyleGAN2(Generator):
+    """W+ => S by `styles`, S => picture by `forward`; `features` stops early. Pictures of one size only."""
 
+    config: StyleGAN2Config
     fir: Tensor
 
     def __init__(self, config: StyleGAN2Config):
@@ -217,88 +146,59 @@ class Generator(nn.Module):
     def block(self, resolution: int) -> Block:
         return self.synthesis.get_submodule(f"b{resolution}")  # type: ignore[return-value]
 
-    def style_layers(self) -> list[tuple[str, FullyConnected, int, float]]:
-        """(name, affine, row of W+, gain) of the entries of S, in the order of S.
+    def style(self, name: str, row_ND: Tensor) -> Tensor:
+        module = self.synthesis.get_submodule(name)
+        assert isinstance(module, ModulatedConv | ToRGB)
+        return module.affine(row_ND) * module.gain
 
-        b4 reads rows 0 (conv1) and 1 (torgb); block 2^k reads rows 2k - 5, 2k - 4, 2k - 3, so torgb's row is also the next
-        block's first. torgb entries include the gain 1 / sqrt(C).
-        """
-        layers = []
-        for res in self.config.resolutions:
-            block, row = self.block(res), self.config.rows_up_to(res) - 1
-            if res > 4:
-                layers.append((f"b{res}.conv0", block.conv0.affine, row, 1.0))
-            layers.append((f"b{res}.conv1", block.conv1.affine, row + 1, 1.0))
-            layers.append((f"b{res}.torgb", block.torgb.affine, row + 2, block.torgb.gain))
-        return layers
-
-    def styles(self, wplus_NLD: Tensor) -> list[Tensor]:
-        """W+ [N, L, D] => S, float32."""
-        if wplus_NLD.shape[1:] != (self.config.num_ws, self.config.w_dim):
-            raise ValueError(
-                f"expected W+ as [N, {self.config.num_ws}, {self.config.w_dim}], got {list(wplus_NLD.shape)}; "
-                "repeat a code of W over the rows first"
-            )
-        rows = wplus_NLD.float().unbind(dim=1)
-        return [affine(rows[row]) * gain for _, affine, row, gain in self.style_layers()]
-
-    def features(
-        self,
-        styles: Sequence[Tensor],
-        resolution: int,
-        *,
-        after: ConvName = "conv0",
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        """S => F: the features [N, C, res, res] after a convolution of b{res}, where an `Injection` would replace them."""
-        return self._run(styles, stop_at=(resolution, after), injection=None, weight_deltas=None, dtype=dtype)
+    def features(self, styles: Sequence[Tensor], place: str, *, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self._run(styles, stop_at=place, injection=None, weight_deltas=None, dtype=dtype)
 
     def forward(
         self,
         styles: Sequence[Tensor],
         *,
+        size: int | None = None,
         injection: Injection | None = None,
         weight_deltas: Mapping[str, Tensor] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """S => image float32 [N, 3, R, R] in nominal [-1, 1], noise constant.
-
-        weight_deltas: layer name of `style_layers` => [N, O, I, k, k] or broadcastable; the layer runs with W * (1 + delta).
-        """
+        self.picture_size(size)
         return self._run(styles, stop_at=None, injection=injection, weight_deltas=weight_deltas, dtype=dtype)
 
     def _run(
         self,
         styles: Sequence[Tensor],
         *,
-        stop_at: tuple[int, ConvName] | None,
+        stop_at: str | None,
         injection: Injection | None,
         weight_deltas: Mapping[str, Tensor] | None,
         dtype: torch.dtype,
     ) -> Tensor:
-        resolutions = self.config.resolutions
-        place = stop_at if injection is None else (injection.resolution, injection.after)
-        if place is not None and place[0] not in resolutions[1:]:
-            raise ValueError(f"expected an injection resolution among {resolutions[1:]}, got {place[0]}")
+        replaced = None if injection is None else injection.place
+        for place in (stop_at, replaced):
+            if place is not None:
+                place_named(self.config, place)
         deltas = weight_deltas or {}
         remaining = iter(styles)
         batch = styles[0].shape[0]
         x = self.block(4).const.to(dtype).expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
         image: Tensor | None = None
-        for res in resolutions:
+        for res in self.config.resolutions:
             block = self.block(res)
+            first, second = f"b{res}.conv0", f"b{res}.conv1"
             if res > 4:
-                x = block.conv0(x, next(remaining), self.fir, deltas.get(f"b{res}.conv0"))
-                if (res, "conv0") == stop_at:
+                x = block.conv0(x, next(remaining), self.fir, deltas.get(first))
+                if first == stop_at:
                     return x
-                if injection is not None and (res, "conv0") == place:
+                if injection is not None and first == replaced:
                     x = injection.transform(x)
-            x = block.conv1(x, next(remaining), self.fir, deltas.get(f"b{res}.conv1"))
-            if (res, "conv1") == stop_at:
+            x = block.conv1(x, next(remaining), self.fir, deltas.get(second))
+            if second == stop_at:
                 return x
             rgb = block.torgb(x, next(remaining), deltas.get(f"b{res}.torgb"))
             image = rgb if image is None else upsample_2x(image, self.fir) + rgb
-            if injection is not None and (res, "conv1") == place:
+            if injection is not None and second == replaced:
                 x = injection.transform(x)
         assert image is not None
         return image

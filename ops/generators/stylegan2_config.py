@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ops.generators.protocol import Place, StyleInput
+
 
 def channels_by_rule(resolution: int, channel_base: int = 32768, channel_max: int = 512) -> dict[int, int]:
     """NVIDIA's rule: min(channel_base / res, channel_max) feature maps at each resolution from 4 to `resolution`."""
@@ -45,15 +47,33 @@ class StyleGAN2Config:
         return 2 * (self.resolution.bit_length() - 1) - 2
 
     @property
-    def style_channels(self) -> dict[str, int]:
-        """Channels of each entry of S, in the order of S: a convolution is modulated at its input (9088 in all at 1024 px)."""
-        channels = {}
+    def style_inputs(self) -> tuple[StyleInput, ...]:
+        """b4 reads rows 0 (conv1) and 1 (torgb); block 2^k reads rows 2k - 5, 2k - 4, 2k - 3, so torgb's row is also the next
+        block's first. A convolution is modulated at its input (9088 channels in all at 1024 px); torgb's entries include the
+        gain 1 / sqrt(C)."""
+        found = []
         for res in self.resolutions:
+            row = self._rows_before(res)
             if res > 4:
-                channels[f"b{res}.conv0"] = self.channels[res // 2]
-            channels[f"b{res}.conv1"] = channels[f"b{res}.torgb"] = self.channels[res]
-        return channels
+                found.append(StyleInput(f"b{res}.conv0", self.channels[res // 2], row - 1, self.channels[res]))
+            found.append(StyleInput(f"b{res}.conv1", self.channels[res], row, self.channels[res]))
+            found.append(StyleInput(f"b{res}.torgb", self.channels[res], row + 1, 3, makes_colours=True))
+        return tuple(found)
 
-    def rows_up_to(self, resolution: int) -> int:
-        """How many leading rows of W+ the features after b{resolution}.conv0 depend on (8 at 64 px)."""
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Behind conv0 and behind conv1 of each block but the first. 8 rows are read up to b64.conv0."""
+        found = []
+        for res in self.resolutions[1:]:
+            rows = self._rows_before(res)
+            found.append(Place(f"b{res}.conv0", res, self.channels[res], rows))
+            found.append(Place(f"b{res}.conv1", res, self.channels[res], rows + 1))
+        return tuple(found)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (self.resolution,)
+
+    def _rows_before(self, resolution: int) -> int:
+        """How many leading rows of W+ are read before conv1 of a block: 2 log2(resolution) - 4."""
         return 2 * (resolution.bit_length() - 1) - 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, assert_never
 
-from ops.generators.stylegan2_config import StyleGAN2Config
+from ops.generators.build import sizes_from_json
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.hfgi import ConsultationConfig, HfgiConfig
 from ops.inversion.hyperstyle import HypernetConfig, HyperStyleConfig, WEncoderConfig
@@ -18,9 +18,7 @@ from ops.inversion.wplus import RestyleConfig, WplusConfig
 
 def config_from_json(method: Method, content: Mapping[str, Any]) -> MethodConfig:
     """What `dataclasses.asdict` of a method's config became. Raises KeyError, TypeError or ValueError for anything else."""
-    sizes = dict(content["generator"])
-    sizes["channels"] = {int(res): count for res, count in sizes["channels"].items()}
-    generator = StyleGAN2Config(**tuples(sizes))
+    generator = sizes_from_json(content["generator"])
 
     def part(name: str) -> dict[str, Any]:
         return tuples(content[name])

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.generators.stylegan2 import FullyConnected
-from ops.generators.stylegan2_config import StyleGAN2Config
+from ops.generators.protocol import GeneratorConfig
+from ops.nn.equalised import FullyConnected
 from ops.nn.ir import Group, check_images, ir_se_body, stem, tapped
 from ops.nn.pointwise import Pointwise
 
@@ -56,7 +56,7 @@ class E4eConfig:
     def has_pyramid(self) -> bool:
         return self.coarse_rows < self.num_ws
 
-    def against(self, generator: StyleGAN2Config, *, image_channels: int = 3) -> dict[str, tuple[object, object]]:
+    def against(self, generator: GeneratorConfig, *, image_channels: int = 3) -> dict[str, tuple[object, object]]:
         """For `misfits`: what it must have in common with the generator whose codes it gives."""
         return {
             "rows of W+": (self.num_ws, generator.num_ws),

@@ -20,8 +20,9 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from ops.generators.build import GeneratorSizes, build_generator
 from ops.generators.discriminator import EqualisedConv
-from ops.generators.stylegan2 import Generator, Injection
+from ops.generators.protocol import Injection, between_convolutions
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.e4e import E4eConfig, E4eEncoder
 from ops.inversion.inverter import Inversion, Inverter, Parts, bilinear, misfits, only
@@ -46,15 +47,16 @@ class ConsultationConfig:
 class HfgiConfig:
     """The defaults are the official FFHQ-1024 model."""
 
-    generator: StyleGAN2Config = field(default_factory=StyleGAN2Config)
+    generator: GeneratorSizes = field(default_factory=StyleGAN2Config)
     encoder: E4eConfig = field(default_factory=E4eConfig)
     consultation: ConsultationConfig = field(default_factory=ConsultationConfig)
 
     def __post_init__(self) -> None:
         misfits(self.encoder.against(self.generator) | {"rows of an e4e encoder": (self.encoder.rows, "from_first")})
-        if self.encoder.input_size % 8 or self.consultation.resolution not in self.generator.resolutions[1:]:
+        sides = sorted({place.resolution for place in self.generator.places})
+        if self.encoder.input_size % 8 or self.consultation.resolution not in sides:
             raise ValueError(
-                f"expected images whose side is a multiple of 8 and features at one of {self.generator.resolutions[1:]} px, "
+                f"expected images whose side is a multiple of 8 and features at one of {sides} px, "
                 f"got {self.encoder.input_size} and {self.consultation.resolution}"
             )
 
@@ -142,8 +144,10 @@ class Hfgi(Inverter):
         generates, sizes = parts != "invert", config.consultation
         self.encoder = E4eEncoder(config.encoder) if parts != "generate" else None
         self.alignment = Alignment(sizes.alignment_widths) if generates else None
-        self.consultation = Consultation(sizes, config.generator.channels[sizes.resolution]) if generates else None
-        self.generator = Generator(config.generator)
+        self.consultation = (
+            Consultation(sizes, between_convolutions(config.generator, sizes.resolution).channels) if generates else None
+        )
+        self.generator = build_generator(config.generator)
         self.latent_avg = nn.Buffer(torch.zeros(config.generator.num_ws, config.generator.w_dim))
 
     def invert(self, images: Tensor) -> Inversion:
@@ -175,4 +179,4 @@ class Hfgi(Inverter):
         def transform(x: Tensor) -> Tensor:
             return torch.addcmul(x + shift.to(x.dtype), x, scale.to(x.dtype))
 
-        return Injection(self.config.consultation.resolution, transform)
+        return Injection(between_convolutions(self.config.generator, self.config.consultation.resolution).name, transform)

@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.generators.stylegan2 import FullyConnected, Generator, normal_init
+from ops.generators.build import GeneratorSizes, build_generator
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, only, pooled
+from ops.nn.equalised import FullyConnected, normal_init
 from ops.nn.ir import Group, check_images, ir_se_body, stem, tapped
 from ops.nn.pointwise import Pointwise
 
@@ -72,7 +73,7 @@ class TunedLayer:
 class HyperStyleConfig:
     """The defaults are the official FFHQ-1024 model."""
 
-    generator: StyleGAN2Config = field(default_factory=StyleGAN2Config)
+    generator: GeneratorSizes = field(default_factory=StyleGAN2Config)
     encoder: WEncoderConfig = field(default_factory=WEncoderConfig)
     hypernet: HypernetConfig = field(default_factory=HypernetConfig)
 
@@ -97,22 +98,18 @@ class HyperStyleConfig:
 
     @property
     def tuned(self) -> list[TunedLayer]:
-        """Every 3x3 convolution, in the generator's order; colour layers keep their weights."""
-        channels, common = self.generator.channels, self.generator.channels[4]
-        layers = []
-        for index, name in enumerate(self.generator.style_channels):
-            block, kind = name.split(".")
-            if kind == "torgb":
-                continue
-            out = channels[int(block[1:])]
-            into = channels[int(block[1:]) // 2] if kind == "conv0" else out
-            layers.append(TunedLayer(index, name, out, into, into == out == common))
-        return layers
+        """Every convolution of features, in the generator's order; colour layers keep their weights."""
+        common = self.shared_channels
+        return [
+            TunedLayer(index, entry.name, entry.out_channels, entry.channels, entry.channels == entry.out_channels == common)
+            for index, entry in enumerate(self.generator.style_inputs)
+            if entry.out_channels and not entry.makes_colours
+        ]
 
     @property
     def shared_channels(self) -> int:
         """O and I of the layers that share a map."""
-        return self.generator.channels[4]
+        return self.generator.style_inputs[0].channels
 
 
 class WEncoder(nn.Module):
@@ -239,7 +236,7 @@ class DeltaMaps(nn.Module):
         )
 
     def layer(self, codes_NTK: Tensor, name: str, times: int) -> Tensor:
-        """Deltas of the layer `name` of `Generator.style_layers`, from codes that are a sum over `times` rounds."""
+        """Deltas of the layer `name` of S, from codes that are a sum over `times` rounds."""
         place, layer = self.layers[name]
         if layer.shared:
             return self.shared(codes_NTK[:, place], times)
@@ -292,7 +289,7 @@ class HyperStyle(Inverter):
         self.encoder = WEncoder(config.encoder) if inverts else None
         self.hypernet = Hypernet(config) if inverts else None
         self.deltas = DeltaMaps(config)
-        self.generator = Generator(config.generator)
+        self.generator = build_generator(config.generator)
         self.latent_avg = nn.Buffer(torch.zeros(config.generator.num_ws, config.generator.w_dim))
 
     def invert(self, images: Tensor) -> Inversion:

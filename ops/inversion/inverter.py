@@ -17,8 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.generators.stylegan2 import Generator
-from ops.generators.stylegan2_config import StyleGAN2Config
+from ops.generators.protocol import Generator, GeneratorConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +35,7 @@ class ModelConfig(Protocol):
     """What the sizes of every method say."""
 
     @property
-    def generator(self) -> StyleGAN2Config: ...
+    def generator(self) -> GeneratorConfig: ...
 
     @property
     def input_size(self) -> int:
@@ -75,7 +74,7 @@ class Inverter(nn.Module, ABC):
     def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
         """W+ (edited or not) and the detail of the same images => images float32 [N, 3, R, R].
 
-        style_offset_NS: added to S of the code, all layers one after the other (`StyleGAN2Config.style_channels`).
+        style_offset_NS: added to S of the code, all entries one after the other (`ops.generators.protocol.style_channels`).
         """
 
     def encoded(self, encoder: nn.Module, images: Tensor, start_NLD: Tensor) -> tuple[Tensor, Tensor]:

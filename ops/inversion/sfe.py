@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.generators.stylegan2 import Generator, Injection
+from ops.generators.build import GeneratorSizes, build_generator
+from ops.generators.protocol import Injection, behind_convolutions
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.e4e import E4eConfig, E4eEncoder
 from ops.inversion.inverter import Inversion, Inverter, Parts, bilinear, misfits, only
@@ -55,7 +56,7 @@ class FeatureConfig:
 class SfeConfig:
     """The defaults are the official FFHQ-1024 model."""
 
-    generator: StyleGAN2Config = field(default_factory=StyleGAN2Config)
+    generator: GeneratorSizes = field(default_factory=StyleGAN2Config)
     features: FeatureConfig = field(default_factory=FeatureConfig)
     encoder: E4eConfig = field(default_factory=E4eConfig)
     """Of v."""
@@ -71,7 +72,7 @@ class SfeConfig:
                 "rows of an e4e encoder": (self.encoder.rows, "from_first"),
             }
         )
-        below = self.generator.resolutions[1:-1]
+        below = sorted({place.resolution for place in self.generator.places} - {self.generator.resolution})
         if self.features.resolution not in below:
             raise ValueError(f"expected features at one of {below} px, got {self.features.resolution}")
 
@@ -83,7 +84,7 @@ class SfeConfig:
     def feature_shape(self) -> tuple[int, int, int]:
         """Of F."""
         resolution = self.features.resolution
-        return self.generator.channels[resolution], resolution, resolution
+        return behind_convolutions(self.generator, resolution).channels, resolution, resolution
 
     @property
     def detail_shape(self) -> tuple[int]:
@@ -93,6 +94,11 @@ class SfeConfig:
     @property
     def injection_resolution(self) -> int:
         return self.features.resolution
+
+    @property
+    def place(self) -> str:
+        """Where the generator's features are read and replaced."""
+        return behind_convolutions(self.generator, self.features.resolution).name
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +230,7 @@ class Sfe(Inverter):
         self.fuser = Fuser(channels, sizes.depth) if inverts else None
         self.encoder = E4eEncoder(config.encoder) if inverts and config.feature_editor else None
         self.editor = Fuser(channels, sizes.depth) if generates and config.feature_editor else None
-        self.generator = Generator(generator)
+        self.generator = build_generator(generator)
         self.latent_avg = nn.Buffer(torch.zeros(generator.num_ws, generator.w_dim))
 
     def invert(self, images: Tensor) -> Inversion:
@@ -250,7 +256,7 @@ class Sfe(Inverter):
 
     def own_features(self, styles: Sequence[Tensor]) -> Tensor:
         """The generator's features of S, where F replaces them."""
-        return self.generator.features(styles, self.config.features.resolution, after="conv1", dtype=self.feature_dtype)
+        return self.generator.features(styles, self.config.place, dtype=self.feature_dtype)
 
     def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
         if detail is None:
@@ -273,5 +279,5 @@ class Sfe(Inverter):
 
     def inserted(self, styles: Sequence[Tensor], features: Tensor) -> Tensor:
         """G(S) whose blocks above R see other features; colour up to R stays that of S."""
-        place = Injection(self.config.features.resolution, lambda x: features.to(x.dtype), after="conv1")
+        place = Injection(self.config.place, lambda x: features.to(x.dtype))
         return self.generator(styles, injection=place, dtype=self.feature_dtype)

@@ -11,7 +11,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ops.generators.stylegan2 import Generator, Injection
+from ops.generators.build import GeneratorSizes, build_generator
+from ops.generators.protocol import Injection, between_convolutions
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.e4e import E4eConfig, E4eEncoder
 from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, only, only_other
@@ -23,7 +24,7 @@ from ops.inversion.wplus import E4e, WplusConfig
 class StyleResConfig:
     """The defaults are the official FFHQ-1024 model (the preset `ffhq1024`)."""
 
-    generator: StyleGAN2Config = field(default_factory=StyleGAN2Config)
+    generator: GeneratorSizes = field(default_factory=StyleGAN2Config)
     encoder: E4eConfig = field(default_factory=E4eConfig)
     residual: ResidualConfig = field(default_factory=ResidualConfig)
 
@@ -35,7 +36,10 @@ class StyleResConfig:
                 "rows of an e4e encoder": (encoder.rows, "from_first"),
                 "encoder features' channels": (encoder.feature_channels, residual.encoder_channels),
                 "encoder features' resolution": (encoder.feature_resolution, residual.resolution),
-                "generator channels at the injection": (generator.channels[residual.resolution], residual.generator_channels),
+                "generator channels at the injection": (
+                    between_convolutions(generator, residual.resolution).channels,
+                    residual.generator_channels,
+                ),
             }
         )
 
@@ -50,6 +54,11 @@ class StyleResConfig:
     @property
     def injection_resolution(self) -> int:
         return self.residual.resolution
+
+    @property
+    def place(self) -> str:
+        """Where the generator's features are read and replaced."""
+        return between_convolutions(self.generator, self.residual.resolution).name
 
 
 def transform_of(config: ResidualConfig) -> Gates | Addition:
@@ -75,7 +84,7 @@ class StyleRes(Inverter):
         self.alignment = Alignment(config.residual) if inverts else None
         self.extraction = Extraction(config.residual) if inverts else None
         self.gates = transform_of(config.residual) if generates else None
-        self.generator = Generator(config.generator)
+        self.generator = build_generator(config.generator)
         self.latent_avg = nn.Buffer(torch.zeros(config.generator.num_ws, config.generator.w_dim))
 
     def invert(self, images: Tensor) -> Inversion:
@@ -105,7 +114,7 @@ class StyleRes(Inverter):
         """F_a = E1(F0, F), with F from the *unedited* code: only the generator's lower half runs."""
         _, alignment, extraction = self.inverting()
         styles = self.generator.styles(wplus_NLD)
-        features = self.generator.features(styles, self.config.residual.resolution, dtype=self.feature_dtype)
+        features = self.generator.features(styles, self.config.place, dtype=self.feature_dtype)
         with self.reduced(wplus_NLD.device):
             return extraction(alignment(encoder_features.to(features.dtype), features))
 
@@ -118,6 +127,6 @@ class StyleRes(Inverter):
             with self.reduced(features.device):
                 return fuse(features, *gates(features, residual))
 
-        injection = Injection(self.config.residual.resolution, transform)
+        injection = Injection(self.config.place, transform)
         styles = self.styles(wplus_NLD, style_offset_NS)
         return self.generator(styles, injection=injection, dtype=self.feature_dtype)

@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ops.generators.stylegan2 import Generator
+from ops.generators.build import GeneratorSizes, build_generator
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.e4e import E4eConfig, E4eEncoder
 from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, only, pooled
@@ -21,7 +21,7 @@ from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, only, po
 class WplusConfig:
     """Of e4e and of pSp, which differ in `encoder.rows`; the defaults are e4e's official FFHQ-1024 model."""
 
-    generator: StyleGAN2Config = field(default_factory=StyleGAN2Config)
+    generator: GeneratorSizes = field(default_factory=StyleGAN2Config)
     encoder: E4eConfig = field(default_factory=E4eConfig)
 
     def __post_init__(self) -> None:
@@ -43,10 +43,10 @@ class WplusConfig:
 class WplusOnly(Inverter):
     """Abstract: one encoder, one generator. An edit is a pass of the generator."""
 
-    def __init__(self, generator: StyleGAN2Config, encoder: E4eConfig, parts: Parts):
+    def __init__(self, generator: GeneratorSizes, encoder: E4eConfig, parts: Parts):
         super().__init__()
         self.encoder = E4eEncoder(encoder) if parts != "generate" else None
-        self.generator = Generator(generator)
+        self.generator = build_generator(generator)
         self.latent_avg = nn.Buffer(torch.zeros(generator.num_ws, generator.w_dim))
 
     def code(self, images: Tensor, start_NLD: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class Psp(WplusOnly):
 class RestyleConfig:
     """The defaults are the official ReStyle-e4e FFHQ-1024 model."""
 
-    generator: StyleGAN2Config = field(default_factory=StyleGAN2Config)
+    generator: GeneratorSizes = field(default_factory=StyleGAN2Config)
     encoder: E4eConfig = field(default_factory=lambda: E4eConfig(coarse_rows=18, middle_rows=0, image_channels=6))
     rounds: int = 5
 

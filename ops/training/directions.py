@@ -17,7 +17,7 @@ from ops.checkpoints.bundle import EditEntry
 from ops.data.faces import DataError, Faces
 from ops.editing.ganspace import GanSpaceBasis
 from ops.face.detect import DetectorSettings, build_detector
-from ops.generators.stylegan2 import Generator
+from ops.generators.protocol import Generator
 from ops.inversion.styleres import StyleRes
 from ops.spaces import crops_from_images, images_from_crops
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from ops.checkpoints.bundle import Bundle, open_bundle, write_bundle
 from ops.checkpoints.convert import sha256_of
-from ops.checkpoints.prior import DISCRIMINATOR, GENERATOR, read_prior_config
+from ops.checkpoints.prior import DISCRIMINATOR, GENERATOR
 from ops.data.faces import load_faces
 from ops.device import channels_last, keep_freed_memory
 from ops.generators.discriminator import Discriminator
@@ -40,6 +40,7 @@ from ops.training.run import (
     perceptual_of,
     prior_weights,
     run,
+    stylegan2_sizes,
 )
 from ops.training.trainer import LoopSettings, Progress, TrainingError, load_result, train
 
@@ -209,7 +210,7 @@ def model_for(method: Method, prior: Path, out: Path, base: str | None, parts: t
 
     Raises TrainingError for parts that were not, and where `base` has another generator or encoder.
     """
-    model = channels_last(build_inverter(method, mini_sizes(method, read_prior_config(prior))))
+    model = channels_last(build_inverter(method, mini_sizes(method, stylegan2_sizes(prior))))
     generator = model.get_submodule("generator")
     generator.load_state_dict(prior_weights(prior / GENERATOR))
     mean = generator.get_submodule("mapping").get_buffer("w_avg")
@@ -266,7 +267,7 @@ def method_bundle(method: Method, prior: Path, out: Path, base: str | None, fold
         folder,
         name=folder.name,
         method=method,
-        config=mini_sizes(method, read_prior_config(prior)),
+        config=mini_sizes(method, stylegan2_sizes(prior)),
         licence=licence,
         edits=entries,
         weights=bundle_weights(model),

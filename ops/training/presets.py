@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from ops.checkpoints.prior import read_prior_config
+from ops.generators.build import GeneratorSizes
+from ops.generators.protocol import between_convolutions
 from ops.generators.stylegan2_config import StyleGAN2Config, channels_by_rule
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.presets import mini64
@@ -21,21 +23,23 @@ from ops.inversion.styleres import StyleResConfig
 from ops.training.e0 import E0Settings
 from ops.training.prior import PriorSettings
 from ops.training.residual import ResidualSettings
+from ops.training.tail import TailSettings
 from ops.training.trainer import LoopSettings, TrainingError
 
 Preset = Literal["mini", "paper", "tree"]
 
 
-def model_config(preset: Preset, generator: StyleGAN2Config) -> StyleResConfig:
+def model_config(preset: Preset, generator: GeneratorSizes) -> StyleResConfig:
     """Sizes of E0, E1 and E2 for a generator. Raises TrainingError for a generator that the preset does not fit."""
     match preset:
         case "mini":
             mini = mini64()
             size = min(generator.resolution, 128)
+            channels = between_convolutions(generator, size // 2).channels
             return StyleResConfig(
                 generator=generator,
                 encoder=replace(mini.encoder, input_size=size, w_dim=generator.w_dim, num_ws=generator.num_ws),
-                residual=replace(mini.residual, resolution=size // 2, generator_channels=generator.channels[size // 2]),
+                residual=replace(mini.residual, resolution=size // 2, generator_channels=channels),
             )
         case "paper" | "tree":
             if generator.resolution < 256:
@@ -45,7 +49,7 @@ def model_config(preset: Preset, generator: StyleGAN2Config) -> StyleResConfig:
             return StyleResConfig(
                 generator=generator,
                 encoder=replace(E4eConfig(), w_dim=generator.w_dim, num_ws=generator.num_ws),
-                residual=replace(ResidualConfig(), generator_channels=generator.channels[64]),
+                residual=replace(ResidualConfig(), generator_channels=between_convolutions(generator, 64).channels),
             )
 
 
@@ -75,6 +79,11 @@ def prior_preset() -> tuple[PriorSettings, LoopSettings]:
     return PriorSettings(), loop
 
 
+def tail_preset() -> tuple[TailSettings, LoopSettings]:
+    """Windows, not pictures, are counted."""
+    return TailSettings(), LoopSettings(images=80_000, batch=8, precision="fp32", preview_images=8000, log_images=800)
+
+
 def prior_sizes(
     start: Path | None, resolution: int | None, channel_base: int, channel_max: int, w_dim: int, mapping_layers: int
 ) -> StyleGAN2Config:
@@ -85,6 +94,8 @@ def prior_sizes(
             channels = channels_by_rule(size, channel_base, channel_max)
             return StyleGAN2Config(size, w_dim, w_dim, mapping_layers, channels)
         before = read_prior_config(start)
+        if not isinstance(before, StyleGAN2Config):
+            raise TrainingError(f"{start}: a prior is trained from a StyleGAN2, this is another architecture")
         size = resolution or before.resolution
         new = {res: min(channel_base // res, channel_max) for res in (size,) if res not in before.channels}
         return replace(before, resolution=size, channels={**before.channels, **new})

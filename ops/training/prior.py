@@ -24,9 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.generators.discriminator import Discriminator
-from ops.generators.stylegan2 import LRELU_GAIN, LRELU_SLOPE, FullyConnected, Generator, MappingNetwork
+from ops.generators.mapping import MappingNetwork
+from ops.generators.stylegan2 import StyleGAN2
 from ops.inversion.e4e import E4eEncoder
 from ops.metrics.fid import frechet_distance
+from ops.nn.equalised import LRELU_GAIN, LRELU_SLOPE, FullyConnected
 from ops.spaces import crops_from_images, images_from_crops
 from ops.training.augment import Augmentation, augment, draw_augmentation
 from ops.training.distributed import Worker
@@ -151,7 +153,7 @@ class CodeQueue(nn.Module):
 class Anchored(nn.Module):
     """What is learnt, under the names of its checkpoint."""
 
-    def __init__(self, generator: Generator, encoder: E4eEncoder):
+    def __init__(self, generator: StyleGAN2, encoder: E4eEncoder):
         super().__init__()
         self.generator, self.encoder = generator, encoder
         self.origin_D: Tensor

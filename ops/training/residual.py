@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.generators.discriminator import Discriminator
-from ops.generators.stylegan2 import Injection
+from ops.generators.protocol import Injection
 from ops.inversion.residual import fuse
 from ops.inversion.styleres import StyleRes
 from ops.training.adversary import Adversary
@@ -233,7 +233,7 @@ class ResidualStep(nn.Module):
                 offsets_NLD, encoder_features = encoder(images)
             wplus_NLD = offsets_NLD.float() + model.latent_avg
             styles = model.generator.styles(wplus_NLD)
-            features = model.generator.features(styles, model.config.residual.resolution, dtype=self.dtype)
+            features = model.generator.features(styles, model.config.place, dtype=self.dtype)
         with self.reduced(images):
             residual = extraction(alignment(encoder_features.to(features.dtype), features))
         return Encoded(wplus_NLD, residual if self.settings.use_residual else torch.zeros_like(residual))
@@ -248,7 +248,7 @@ class ResidualStep(nn.Module):
             parts.append((delta, gate))
             return fuse(x, delta, gate)
 
-        injection = Injection(model.config.residual.resolution, transform)
+        injection = Injection(model.config.place, transform)
         images = model.generator(model.generator.styles(wplus_NLD), injection=injection, dtype=self.dtype)
         return shown(images, model), *parts[0]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from ops.checkpoints.prior import ANCHOR, DISCRIMINATOR, GENERATOR, Prior, read_
 from ops.data.faces import load_faces
 from ops.device import channels_last, keep_freed_memory
 from ops.generators.discriminator import Discriminator
+from ops.generators.mobile import Mobile, MobileConfig, Tail
+from ops.generators.protocol import GeneratorConfig
+from ops.generators.stylegan2 import StyleGAN2
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.styleres import StyleRes
 from ops.networks.ir import load_arcface
@@ -36,6 +39,7 @@ from ops.training.methods import MethodSettings
 from ops.training.presets import Preset, model_config
 from ops.training.prior import Anchored, Features, PriorSettings, PriorTask
 from ops.training.residual import Distance, ResidualSettings, ResidualTask, residual_parts
+from ops.training.tail import TAILS, TailSettings, TailTask, start_tail
 from ops.training.trainer import LoopSettings, Progress, TrainingError, load_result, result_weights, train
 
 DIRECTIONS, EDITS = "directions.safetensors", "edits.json"
@@ -47,7 +51,7 @@ Trained by `styleres train prior` on {images} images of {data}, anchored by an e
 average; `anchor.safetensors` is the encoder, where `styleres train e0` may start. It has the licence of its data.
 """
 PREVIEW_FACES = 16
-SettingsT = TypeVar("SettingsT", E0Settings, ResidualSettings, PriorSettings, MethodSettings, LoopSettings)
+SettingsT = TypeVar("SettingsT", E0Settings, ResidualSettings, PriorSettings, TailSettings, MethodSettings, LoopSettings)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class TrainingPlan:
     """Folder with generator.safetensors, discriminator.safetensors and config.json."""
     out: str
     preset: Preset
-    task: E0Settings | ResidualSettings | PriorSettings
+    task: E0Settings | ResidualSettings | PriorSettings | TailSettings
     """Its type says what is trained. For a prior, `prior` is where it starts: a folder, or nothing."""
     loop: LoopSettings
     start_from: str | None = None
@@ -75,8 +79,11 @@ class TrainingPlan:
     sizes: StyleGAN2Config | None = None
     """Of a new prior, or of one that grows by a block; the sizes of `prior` if not given."""
 
+    size: int = 0
+    """Of a tail's pictures, in pixels."""
+
     @property
-    def name(self) -> Literal["e0", "residual", "prior"]:
+    def name(self) -> str:
         """Of its files in `out`."""
         match self.task:
             case E0Settings():
@@ -85,6 +92,8 @@ class TrainingPlan:
                 return "residual"
             case PriorSettings():
                 return "prior"
+            case TailSettings():
+                return f"tail{self.size}"
 
 
 def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progress], None] | None = None) -> int:
@@ -96,6 +105,8 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
     torch.manual_seed(plan.loop.seed)  # of the first weights; what is drawn later follows from seed and step
     if isinstance(plan.task, PriorSettings):
         return _run_prior(plan, plan.task, worker, watch)
+    if isinstance(plan.task, TailSettings):
+        return _run_tail(plan, plan.task, worker, watch)
     model = model_on_prior(prior, plan.preset, without_e2=plan.ablation)
     faces = load_faces(plan.data, model.config.encoder.input_size, "train")
     picture = preview_of(model, plan.data) if worker.rank == 0 else None
@@ -128,7 +139,7 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
 
 def _run_prior(plan: TrainingPlan, settings: PriorSettings, worker: Worker, watch: Callable[[Progress], None] | None) -> int:
     start = Path(plan.prior) if plan.prior else None
-    config = plan.sizes or (None if start is None else read_prior_config(start))
+    config = plan.sizes or (None if start is None else stylegan2_sizes(start))
     if config is None:
         raise TrainingError("a prior needs sizes, or one to start from: give --resolution or --start-from")
     if plan.loop.precision != "fp16":
@@ -160,16 +171,59 @@ def _run_prior(plan: TrainingPlan, settings: PriorSettings, worker: Worker, watc
     return seen
 
 
+def _run_tail(plan: TrainingPlan, settings: TailSettings, worker: Worker, watch: Callable[[Progress], None] | None) -> int:
+    """Train one tail, then write OUT/prior: the prior with this tail, in place of one of that size or beside the others."""
+    prior = Path(plan.prior)
+    sizes = read_prior_config(prior)
+    if not isinstance(sizes, MobileConfig):
+        raise TrainingError(f"{prior}: tails are a MobileStyleGAN's; another architecture gives pictures of one size")
+    if plan.size not in TAILS:
+        raise TrainingError(f"expected a tail of one of {sorted(TAILS)} px, got {plan.size}")
+    known = tuple(tail for tail in sizes.tails if tail.size != plan.size)
+    config = dataclasses.replace(sizes, tails=(*known, TAILS[plan.size]))
+    generator = Mobile(config)
+    mine = f"synthesis.tails.px{plan.size}."
+    tail = generator.synthesis.tails[f"px{plan.size}"]
+    assert isinstance(tail, Tail)
+    start_tail(tail)
+    weights = prior_weights(prior / GENERATOR)
+    load_but(generator, {name: v for name, v in weights.items() if not name.startswith(mine)}, prior, missing=(mine,))
+    if plan.start_from is not None:
+        load_result(tail, Path(plan.start_from))
+    channels_last(generator).to(worker.device)
+    task = TailTask(
+        generator,
+        plan.size,
+        settings,
+        seed=plan.loop.seed,
+        dtype=plan.loop.dtype,
+        clip_norm=plan.loop.clip_norm,
+        worker=worker,
+    )
+    about = {"task": settings, "prior": {"generator": sha256_of(prior / GENERATOR), "size": plan.size}}
+    seen = train(task, None, plan.loop, Path(plan.out), worker=worker, watch=watch, about=about)
+    if worker.rank == 0:
+        content = json.loads((prior / "config.json").read_text("utf-8"))
+        write_prior(
+            Path(plan.out) / PRIOR,
+            Prior(config, _on_cpu(generator), None),
+            licence=content["licence"],
+            source=f"{content['source']}; a tail of {plan.size} px by styleres train tail, {seen} windows",
+            card=(prior / "README.md").read_text("utf-8"),
+        )
+    return seen
+
+
 def prior_parts(
     config: StyleGAN2Config, start: Path | None, anchor: Mapping[str, torch.Tensor] | None
 ) -> tuple[Anchored, Discriminator]:
     """New networks, or those of a prior's folder, of which `config` may have one block more. Raises TrainingError where
     they do not fit."""
-    model = StyleRes(model_config("mini", config))
-    generator, encoder = channels_last(model.generator), channels_last(model.inverting()[0])
+    generator = channels_last(StyleGAN2(config))
+    encoder = channels_last(StyleRes(model_config("mini", config), "invert").inverting()[0])
     discriminator = channels_last(Discriminator(config))
     if start is not None:
-        before = read_prior_config(start)
+        before = stylegan2_sizes(start)
         grown = config.resolution == 2 * before.resolution
         if not grown and config.resolution != before.resolution:
             raise TrainingError(
@@ -195,6 +249,14 @@ def prior_parts(
     else:
         start_near_the_mean(encoder)
     return Anchored(generator, encoder), discriminator
+
+
+def stylegan2_sizes(prior: Path) -> StyleGAN2Config:
+    """Sizes of a prior that must be a StyleGAN2. Raises TrainingError for another architecture."""
+    sizes = read_prior_config(prior)
+    if not isinstance(sizes, StyleGAN2Config):
+        raise TrainingError(f"{prior}: this training needs a StyleGAN2 prior, and this one is of another architecture")
+    return sizes
 
 
 def load_but(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: Path, *, missing: tuple[str, ...]) -> None:
@@ -275,8 +337,10 @@ def bundle_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def discriminator_on_prior(prior: Path, generator: StyleGAN2Config, size: int) -> Discriminator:
+def discriminator_on_prior(prior: Path, generator: GeneratorConfig, size: int) -> Discriminator:
     """The prior's discriminator, of images of `size` px. Raises TrainingError where it has none, or one of others."""
+    if not isinstance(generator, StyleGAN2Config):
+        raise TrainingError(f"{prior}: only a StyleGAN2 brings a discriminator, which this method is trained with")
     channels = {res: count for res, count in generator.channels.items() if res <= size}
     discriminator = channels_last(Discriminator(dataclasses.replace(generator, resolution=size, channels=channels)))
     weights = prior_weights(prior / DISCRIMINATOR)

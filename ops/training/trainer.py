@@ -90,7 +90,7 @@ class Step:
 
     index: int
     images: Tensor
-    """float32 [n, 3, R, R] in [-1, 1]: this process's slice of the global batch."""
+    """float32 [n, 3, R, R] in [-1, 1]: this process's slice of the global batch; [n, 0] for a task without faces."""
     draws: torch.Generator
     """For whatever else is random. Draw for the whole global batch, then take `mine`: see the module's head."""
     mine: slice
@@ -183,7 +183,7 @@ class Progress:
 
 def train(
     task: Task,
-    faces: np.ndarray,
+    faces: np.ndarray | None,
     settings: LoopSettings,
     out: Path,
     *,
@@ -193,8 +193,9 @@ def train(
 ) -> int:
     """Train until the schedule or the time is over; => images seen in all. Resumes if `out` holds this task's state.
 
-    faces: uint8 [N, R, R, 3]. about: what must be the same when a run is resumed, by section: settings as the dataclass that
-    they are, or JSON values (data, digests).
+    faces: uint8 [N, R, R, 3]; None for a task that draws its own pictures, whose steps have none.
+    about: what must be the same when a run is resumed, by section: settings as the dataclass that they are, or JSON values
+    (data, digests).
 
     Raises:
         TrainingError: a checkpoint of another run in `out`; a loss that is not finite (its batch is saved first).
@@ -211,25 +212,15 @@ def train(
     average = Average(task.trained(), settings.ema_halflife_images)
     first = _resume(task, average, out / f"{task.name}.state.pt", run, worker.device)
     log = Log(out, task.name, first * settings.batch) if worker.rank == 0 else None
-    raw = torch.from_numpy(faces)
     started = saved = time.monotonic()
     index, total = first, math.ceil(settings.images / settings.batch)
-    epoch: tuple[int, Tensor] | None = None
-    per_epoch = len(faces) // settings.batch
-    if per_epoch == 0:
-        raise TrainingError(f"expected at least one batch of {settings.batch} faces, got {len(faces)}; lower --batch")
+    batches = None if faces is None else Batches(faces, settings)
     while index < total:
         minutes = (time.monotonic() - started) / 60
         if worker.any(settings.max_minutes is not None and minutes >= settings.max_minutes):
             break
-        if epoch is None or epoch[0] != index // per_epoch:
-            epoch = index // per_epoch, epoch_indices(len(faces), settings.seed, index // per_epoch)
-        place = index % per_epoch
-        chosen = epoch[1][place * settings.batch : (place + 1) * settings.batch]
         draws = torch.Generator().manual_seed(settings.seed * 1_000_003 + index)
-        mirrored = torch.rand(settings.batch, 1, 1, 1, generator=draws) < 0.5
-        images = raw[chosen[mine]].to(worker.device, non_blocking=True).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
-        images = torch.where(mirrored[mine].to(worker.device), images.flip(3), images)
+        images = torch.empty(share, 0) if batches is None else batches.at(index, mine, draws, worker.device)
         seen = index * settings.batch
         for group, peak in zip(task.rate_groups(), peaks, strict=True):
             group["lr"] = peak * settings.learning_rate(seen)
@@ -256,6 +247,27 @@ def train(
     worker.barrier()
     average.keep()
     return index * settings.batch
+
+
+class Batches:
+    """The faces of each step, known from its number alone; half of them mirrored."""
+
+    def __init__(self, faces: np.ndarray, settings: LoopSettings):
+        """Raises TrainingError for less than one batch."""
+        self.raw, self.settings, self.per_epoch = torch.from_numpy(faces), settings, len(faces) // settings.batch
+        self.epoch: tuple[int, Tensor] | None = None
+        if self.per_epoch == 0:
+            raise TrainingError(f"expected at least one batch of {settings.batch} faces, got {len(faces)}; lower --batch")
+
+    def at(self, index: int, mine: slice, draws: torch.Generator, device: torch.device) -> Tensor:
+        """This process's slice of a step's batch: float32 [n, 3, R, R] in [-1, 1]."""
+        number, place = divmod(index, self.per_epoch)
+        if self.epoch is None or self.epoch[0] != number:
+            self.epoch = number, epoch_indices(len(self.raw), self.settings.seed, number)
+        chosen = self.epoch[1][place * self.settings.batch : (place + 1) * self.settings.batch]
+        mirrored = torch.rand(self.settings.batch, 1, 1, 1, generator=draws) < 0.5
+        images = self.raw[chosen[mine]].to(device, non_blocking=True).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
+        return torch.where(mirrored[mine].to(device), images.flip(3), images)
 
 
 class Average:

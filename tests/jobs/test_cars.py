@@ -56,7 +56,7 @@ def test_the_full_size_preset_has_the_papers_shapes() -> None:
         wplus_NLD, encoder_features = encoder(torch.empty(2, 3, 256, 256))
         assert wplus_NLD.shape == (2, 16, 512)
         styles = model.generator.styles(wplus_NLD)
-        features = model.generator.features(styles, 64)
+        features = model.generator.features(styles, "b64.conv0")
         residual = extraction(alignment(encoder_features, features))
         assert residual.shape == (2, 512, 64, 64)
         delta, gate = model.generating()(features, residual)

@@ -25,6 +25,7 @@ from ops.editing.recipe import parse_edits
 from ops.editing.smoothing import SmoothingSettings
 from ops.face.align import crop_face
 from ops.face.paste import PasteSettings, paste
+from ops.generators.protocol import style_channels
 from ops.inversion.session import Session
 from ops.video.decode import FrameReader
 from ops.video.encode import EncodeOptions
@@ -174,7 +175,7 @@ def directly_edited(
         loaded = load_edits(recipe.names, bundle.editors(), editors, bundle.config.generator)
         chosen = {name: edit.editor for name, edit in loaded.items()}
         planned = plan_edits(recipe, chosen, wplus_NLD, seconds_N, track, SmoothingSettings(kind="none"))
-        offset_NS = np.zeros((len(pts_N), sum(bundle.config.generator.style_channels.values())), np.float32)
+        offset_NS = np.zeros((len(pts_N), sum(style_channels(bundle.config.generator).values())), np.float32)
         if planned.style_active_N.any():
             offset_NS[planned.style_active_N] = planned.style_offset_AS
         fade_N = fades(pts_N, spans, source.info.time_base, 0.2).astype(np.float32)

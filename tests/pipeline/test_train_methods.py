@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from ops.checkpoints.bundle import EditEntry, open_bundle, write_bundle
 from ops.generators.discriminator import Discriminator
-from ops.generators.stylegan2 import Generator
+from ops.generators.stylegan2 import StyleGAN2
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.styleres import StyleRes
 from ops.training.method_run import edits_of, mini_sizes
@@ -37,7 +37,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     (folder / "prior").mkdir()
     model = StyleRes(mini_sizes("styleres", PRIOR))  # type: ignore[arg-type]
-    generator = Generator(PRIOR).state_dict()
+    generator = StyleGAN2(PRIOR).state_dict()
     model.generator.load_state_dict(generator)
     save_file(generator, folder / "prior" / "generator.safetensors")
     save_file(Discriminator(PRIOR).state_dict(), folder / "prior" / "discriminator.safetensors")
@@ -143,7 +143,7 @@ def test_what_cannot_start_says_why(material: Path, tmp_path: Path) -> None:
     assert "w-encoder.pt: no such checkpoint" in said("train", "method", "hyperstyle", *data, *out, *base)
     other = replace(PRIOR, channels={**PRIOR.channels, 64: 4})
     (tmp_path / "prior").mkdir()
-    save_file(Generator(other).state_dict(), tmp_path / "prior" / "generator.safetensors")
+    save_file(StyleGAN2(other).state_dict(), tmp_path / "prior" / "generator.safetensors")
     (tmp_path / "prior" / "config.json").write_text(json.dumps(asdict(other)))
     foreign = ["--prior", tmp_path / "prior", "--out", tmp_path / "out"]
     assert "its generator is not the prior's" in said("train", "method", "hfgi", *data, *foreign, *base)

@@ -13,14 +13,16 @@ import safetensors
 from torch import Tensor
 
 from ops.checkpoints.formats.nvidia import is_network_pickle
+from ops.checkpoints.formats.openvino import read_random_face
 from ops.files.errors import CheckpointError, listing
 from ops.files.plain_pickle import load_pickle, plain
 from ops.files.sniff import Sniffed, sniff, wrong_file
 from ops.files.torch_file import load_torch_file
 
 Format = Literal[
-    "styleres", "e4e", "psp", "restyle-e4e", "restyle-psp", "hfgi", "hyperstyle", "sfe", "sfe-inverter", "nvidia", "rosinality"
-]
+    "styleres", "e4e", "psp", "restyle-e4e", "restyle-psp", "hfgi", "hyperstyle", "sfe", "sfe-inverter", "nvidia", "rosinality",
+    "mobilestylegan",
+]  # fmt: skip
 """Layouts that `styleres convert` reads."""
 ENCODER_TYPES: Mapping[str, Format] = {
     # opts.encoder_type => what the encoder's outputs are; names and shapes of tensors do not tell
@@ -62,6 +64,9 @@ def read_content(path: Path) -> Content:
             return describe_arrays(path, found)
         case "text":
             return describe_text(path)
+        case "openvino":
+            what, then = "MobileStyleGAN in OpenVINO's format", "styleres convert FILE --out FOLDER"
+            return Content(what, ("mobilestylegan",), read_random_face(path), {}, then)
         case "onnx":
             return Content("an ONNX network", (), None, {}, "no command takes it; detectors come as insightface packs")
         case _:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ops.checkpoints.formats.sizes import check_fir, generator_sizes
 from ops.files.errors import CheckpointError, listing
-from ops.generators.stylegan2 import MappingNetwork
+from ops.generators.mapping import MappingNetwork
 from ops.generators.stylegan2_config import StyleGAN2Config
 
 MEAN_SAMPLES = 100_000

@@ -17,7 +17,7 @@ from ops.checkpoints.convert import Model, convert, read_checkpoint
 from ops.checkpoints.prior import Prior, read_prior_config
 from ops.files.errors import CheckpointError
 from ops.generators.discriminator import Discriminator
-from ops.generators.stylegan2 import Generator
+from ops.generators.stylegan2 import StyleGAN2
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.styleres import StyleRes
 from ops.inversion.wplus import E4e
@@ -27,9 +27,9 @@ from tests.ops.checkpoints import foreign
 TOLERANCE = 1e-4
 
 
-def generator_from(folder: Path) -> Generator:
+def generator_from(folder: Path) -> StyleGAN2:
     """What `styleres train --prior` does with a folder."""
-    model = Generator(read_prior_config(folder))
+    model = StyleGAN2(read_prior_config(folder))
     model.load_state_dict(load_file(folder / "generator.safetensors"))
     return model.requires_grad_(False)
 

@@ -18,11 +18,12 @@ from ops.editing.ganspace import read_ganspace_table
 from ops.editing.library import LoadedEdit, incomplete, load_edits, offers
 from ops.editing.recipe import load_recipe, recipe_from_yaml
 from ops.editing.values import RecipeError
+from ops.generators.protocol import style_channels
 from ops.generators.stylegan2_config import StyleGAN2Config
 from tests.tiny import CONFIG
 
 TINY, FULL = CONFIG.generator, StyleGAN2Config()
-L, D, S = TINY.num_ws, TINY.w_dim, sum(TINY.style_channels.values())
+L, D, S = TINY.num_ws, TINY.w_dim, sum(style_channels(TINY).values())
 OWN = {"warm": DirectionEditor(torch.ones(D))}
 
 
@@ -44,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
             state[f"{group}_mapping.mapping.{layer}.weight"] = 100 * random(D, D, seed=layer)
             state[f"{group}_mapping.mapping.{layer}.bias"] = random(D)
     torch.save(state, tmp_path / "hair.pt")
-    convolutions = sum(size for name, size in TINY.style_channels.items() if not name.endswith("torgb"))
+    convolutions = sum(size for name, size in style_channels(TINY).items() if not name.endswith("torgb"))
     np.save(tmp_path / "fs3.npy", random(convolutions, 6).numpy())
     safetensors.torch.save_file({"a face": random(6), "a hat": random(6, seed=1)}, tmp_path / "texts.safetensors")
     return tmp_path
@@ -103,7 +104,7 @@ def test_a_global_direction_from_a_table_of_texts(folder: Path, shared: Path) ->
     text = "hat=styleclip-global:fs3.npy@texts=texts.safetensors@target=a hat@neutral=a face@disentanglement=0.01"
     with pytest.raises(EditError, match=f"hat: made for an S of 9088 channels, this generator has {S}"):
         loaded(text, at=folder)
-    convolutions = sum(size for name, size in FULL.style_channels.items() if not name.endswith("torgb"))
+    convolutions = sum(size for name, size in style_channels(FULL).items() if not name.endswith("torgb"))
     np.save(folder / "fs3.npy", random(convolutions, 6).numpy())
     edit = load_edits(["hat"], {}, located(text.replace("fs3.npy", "."), at=folder), FULL)["hat"]
     assert isinstance(edit.editor, StyleEditor) and edit.editor.offset(torch.ones(1)).abs().max() > 0

@@ -22,14 +22,15 @@ from ops.editing.styleclip_global import (
     load_text_feature,
     text_direction,
 )
-from ops.generators.stylegan2 import Generator
+from ops.generators.protocol import style_channels
+from ops.generators.stylegan2 import StyleGAN2
 from ops.generators.stylegan2_config import StyleGAN2Config
 from tests.golden import synthetic_weights
 from tests.ops.editing import official
 from tests.tiny import CONFIG
 
 TINY = CONFIG.generator
-SIZES = TINY.style_channels
+SIZES = style_channels(TINY)
 S = sum(SIZES.values())
 CONVOLUTIONS = [layer for layer in SIZES if not layer.endswith("torgb")]
 K = sum(SIZES[layer] for layer in CONVOLUTIONS)
@@ -42,11 +43,11 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_channels_are_the_generators_own_in_its_order() -> None:
     for config in (TINY, StyleGAN2Config()):
         with torch.device("meta"):
-            styles = Generator(config).styles(torch.zeros(1, config.num_ws, config.w_dim, device="meta"))
-            layers = Generator(config).style_layers()
-        assert list(config.style_channels) == [name for name, *_ in layers]
-        assert list(config.style_channels.values()) == [style.shape[1] for style in styles]
-    assert sum(StyleGAN2Config().style_channels.values()) == 9088
+            styles = StyleGAN2(config).styles(torch.zeros(1, config.num_ws, config.w_dim, device="meta"))
+            layers = config.style_inputs
+        assert list(style_channels(config)) == [entry.name for entry in layers]
+        assert list(style_channels(config).values()) == [style.shape[1] for style in styles]
+    assert sum(style_channels(StyleGAN2Config()).values()) == 9088
 
 
 @pytest.mark.parametrize("editor", [StyleDirectionEditor(random(S)), StyleclipGlobalEditor(random(S))])
@@ -162,7 +163,7 @@ def test_the_golden_direction_gives_the_official_styles(shared: Path) -> None:
     before = np.load(golden / "public" / "styleres_synthesis_w.npz")
     after = np.load(golden / "public" / "styleres_edit_styleclip_global.npz")
     offset = StyleclipGlobalEditor(official.glasses_direction(golden)).offset(torch.tensor([4.0]))
-    parts = offset.split(list(StyleGAN2Config().style_channels.values()), dim=1)
+    parts = offset.split(list(style_channels(StyleGAN2Config()).values()), dim=1)
     assert len(parts) == 26 and any(part.any() for part in parts)
     for index, part in enumerate(parts):
         reference = after[f"edited_style/{index:02d}"]

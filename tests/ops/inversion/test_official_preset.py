@@ -130,9 +130,9 @@ class TestOfficialPreset:
             for index, style in enumerate(styles):
                 reference = golden.arrays[f"edited_style/{index:02d}"]
                 np.testing.assert_allclose(style.numpy(), reference, rtol=0, atol=2e-4 * np.abs(reference).max())
-        golden("F_feats", generator.features(generator.styles(inversion.wplus_NLD), 64))
+        golden("F_feats", generator.features(generator.styles(inversion.wplus_NLD), "b64.conv0"))
         golden("Fa", inversion.detail)
-        features = generator.features(styles, 64)
+        features = generator.features(styles, "b64.conv0")
         golden("G_alpha", features)
         delta, gate = model.gates(features, inversion.detail)
         golden("deltaF", delta)

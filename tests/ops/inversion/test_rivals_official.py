@@ -15,7 +15,7 @@ from ops.checkpoints.convert import read_as
 from ops.checkpoints.formats.contents import Content, Format
 from ops.checkpoints.formats.model import Model
 from ops.device import keep_freed_memory
-from ops.generators.stylegan2 import Injection
+from ops.generators.protocol import Injection
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.hfgi import Hfgi, HfgiConfig
@@ -136,7 +136,7 @@ def test_hfgi() -> None:
             features.extend([x.clone(), fusion.transform(x).clone()])
             return features[1]
 
-        image = model.generator(styles, injection=Injection(64, watched))
+        image = model.generator(styles, injection=Injection("b64.conv0", watched))
         golden(f"{tag}_feat64_before", features[0])
         golden(f"{tag}_feat64_after", features[1])
         golden(f"{tag}_image", image)

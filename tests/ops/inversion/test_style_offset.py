@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from ops.generators.stylegan2 import Injection
+from ops.generators.protocol import Injection, style_channels
 from ops.inversion.inverter import Inverter, offset_styles
 from ops.inversion.methods import Method, build_inverter
 from ops.inversion.session import Session
 from ops.inversion.styleres import StyleRes
 from tests.small_model import SMALL, small
 
-S = sum(SMALL.generator.style_channels.values())
+S = sum(style_channels(SMALL.generator).values())
 
 
 @pytest.fixture(params=["styleres", "e4e"])
@@ -34,7 +34,7 @@ def inputs(count: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_an_offset_is_added_layer_by_layer_in_the_order_of_s(model: Inverter) -> None:
     wplus_NLD, detail, offset_NS = inputs()
     assert isinstance(model.generator, torch.nn.Module)
-    parts = offset_NS.split(list(SMALL.generator.style_channels.values()), dim=1)
+    parts = offset_NS.split(list(style_channels(SMALL.generator).values()), dim=1)
     styles = [style + part for style, part in zip(model.generator.styles(wplus_NLD), parts, strict=True)]
     injection = None
     if isinstance(model, StyleRes):
@@ -44,7 +44,7 @@ def test_an_offset_is_added_layer_by_layer_in_the_order_of_s(model: Inverter) ->
             delta, gate = gates(x, detail)
             return x + gate * delta
 
-        injection = Injection(SMALL.residual.resolution, fused)
+        injection = Injection(SMALL.place, fused)
     expected = model.generator(styles, injection=injection)
     ours = model.generate(wplus_NLD, detail, offset_NS)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)

@@ -96,7 +96,7 @@ def test_every_term_is_what_the_equations_say(model: StyleRes) -> None:
             out = model.generate(code + offset, detail)
             torch.testing.assert_close(out, outputs[n : n + 1], rtol=1e-4, atol=1e-5)
             styles = model.generator.styles(code + offset)
-            generated = model.generator.features(styles, model.config.residual.resolution)
+            generated = model.generator.features(styles, model.config.place)
             delta, _ = model.generating()(generated, detail)
             expected["regulariser"] += float(delta.abs().mean()) / 4
             if edit.alpha_N[n] == 0:

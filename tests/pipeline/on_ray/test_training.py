@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ops.generators.discriminator import Discriminator
-from ops.generators.stylegan2 import Generator
+from ops.generators.stylegan2 import StyleGAN2
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.training.e0 import E0Settings
 from ops.training.residual import ResidualSettings
@@ -33,7 +33,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("training")
     torch.manual_seed(0)
     (folder / "prior").mkdir()
-    save_file(Generator(PRIOR).state_dict(), folder / "prior" / "generator.safetensors")
+    save_file(StyleGAN2(PRIOR).state_dict(), folder / "prior" / "generator.safetensors")
     save_file(Discriminator(PRIOR).state_dict(), folder / "prior" / "discriminator.safetensors")
     (folder / "prior" / "config.json").write_text(json.dumps(asdict(PRIOR)))
     (folder / "faces").mkdir()

@@ -1,0 +1,201 @@
+"""Training of a tail of MobileStyleGAN: features of a lower layer => the full picture averaged down, at a fraction of its cost.
+
+Pairs are made once and used many times: a pool of features and pictures, of which one is replaced every few steps. Which codes
+are in the pool follows from the seed and the number of the step alone, so that a resumed run sees what it would have seen.
+
+Legend: N batch, C channels, s side of the features, R = 2 s side of the picture.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ops.generators.mobile import Mobile, SeparableConv, Tail, TailConfig, ToImage, Window
+from ops.spaces import crops_from_images
+from ops.training.distributed import Worker
+from ops.training.synthetic import CodeSettings, draw_codes
+from ops.training.trainer import Learner, Step, Task
+
+TAILS = {
+    128: TailConfig(128, (192,) * 6, (9, 10, 11, 12, 13, 14, 15)),
+    256: TailConfig(256, (192,) * 4, (11, 12, 13, 14, 15)),
+    512: TailConfig(512, (96,) * 2, (13, 14, 15)),
+}
+"""Tails of the published FFHQ-1024 network: one convolution for each row that the layers above would have read."""
+HELD_OUT = 16
+"""Pictures that are measured on, never trained on."""
+
+
+@dataclass(frozen=True)
+class TailSettings:
+    learning_rate: float = 2e-3
+    square_weight: float = 4.0
+    """On the mean square; the mean magnitude has weight 1."""
+    pool: int = 384
+    """Pairs held at a time, in float16; 8 MB each at 256 px."""
+    refresh_every: int = 6
+    """Steps from one new pair to the next."""
+    window: int = 40
+    """Cells a side of the part of the features that a step sees."""
+    margin: int = 4
+    """Cells at a window's border that do not count: convolutions find zeros beyond it."""
+
+
+class PairPool:
+    """Features and pictures of drawn codes."""
+
+    def __init__(self, generator: Mobile, tail: TailConfig, size: int, refresh_every: int, seed: int):
+        self.generator, self.tail, self.size, self.refresh_every, self.seed = generator, tail, size, refresh_every, seed
+        self.place = f"layers.{generator.config.layer_of(tail)}.conv2"
+        self.versions = [-1] * size
+        self.features: list[Tensor] = [torch.empty(0)] * size
+        self.pictures: list[Tensor] = [torch.empty(0)] * size
+        self.rows: list[Tensor] = [torch.empty(0)] * size
+
+    def at(self, step: int) -> None:
+        """Bring the pool to what it is in a step."""
+        refreshed = step // self.refresh_every
+        for slot in range(self.size):
+            version = (refreshed - slot + self.size - 1) // self.size if refreshed > slot else 0
+            if self.versions[slot] != version:
+                self.versions[slot] = version
+                self._fill(slot, version)
+
+    def _fill(self, slot: int, version: int) -> None:
+        draws = torch.Generator().manual_seed((self.seed * 1_000_003 + slot) * 10_007 + version)
+        wplus_NLD = draw_codes(self.generator, 1, draws, CodeSettings(truncation=(0.3, 1.1)))
+        features, picture = pair(self.generator, wplus_NLD, self.place, self.tail.size)
+        self.features[slot], self.pictures[slot], self.rows[slot] = features.half()[0], picture.half()[0], wplus_NLD[0]
+
+    def part(self, slots: list[int], window: Window) -> tuple[Tensor, Tensor, Tensor]:
+        """=> (features, W+, pictures) in float32, of a window."""
+        features = torch.stack([window.of(self.features[slot]) for slot in slots]).float()
+        pictures = torch.stack([window.at(2).of(self.pictures[slot]) for slot in slots]).float()
+        features = features.contiguous(memory_format=torch.channels_last)
+        return features, torch.stack([self.rows[slot] for slot in slots]), pictures
+
+
+@torch.no_grad()
+def pair(generator: Mobile, wplus_NLD: Tensor, place: str, size: int) -> tuple[Tensor, Tensor]:
+    """=> (features [N, C, s, s] at a place, the full picture averaged to `size` px)."""
+    styles = generator.styles(wplus_NLD)
+    features = generator.features(styles, place)
+    full = generator.onward(features, styles, place)
+    return features, F.avg_pool2d(full, full.shape[-1] // size)
+
+
+def start_tail(tail: Tail) -> None:
+    """Of a new tail: styles near 1, filters that pass, an output of nothing."""
+    for module in tail.modules():
+        if isinstance(module, SeparableConv | ToImage):
+            nn.init.normal_(module.affine.weight, std=0.01)
+            nn.init.ones_(module.affine.bias)
+        if isinstance(module, SeparableConv):
+            nn.init.zeros_(module.depthwise)
+            module.depthwise.data[:, :, 1, 1] = 1.0
+        if isinstance(module, ToImage):
+            nn.init.zeros_(module.weight)
+
+
+def tail_loss(pictures: Tensor, targets: Tensor, counted: Tensor, square_weight: float) -> Tensor:
+    """Mean magnitude + weighted mean square of the pixels that count, [H, W] of 0 and 1."""
+    error = (pictures - targets) * counted
+    share = counted.mean()
+    return (error.abs().mean() + square_weight * error.square().mean()) / share
+
+
+@final
+class TailTask(Task):
+    """One tail of a frozen generator. See `ops.training.trainer`; it draws its own pictures and needs no faces."""
+
+    def __init__(
+        self,
+        generator: Mobile,
+        size: int,
+        settings: TailSettings,
+        *,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        clip_norm: float = 1.0,
+        worker: Worker | None = None,
+    ):
+        self.name = f"tail{size}"
+        self.generator, self.settings, self.dtype = generator.requires_grad_(False).eval(), settings, dtype
+        (self.tail,) = (tail for tail in generator.config.tails if tail.size == size)
+        module = generator.synthesis.tails[f"px{size}"]
+        assert isinstance(module, Tail)
+        module.requires_grad_(True)
+        self.pool = PairPool(generator, self.tail, settings.pool, settings.refresh_every, seed)
+        self.first = generator.order[f"tails.px{size}.convs.0"]
+        optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.learner = Learner("tail", module, optimizer, dtype, clip_norm=clip_norm)
+        self.learn = (worker or Worker()).wrap(module)
+        self.held_out: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def learners(self) -> list[Learner]:
+        return [self.learner]
+
+    def styles(self, wplus_NLD: Tensor) -> list[Tensor]:
+        """Of the tail's modules alone."""
+        entries = self.generator.config.style_inputs[self.first : self.first + len(self.tail.rows)]
+        return [self.generator.style(entry.name, wplus_NLD[:, entry.row]) for entry in entries]
+
+    def step(self, step: Step) -> dict[str, Tensor]:
+        settings = self.settings
+        self.pool.at(step.index)
+        slots = torch.randint(0, settings.pool, (step.batch,), generator=step.draws)[step.mine].tolist()
+        side = self.tail.size // 2
+        window_side = min(settings.window, side)
+        top, left = torch.randint(0, side - window_side + 1, (2,), generator=step.draws).tolist()
+        window = Window(top, left, window_side)
+        features, wplus_NLD, targets = self.pool.part(slots, window)
+        pictures = self.learn(features, self.styles(wplus_NLD), window)
+        loss = tail_loss(pictures, targets, counted(window, side, settings.margin), settings.square_weight)
+        self.learner.step(loss)
+        return {"tail": loss.detach()}
+
+    @torch.no_grad()
+    def unseen(self) -> tuple[Tensor, Tensor, Tensor]:
+        """=> (features, W+, pictures) of codes that are never trained on."""
+        if self.held_out is None:
+            draws = torch.Generator().manual_seed(-1 % 2**31)
+            wplus_NLD = draw_codes(self.generator, HELD_OUT, draws, CodeSettings(truncation=(0.5, 1.0)))
+            pairs = [pair(self.generator, one, self.pool.place, self.tail.size) for one in wplus_NLD.split(4)]
+            self.held_out = torch.cat([one[0] for one in pairs]), wplus_NLD, torch.cat([one[1] for one in pairs])
+        return self.held_out
+
+    @torch.no_grad()
+    def measures(self) -> dict[str, float]:
+        """PSNR in dB to the averaged full picture, the mean over codes that are never trained on; peak 2."""
+        features, wplus_NLD, targets = self.unseen()
+        tail = self.learner.module
+        total = 0.0
+        for x, rows, target in zip(features.split(4), wplus_NLD.split(4), targets.split(4), strict=True):
+            errors = (tail(x, self.styles(rows)) - target).square().mean(dim=(1, 2, 3))
+            total += sum(10 * math.log10(4 / error) for error in errors.tolist())
+        return {"psnr_db": total / len(targets)}
+
+    @torch.no_grad()
+    def pictures(self) -> np.ndarray | None:
+        """Rows: averaged full pictures, the tail's."""
+        features, wplus_NLD, targets = self.unseen()
+        drawn = self.learner.module(features[:4], self.styles(wplus_NLD[:4]))
+        return np.concatenate([np.concatenate(list(crops_from_images(row)), axis=1) for row in (targets[:4], drawn)])
+
+
+def counted(window: Window, side: int, margin: int) -> Tensor:
+    """Which pixels of a window's picture count, [2 w, 2 w] of 0 and 1: not those near a border that is none of the picture."""
+    mask = torch.ones(window.side, window.side)
+    for axis, first in enumerate((window.top, window.left)):
+        if first > 0:
+            mask.narrow(axis, 0, margin).zero_()
+        if first + window.side < side:
+            mask.narrow(axis, window.side - margin, margin).zero_()
+    return mask.repeat_interleave(2, 0).repeat_interleave(2, 1)
