@@ -29,6 +29,7 @@ from ops.editing.direction import DirectionEditor
 from ops.editing.editor import Editor
 from ops.editing.ganspace import GanSpaceBasis, GanSpaceEdit, GanSpaceEditor
 from ops.face.framing import Crop, Framing
+from ops.files.atomic import replaced_folder
 from ops.files.errors import CheckpointError, listing
 from ops.inversion.configs import config_from_json
 from ops.inversion.inverter import Inverter, Parts
@@ -210,9 +211,10 @@ def write_bundle(
 ) -> Bundle:
     """Write a bundle into a folder (made if needed) and open it again.
 
+    One that is there is replaced in one step (`ops.files.atomic.replaced_folder`); other files in its folder stay.
+
     crop, content: see `ops.face.framing`; content is [height, width] in pixels of the encoder's input, all of it if None.
     """
-    path.mkdir(parents=True, exist_ok=True)
     framing = framing_of(path, crop, content, config)
     written = {
         "format": FORMAT,
@@ -224,10 +226,11 @@ def write_bundle(
         **dataclasses.asdict(config),
         "edits": [dataclasses.asdict(entry) for entry in edits],
     }
-    (path / "config.json").write_text(json.dumps(written, indent=1) + "\n", "utf-8")
-    safetensors.torch.save_file({k: v.contiguous() for k, v in weights.items()}, path / "weights.safetensors")
-    safetensors.torch.save_file({k: v.contiguous() for k, v in directions.items()}, path / "directions.safetensors")
-    (path / "README.md").write_text(card, "utf-8")
+    with replaced_folder(path, ours=(*DATA_FILES, "README.md")) as folder:
+        (folder / "config.json").write_text(json.dumps(written, indent=1) + "\n", "utf-8")
+        safetensors.torch.save_file({k: v.contiguous() for k, v in weights.items()}, folder / "weights.safetensors")
+        safetensors.torch.save_file({k: v.contiguous() for k, v in directions.items()}, folder / "directions.safetensors")
+        (folder / "README.md").write_text(card, "utf-8")
     return open_bundle(path)
 
 

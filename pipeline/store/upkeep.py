@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ops.files.atomic import exchange, sync_folder
 from pipeline.store import journal
 from pipeline.store.columns import array_from_column
 from pipeline.store.deleted import deleted_from, deleted_of, detections, remember
@@ -37,7 +38,6 @@ from pipeline.store.parts import (
 from pipeline.store.places import (
     Place,
     Remote,
-    exchange,
     exists,
     folders,
     joined,
@@ -47,7 +47,6 @@ from pipeline.store.places import (
     remove,
     remove_tree,
     replaced,
-    sync_folder,
     writing,
 )
 from pipeline.store.records import digest

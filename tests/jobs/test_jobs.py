@@ -51,6 +51,16 @@ def test_edit_writes_the_video_a_sheet_and_a_store_and_counts(tmp_path: Path, st
     assert Store.open(store).is_complete(Store.open(store).stored_source_ids()[0])
 
 
+def test_the_last_status_of_a_finished_run_says_what_was_done_and_no_zeros(
+    tmp_path: Path, styleres: Styleres, clip: Path
+) -> None:
+    ran = styleres("edit", clip, "--edit", "warm=1", "--out", tmp_path / "out.mp4")
+    status = [line for line in ran.lines if line["event"] == "status"][-1]
+    assert list(status["steps"]) == ["scan", "track", "invert", "plan", "render", "finalize"]
+    for name, counts in status["steps"].items():
+        assert set(counts) == {"done", "frames_per_second"} and counts["done"] >= 1, name
+
+
 def test_without_a_store_nothing_else_is_left(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
     assert styleres("edit", clip, "--edit", "warm=1", "--out", tmp_path / "o", "--no-contact-sheet").code == 0
     assert [p.name for p in (tmp_path / "o").rglob("*")] == ["marked.edited.mp4"]

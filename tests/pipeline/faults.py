@@ -33,6 +33,7 @@ import torch
 from jobs.common.prepare import open_store
 from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.editing.recipe import parse_edits
+from ops.files import atomic
 from ops.video.encode import EncodeOptions
 from pipeline import flow
 from pipeline.engine.course import Report, silent
@@ -41,7 +42,7 @@ from pipeline.engine.stage import Chunk, Result, Source, Step
 from pipeline.sources.outputs import Outputs
 from pipeline.steps import scan
 from pipeline.steps.plan import PlanSettings
-from pipeline.store import places, upkeep
+from pipeline.store import upkeep
 from pipeline.store.tables import Store
 from tests import tiny
 
@@ -99,7 +100,7 @@ def killed_after(count: int, after: bool) -> None:
 
     for name in OPERATIONS:
         setattr(os, name, wrapped(getattr(os, name)))
-    setattr(places, "rename_exchange", wrapped(places.rename_exchange))  # noqa: B010 (the type is the same)
+    setattr(atomic, "rename_exchange", wrapped(atomic.rename_exchange))  # noqa: B010 (the type is the same)
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def main() -> None:
 
 def kill_upkeep(job: str, store: Path, folder: Path) -> None:
     if job == "compact-by-files":
-        setattr(places, "rename_exchange", lambda one, other: errno.ENOSYS)  # noqa: B010
+        setattr(atomic, "rename_exchange", lambda one, other: errno.ENOSYS)  # noqa: B010
     for count in range(1000):
         copy = folder / str(count)
         shutil.copytree(store, copy)
