@@ -92,10 +92,9 @@ def edit(
         policy = flow.Policy(overwrite, admission(outputs, overwrite=overwrite), given.count)
         summary = flow.Summary()
         if dry_run:
-            found = list(given.sources)
+            found = given.planned()
             reporter.plan("edit", found, outputs=[outputs.of(source).video for source in found])
-        elif given.first() is not None:
-            root = place(store) if store is not None else temporary_place(out)
+        elif given.worth_a_run(root := place(store) if store is not None else temporary_place(out)):
 
             def stages_of(opened: Store) -> list[Stage]:
                 return flow.invert_stages(opened, bundle, inverting, compute) + flow.render_stages(
@@ -108,7 +107,6 @@ def edit(
                 options.runner_from(runner, ray_address, workers, num_gpus, item_seconds, node_seconds) as run,
             ):
                 opened = open_store(root, bundle, residual_codec)
-                given.record_in(opened)
                 summary = flow.edit(
                     given.sources,
                     outputs,

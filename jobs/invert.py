@@ -53,9 +53,8 @@ def invert(
         policy = flow.Policy(overwrite, count=given.count)
         summary = flow.Summary()
         if dry_run:
-            reporter.plan("invert", list(given.sources), store=store, model=bundle.name)
-        elif given.first() is not None:
-            root = place(store)
+            reporter.plan("invert", given.planned(), store=store, model=bundle.name)
+        elif given.worth_a_run(root := place(store)):
 
             def stages_of(opened: Store) -> list[Stage]:
                 return flow.invert_stages(opened, bundle, settings, compute)
@@ -66,7 +65,6 @@ def invert(
                 options.runner_from(runner, ray_address, workers, num_gpus, item_seconds, node_seconds) as run,
             ):
                 opened = open_store(root, bundle, residual_codec)
-                given.record_in(opened)
                 summary = flow.invert(given.sources, opened, bundle, settings, compute, run, reporter.see, policy)
         given.add_to(summary)
         raise typer.Exit(reporter.finish("invert", summary, inputs=given.inputs(summary), allowed=allowed, store=store))

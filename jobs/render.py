@@ -99,9 +99,9 @@ def render(
         policy = flow.Policy(overwrite, admission(outputs, overwrite=overwrite), given.count)
         summary = flow.Summary()
         if dry_run:
-            found = list(given.sources)
+            found = given.planned()
             reporter.plan("render", found, outputs=[outputs.of(source).video for source in found])
-        elif given.first() is not None:
+        elif given.worth_a_run(opened.root):
 
             def stages_of(opened: Store) -> list[Stage]:
                 return flow.render_stages(opened, bundle, settings, compute, outputs)

@@ -209,7 +209,7 @@ def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, comput
 
 
 def invert(
-    sources: Iterable[Source],
+    sources: Iterable[Source | Failure],
     store: Store,
     bundle: Bundle,
     settings: InvertSettings,
@@ -223,7 +223,7 @@ def invert(
 
 
 def render(
-    sources: Iterable[Source],
+    sources: Iterable[Source | Failure],
     outputs: Outputs,
     store: Store,
     bundle: Bundle,
@@ -238,7 +238,7 @@ def render(
 
 
 def edit(
-    sources: Iterable[Source],
+    sources: Iterable[Source | Failure],
     outputs: Outputs,
     store: Store,
     bundle: Bundle,
@@ -257,7 +257,7 @@ def edit(
 
 
 def run(
-    stages: Sequence[Stage], sources: Iterable[Source], store: Store, runner: Runner, report: Report, policy: Policy
+    stages: Sequence[Stage], sources: Iterable[Source | Failure], store: Store, runner: Runner, report: Report, policy: Policy
 ) -> Summary:
     """Move every source along the stages, keeping account in the store."""
     course = course_of(stages, sources, store, report, policy)
@@ -265,7 +265,9 @@ def run(
     return course.summary
 
 
-def course_of(stages: Sequence[Stage], sources: Iterable[Source], store: Store, report: Report, policy: Policy) -> Course:
+def course_of(
+    stages: Sequence[Stage], sources: Iterable[Source | Failure], store: Store, report: Report, policy: Policy
+) -> Course:
     """The stages with what a store has to say about each source."""
     ledger = Ledger(store)
     inverts = stages[0].name == "scan"

@@ -18,7 +18,7 @@ from pipeline.engine.stage import NO_SPACE, Chunk, Outcome, Source, Stage
 from pipeline.engine.summary import Summary, lost_of
 from pipeline.store.parts import DamagedPart, Written, named
 from pipeline.store.places import Place
-from schemas import Failure
+from schemas import Failure, source_id_of_unreadable
 
 SPARE_SOURCES = 64
 """In flight at once, besides one for each frame that workers may want."""
@@ -142,7 +142,8 @@ class Underway:
 
 @final
 class Course:
-    """`sources` may be endless for all we know: only its next element is ever asked for.
+    """`sources` may be endless for all we know: only its next element is ever asked for. A failure among them is an input that
+    could not become a source; whoever listed it has told of it, and here it is counted and written down.
 
     ledger: None keeps no account, so that nothing is resumed.
     begin: what the first stage depends on besides the source.
@@ -154,7 +155,7 @@ class Course:
     def __init__(
         self,
         stages: Sequence[Stage],
-        sources: Iterable[Source],
+        sources: Iterable[Source | Failure],
         ledger: Ledger | None,
         report: Report = silent,
         *,
@@ -170,7 +171,7 @@ class Course:
         self.summary = Summary()
         self.tallies = {stage.name: Tally() for stage in stages}
         self.count = count
-        self._sources: Iterator[Source] = iter(sources)
+        self._sources: Iterator[Source | Failure] = iter(sources)
         self._listed_all = False
         self._begin, self._admit, self._changed, self._started = begin, admit, changed, started
         self._queues: list[deque[Chunk]] = [deque() for _ in stages]
@@ -178,6 +179,7 @@ class Course:
         self._held: deque[Source] = deque()  # of the same bytes as one in flight, or to be begun again
         self._beginnings: Counter[str] = Counter()  # of those with damaged parts
         self._left = set() if ledger is None else ledger.left(self.stages)
+        self._refused = set() if ledger is None else ledger.refused()
         self._began = time.monotonic()
         self._ahead_frames = 1
 
@@ -280,6 +282,9 @@ class Course:
             source = next(self._sources, None)
             if source is None:
                 self._listed_all = True
+            elif isinstance(source, Failure):
+                self._refuse(source)
+                self.summary.sources_failed += 1
             elif source.source_id in self._underway:
                 self._held.append(source)
             else:
@@ -293,9 +298,8 @@ class Course:
         if self.ledger is not None and self._sealed_from(state) < len(self.stages):
             failure, what = self._refusal(state)
             if failure is not None:
-                self.summary.fail([failure])
                 self.report(Lost(failure))
-                self.ledger.store.write_failures("probe", [failure])
+                self._refuse(failure)
                 state.lost = True
                 self._end(state)
                 return
@@ -303,7 +307,14 @@ class Course:
                 self.report(Noted("again", f"done again, because {'; '.join(what)}", source.uri))
             if state.at == 0:
                 state.files += self._started(source)
+        if self.ledger is not None and not self._refused.isdisjoint({source.source_id, source_id_of_unreadable(source.uri)}):
+            self.ledger.admit(source)
         self._go_on(state)
+
+    def _refuse(self, failure: Failure) -> None:
+        self.summary.fail([failure])
+        if self.ledger is not None:
+            self.ledger.refuse(failure)
 
     def refusal(self, source: Source) -> Failure | None:
         """Why this source would not be touched; changes nothing."""
@@ -471,14 +482,12 @@ class Course:
 
     def _write_down(self, stage: Stage, state: Underway) -> None:
         assert self.ledger is not None
-        source, store = state.source, self.ledger.store
+        source = state.source
         rows = [outcome.failure for outcome in state.outcomes if outcome.failure is not None]
         rows += [one for outcome in state.outcomes if outcome.result is not None for one in outcome.result.failures]
-        store.clear_failures(stage.name, [source.source_id])
-        if rows:
-            lost_rows = store.write_failures(stage.name, rows)
-            # What it lost is known to a later run that mends this stage. Those of renders are replaced by every other render.
-            state.files += [] if stage.vital else lost_rows
+        lost_rows = self.ledger.lose(stage.name, source.source_id, rows)
+        # What it lost is known to a later run that mends this stage. Those of renders are replaced by every other render.
+        state.files += [] if stage.vital else lost_rows
         if stage.seals is None:
             return
         if not (stage.vital and state.failed):

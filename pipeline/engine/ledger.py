@@ -40,6 +40,9 @@ from pipeline.store.records import BrokenRecord, digest, read_record, write_reco
 from pipeline.store.tables import Store
 from schemas import Failure
 
+PROBE = "probe"
+"""The stage of whatever is said of an input before its first item."""
+
 MOST_FAILURES = 1000
 """A manifest repeats so many of a source's losses at most; the table `failures` has them all."""
 
@@ -53,6 +56,11 @@ def merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             result.append((start, stop))
     return result
+
+
+def _part_of(uri: str) -> str:
+    """Two inputs of the same bytes are one source; what is said of each of them stays apart."""
+    return schemas.source_id_of_unreadable(uri)
 
 
 def key_of(stage: Stage, source: Source, upstream: str) -> str:
@@ -206,6 +214,27 @@ class Ledger:
             except OSError:
                 continue  # a place that cannot be reached now says nothing about the file
         return gone
+
+    # ------------------------------------------------------------------------------------------------------ losses
+
+    def lose(self, stage: str, source_id: str, failures: Sequence[Failure]) -> list[Written]:
+        """The rows of `failures` that a stage leaves of a source, in place of those that it left before; => their file."""
+        self.store.clear_failures(stage, [source_id])
+        return self.store.write_failures(stage, failures) if failures else []
+
+    def refuse(self, failure: Failure) -> None:
+        """The row of an input that is not begun: it cannot be read, or must not be touched. In place of an earlier such row."""
+        self.store.write_failures(failure.stage, [failure], part=_part_of(failure.uri))
+
+    def refused(self) -> set[str]:
+        """Keys of the sources that have rows of `failures`; those that `admit` need look at."""
+        return set(self.store.stored_source_ids("failures"))
+
+    def admit(self, source: Source) -> None:
+        """The source is begun, or finished already: what an earlier run said against this input is no longer true."""
+        for source_id in (source.source_id, schemas.source_id_of_unreadable(source.uri)):
+            for part in (_part_of(source.uri), 0):  # 0: of earlier versions
+                self.store.clear_failures(PROBE, [source_id], part=part)
 
     def put_damaged_aside(self, source_id: str) -> list[str]:
         """Take damaged files of a source away, so that the next invert or edit makes them again; => what was wrong."""

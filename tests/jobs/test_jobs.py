@@ -327,6 +327,24 @@ def test_a_disk_that_is_full_before_anything_is_a_sentence(
     assert Store.open(store).read("latents").num_rows == 40 and not (store / ".lock").exists()
 
 
+def test_what_was_said_against_an_input_goes_when_it_is_admitted(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
+    """Unreadable, refused, and at last done: the table says what is true now, and of the input that it is true of."""
+    store, late, copy = tmp_path / "store", tmp_path / "late.mp4", tmp_path / "copy.mp4"
+    copy.write_bytes(clip.read_bytes())
+    invert = ("invert", clip, copy, late, "--store", store)
+    said = {("media_error", str(late)), ("duplicate", str(copy))}
+
+    def rows() -> set[tuple[str, str]]:
+        return {(row["reason"], row["uri"]) for row in Store.open(store).failures().to_pylist()}
+
+    assert styleres(*invert).code == 1 and rows() == said
+    assert styleres(*invert).code == 1 and rows() == said, "once each"
+    tiny.marked_clip(late, 9)
+    assert styleres("invert", late, "--store", store).code == 0
+    assert rows() == {("duplicate", str(copy))}, "that a name was given twice is still true"
+    assert styleres("invert", copy, "--store", store).code == 0 and rows() == set(), "it was finished before"
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
     ran = styleres("edit", clip, "--edit", "warm=1", "--out", tmp_path / "o", "--store", tmp_path / "s", "--dry-run")
     assert ran.code == 0 and tree(tmp_path) == {}
@@ -542,6 +560,15 @@ def test_render_takes_what_is_named_and_says_what_is_gone(tmp_path: Path, styler
     tiny.marked_clip(mine, 9)
     ran = styleres(*render, "--out", tmp_path / "c")
     assert ran.code == 1 and {line["reason"] for line in ran.lost} == {"media_error", "changed"}
+    kept = Store.open(store).failures().to_pylist()
+    assert {(row["stage"], row["reason"], row["uri"]) for row in kept} == {
+        ("probe", "media_error", str(gone)),
+        ("probe", "changed", str(mine)),
+    }, "what a render loses is a row, though nothing of it could be rendered"
+    mine.write_bytes(clip.read_bytes())
+    gone.write_bytes(other.read_bytes())
+    assert styleres(*render, "--out", tmp_path / "e").code == 0
+    assert Store.open(store).failures().num_rows == 0, "they are what they were again, and nothing is said against them"
     assert styleres("render", "--store", tmp_path / "none", "--edit", "warm=1", "--out", tmp_path / "d").code == 2
 
 
