@@ -242,6 +242,10 @@ class Course:
             self._list_more()
         return self._listed_all and not self._underway and not self._held
 
+    def holds(self, source_id: str) -> bool:
+        """Whether a source is in flight, so that more items of it may come."""
+        return source_id in self._underway
+
     def status(self, workers: int = 1, busy_share: float = 1.0) -> Status:
         known = self.count
         if self._listed_all:
