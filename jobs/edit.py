@@ -49,7 +49,9 @@ def edit(
     paste: options.PasteMode = "composite",
     mask: options.Mask = "soft",
     color_match: options.ColorMatch = False,
-    codec: options.VideoCodec = "libx264",
+    codec: options.VideoCodec = "auto",
+    container: options.Container = "auto",
+    drop_unsupported: options.DropUnsupported = False,
     quality: options.Quality = None,
     preset: options.Preset = "medium",
     contact_sheet: options.ContactSheet = None,
@@ -72,6 +74,7 @@ def edit(
 ) -> None:
     """Edit the faces of every INPUT. The same command again does what is missing."""
     with explained(), Reporter(progress=progress) as reporter:
+        out = options.out_from(out)
         bundle = options.bundle_from(model, method)
         inverting = options.invert_settings_from(detector, insightface_pack, insightface_root, crop)
         rendering = flow.RenderSettings(
@@ -87,13 +90,19 @@ def edit(
         allowed = options.allowed_from(max_failed)
         given = Given(inputs, reporter, allow_hdr=allow_hdr)
         outputs = outputs_from(
-            out, codec, given.listed, sheet=contact_sheet, with_sheet=not no_contact_sheet, side_by_side=side_by_side
+            out,
+            rendering.encode,
+            given.listed,
+            container=container,
+            sheet=contact_sheet,
+            with_sheet=not no_contact_sheet,
+            side_by_side=side_by_side,
         )
-        policy = flow.Policy(overwrite, admission(outputs, overwrite=overwrite), given.count)
+        admit = admission(outputs, overwrite=overwrite, drop_unsupported=drop_unsupported)
+        policy = flow.Policy(overwrite, admit, given.count)
         summary = flow.Summary()
         if dry_run:
-            found = given.planned()
-            reporter.plan("edit", found, outputs=[outputs.of(source).video for source in found])
+            given.show_plan("edit", outputs, admit)
         elif given.worth_a_run(root := place(store) if store is not None else temporary_place(out)):
 
             def stages_of(opened: Store) -> list[Stage]:

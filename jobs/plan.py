@@ -129,7 +129,9 @@ def measure(
     runner = InProcessRunner()
     stages = flow.invert_stages(store, bundle, inverting, compute)
     if rendering is not None:
-        stages += flow.render_stages(store, bundle, rendering, compute, Outputs(str(store.root / "out")))[:2]
+        stages += flow.render_stages(
+            store, bundle, rendering, compute, Outputs(str(store.root / "out"), encode=rendering.encode)
+        )[:2]
     policy = flow.Policy()
     flow.run(stages, [beginning(sources[0], WARM_FRAMES)], store, runner, silent, policy)
     warm = sum(store.sizes_bytes().values())

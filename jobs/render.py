@@ -43,7 +43,9 @@ def render(
     paste: options.PasteMode = "composite",
     mask: options.Mask = "soft",
     color_match: options.ColorMatch = False,
-    codec: options.VideoCodec = "libx264",
+    codec: options.VideoCodec = "auto",
+    container: options.Container = "auto",
+    drop_unsupported: options.DropUnsupported = False,
     quality: options.Quality = None,
     preset: options.Preset = "medium",
     contact_sheet: options.ContactSheet = None,
@@ -66,6 +68,7 @@ def render(
 ) -> None:
     """Apply edits to the stored faces and write the edited videos. The same command again does what is missing."""
     with explained(), Reporter(progress=progress) as reporter:
+        out = options.out_from(out)
         opened = open_settled(store)
         try:
             bundle = options.bundle_from(model or opened.info.model_name, method)
@@ -94,13 +97,19 @@ def render(
         allowed = options.allowed_from(max_failed)
         given = Given.stored(opened, only, reporter, allow_hdr=allow_hdr)
         outputs = outputs_from(
-            out, codec, given.listed, sheet=contact_sheet, with_sheet=not no_contact_sheet, side_by_side=side_by_side
+            out,
+            settings.encode,
+            given.listed,
+            container=container,
+            sheet=contact_sheet,
+            with_sheet=not no_contact_sheet,
+            side_by_side=side_by_side,
         )
-        policy = flow.Policy(overwrite, admission(outputs, overwrite=overwrite), given.count)
+        admit = admission(outputs, overwrite=overwrite, drop_unsupported=drop_unsupported)
+        policy = flow.Policy(overwrite, admit, given.count)
         summary = flow.Summary()
         if dry_run:
-            found = given.planned()
-            reporter.plan("render", found, outputs=[outputs.of(source).video for source in found])
+            given.show_plan("render", outputs, admit)
         elif given.worth_a_run(opened.root):
 
             def stages_of(opened: Store) -> list[Stage]:

@@ -264,8 +264,8 @@ def rendered(
     editors: Sequence[Definition] = (),
 ) -> tuple[list[Path], flow.Summary]:
     """The edited files, in the order of the sources."""
-    suffixes = (".mkv",) if encode.codec == "ffv1" else (".mp4",)
-    outputs = Outputs(str(folder), suffixes=suffixes, sheets=bool(sheet_frames))
+    container = ".mkv" if encode.codec == "ffv1" else ".mp4"
+    outputs = Outputs(str(folder), encode=encode, container=container, sheets=bool(sheet_frames))
     settings = flow.RenderSettings(
         PlanSettings(parse_edits(edits).with_editors(editors), fade_seconds=fade_seconds),
         paste,

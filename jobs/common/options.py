@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from jobs.common.errors import UsageError
 from ops.checkpoints.bundle import Bundle, open_method
 from ops.device import Device
 from ops.editing.smoothing import SmoothingSettings
@@ -22,6 +24,7 @@ from ops.video.decode import Backend
 from ops.video.encode import EncodeOptions
 from pipeline.engine.runner import InProcessRunner, Runner
 from pipeline.flow import Compute, InvertSettings
+from pipeline.store.places import is_url
 
 Inputs = Annotated[
     list[str],
@@ -93,7 +96,15 @@ PasteMode = Annotated[
 Mask = Annotated[Literal["soft", "face"], typer.Option("--mask", help="face: the shape of the face.")]
 ColorMatch = Annotated[bool, typer.Option("--color-match", help="Match the colours of the source's crop.")]
 VideoCodec = Annotated[
-    Literal["libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1"], typer.Option("--codec", help="Of the output.")
+    Literal["auto", "libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "prores_ks", "qtrle"],
+    typer.Option("--codec", help="Of the output. auto: libx264; qtrle or ProRes for a source with transparency."),
+]
+Container = Annotated[
+    Literal["auto", "mp4", "mov", "mkv", "webm"],
+    typer.Option("--container", help="auto: the source's own where it holds the codec; mkv holds nearly everything."),
+]
+DropUnsupported = Annotated[
+    bool, typer.Option("--drop-unsupported", help="Edit sources whose output cannot carry everything; --dry-run lists what.")
 ]
 Quality = Annotated[float | None, typer.Option("--quality", help="Constant rate factor; the codec's default if not given.")]
 Preset = Annotated[str, typer.Option("--preset", help="Speed against size, in x264's words.")]
@@ -158,9 +169,29 @@ def paste_from(mode: str, mask: str, color_match: bool, bundle: Bundle) -> Paste
 
 def encode_from(codec: str, quality: float | None, preset: str) -> EncodeOptions:
     try:
+        if codec == "auto":
+            return EncodeOptions(codec_is_default=True, quality=quality, preset=preset)  # type: ignore[arg-type]
         return EncodeOptions(codec=codec, quality=quality, preset=preset)  # type: ignore[arg-type]
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def out_from(out: str) -> str:
+    """`--out` as it is meant: with `~` expanded. Raises UsageError for what can be no place of results.
+
+    A job's working folder on a Ray cluster is a copy that is thrown away, so a relative path is refused there.
+    """
+    if out in ("", "-"):
+        raise UsageError("--out: results are files, and cannot go to standard output; name a file or a folder")
+    if is_url(out):
+        return out
+    expanded = os.path.expanduser(out)
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not os.path.isabs(expanded):
+        raise UsageError(
+            f"--out {out}: the folder of a submitted Ray job is a copy that is thrown away after it; give an absolute path "
+            "that every node sees, or a URL"
+        )
+    return expanded
 
 
 @contextmanager

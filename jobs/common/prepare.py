@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import mimetypes
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,15 +21,17 @@ from ops.checkpoints.bundle import Bundle
 from ops.editing.definitions import Definition, parse_definition, parse_folder
 from ops.editing.library import load_edits, offers
 from ops.editing.recipe import EditRecipe, load_recipe, parse_edits
-from ops.video.encode import VideoCodec
+from ops.video.carriage import SUFFIXES_OF_CODEC, options_for, refusal
+from ops.video.contents import FORMATS
+from ops.video.encode import EncodeOptions
 from ops.video.image import IMAGE_SUFFIXES
 from pipeline.engine.course import OUTPUT_EXISTS, Report
 from pipeline.engine.stage import Source, Stage
 from pipeline.engine.summary import Summary
 from pipeline.flow import Policy, course_of
 from pipeline.sources.fetch import is_plain
-from pipeline.sources.inputs import Entry, Probing, entries, is_explicit, probed
-from pipeline.sources.outputs import KEPT_SUFFIXES, SUFFIXES_OF_CODEC, Outputs
+from pipeline.sources.inputs import MEDIA_SUFFIXES, Entry, Probing, entries, is_explicit, probed
+from pipeline.sources.outputs import Outputs
 from pipeline.store import journal, upkeep
 from pipeline.store.lock import held
 from pipeline.store.parts import DamagedPart, named
@@ -40,6 +44,8 @@ def code_version() -> str:
     return importlib.metadata.version("styleres-video")
 
 
+UNSUPPORTED = "unsupported"
+"""The reason of a source whose output cannot carry all that it has."""
 MOST_LISTED = 10_000
 """So many sources of a store are looked at before a render begins; of more, each when its turn comes."""
 
@@ -112,12 +118,24 @@ class Given:
     def planned(self) -> list[Source]:
         """Every source, for a dry run; failures stay for `add_to`."""
         everything = list(self.sources)
-        self.sources = iter([one for one in everything if isinstance(one, Failure)])
+        self._lost.extend(one for one in everything if isinstance(one, Failure))
+        self.sources = self._all(iter(()))
         return [one for one in everything if isinstance(one, Source)]
 
     def worth_a_run(self, root: Place) -> bool:
         """Whether a run has anything to do: sources, or failures to write into a store that is there."""
         return self.any() or (exists(joined(root, "meta/info.json")) and self.any(lost=True))
+
+    def show_plan(self, job: str, outputs: Outputs, admit: Callable[[Source], Failure | None]) -> None:
+        """What --dry-run prints; what would be refused is a loss here, too."""
+        sources: list[Source] = []
+        refused: list[Source] = []
+        for source in self.planned():
+            failure = admit(source)
+            (sources if failure is None else refused).append(source)
+            if failure is not None:
+                self.lose(failure)
+        self._reporter.plan(job, sources, outputs, refused)
 
     def _once(self, sources: Sequence[Source]) -> list[Source]:
         kept: dict[str, Source] = {}
@@ -224,7 +242,8 @@ def require_untouched(
     else:
         refusals = (policy.admit(source) for source in given.listed or ())
     for failure in refusals:
-        if failure is not None:
+        # What an output cannot hold is one source's matter, and no reason to leave the others.
+        if failure is not None and failure.reason != UNSUPPORTED:
             raise UsageError(failure.message)
 
 
@@ -294,9 +313,10 @@ def stored_source(store: Store, source_id: str, lost: Callable[[Failure], None],
 
 def outputs_from(
     out: str,
-    codec: VideoCodec,
+    encode: EncodeOptions,
     listed: Sequence[Source] | None,
     *,
+    container: str = "auto",
     sheet: Path | None,
     with_sheet: bool,
     side_by_side: bool,
@@ -305,8 +325,19 @@ def outputs_from(
 
     Raises UsageError for a place that cannot hold what would go there.
     """
-    where, suffixes = place(out), SUFFIXES_OF_CODEC.get(codec, KEPT_SUFFIXES)
-    is_file = where.suffix.lower() in {*KEPT_SUFFIXES, ".webm", *IMAGE_SUFFIXES}
+    where = place(out)
+    suffix = where.suffix.lower()
+    is_file = suffix in {*FORMATS, *IMAGE_SUFFIXES}
+    is_folder = isinstance(where, Path) and where.is_dir()
+    if not is_file and not is_folder and not out.endswith("/") and is_media_suffix(suffix):
+        said = ", ".join((*FORMATS, *sorted(IMAGE_SUFFIXES)))
+        raise UsageError(f"--out {out}: no {suffix} file can be written; name one of {said}, or a folder")
+    wanted = None if container == "auto" else f".{container}"
+    if wanted is not None and not encode.codec_is_default and wanted not in SUFFIXES_OF_CODEC[encode.codec]:
+        holders = ", ".join(one[1:] for one in SUFFIXES_OF_CODEC[encode.codec])
+        raise UsageError(f"--container {container} cannot hold {encode.codec} video; use {holders}, or another --codec")
+    if wanted is not None and suffix in FORMATS and suffix != wanted:
+        raise UsageError(f"--out {out} and --container {container} name two containers; leave one out")
     if is_file and (listed is None or len(listed) > 1):
         many = "a set of inputs" if listed is None else f"{len(listed)} inputs"
         raise UsageError(f"--out {out} is one file, and there are {many}; name a folder")
@@ -314,20 +345,25 @@ def outputs_from(
         if is_file and where.is_dir():
             raise UsageError(f"--out {out} is a folder whose name ends like a file's; name a file inside it")
         if not is_file and where.is_file():
-            said = ", ".join((*KEPT_SUFFIXES, ".webm"))
+            said = ", ".join(FORMATS)
             raise UsageError(f"--out {out} is a file of another kind; name one of {said}, or a folder")
     if is_file and listed:
         image = listed[0].info.kind == "image"
-        allowed = sorted(IMAGE_SUFFIXES) if image else suffixes
+        codec = encode.codec if image else options_for(listed[0].info, encode).codec
+        allowed = sorted(IMAGE_SUFFIXES) if image else SUFFIXES_OF_CODEC[codec]
         if where.suffix.lower() not in allowed:
             what = "an image" if image else f"{codec} video"
             raise UsageError(f"--out {out}: a {where.suffix} file cannot hold {what}; use one of {', '.join(allowed)}")
     if sheet is not None and (listed is None or len(listed) > 1):
         raise UsageError("--contact-sheet names one file, and there are several inputs; leave it out")
+    folder = str(where) if not is_file else str(where).rsplit("/", 1)[0]
+    if isinstance(where, Path):
+        require_writable(where.parent if is_file else where, out)
     return Outputs(
-        folder=str(where) if not is_file else str(where).rsplit("/", 1)[0],
+        folder=folder,
         file=str(where) if is_file else None,
-        suffixes=suffixes,
+        encode=encode,
+        container=wanted,
         # A set may be of a million pictures, for which nobody will look at as many sheets.
         sheets=with_sheet and listed is not None,
         sheet=None if sheet is None else str(sheet.absolute()),
@@ -336,11 +372,35 @@ def outputs_from(
     )
 
 
-def admission(outputs: Outputs, *, overwrite: bool) -> Callable[[Source], Failure | None]:
-    """Why the results of a source that is not finished must not be written."""
+def is_media_suffix(suffix: str) -> bool:
+    """Whether a name that ends so is meant to be a picture, a video or a sound, and not a folder."""
+    kind, _ = mimetypes.guess_type(f"a{suffix}")
+    return suffix in MEDIA_SUFFIXES or (kind is not None and kind.split("/")[0] in ("video", "image", "audio"))
+
+
+def require_writable(folder: Path, out: str) -> None:
+    """Raise UsageError where nothing can be written below a folder, which may be still to be made. Leaves nothing behind."""
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UsageError(f"--out {out}: nothing can be written in {existing} ({error.strerror}); name another place") from error
+
+
+def admission(outputs: Outputs, *, overwrite: bool, drop_unsupported: bool) -> Callable[[Source], Failure | None]:
+    """Why the results of a source that is not finished must not be written, or would not be all of it."""
 
     def admit(source: Source) -> Failure | None:
-        output = outputs.of(source)
+        try:
+            output, carriage = outputs.of(source), outputs.carriage(source)
+        except ValueError as error:
+            return Failure(source.source_id, source.uri, "probe", UNSUPPORTED, str(error))
+        if carriage.losses and not drop_unsupported:
+            message = refusal(source.info, carriage, outputs.encode)
+            return Failure(source.source_id, source.uri, "probe", UNSUPPORTED, message)
         if is_plain(source.uri) and not is_url(output.video) and Path(output.video).resolve() == Path(source.uri).resolve():
             message = f"--out {output.video} is one of the inputs, and a render reads its source to the end; name another"
             return Failure(source.source_id, source.uri, "probe", "output_is_input", message)

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from jobs.common.errors import FAILED
 from pipeline.engine.course import Event, Lost, Noted, Settled, Status
 from pipeline.engine.stage import Source
 from pipeline.flow import Summary, lost_of
+from pipeline.sources.outputs import Outputs
 from schemas import Failure
 
 
@@ -134,11 +136,24 @@ class Reporter:
             pts=failure.pts,
         )
 
-    def plan(self, job: str, sources: Sequence[Source], **more: Any) -> None:
-        """What --dry-run prints."""
-        inputs = [
-            {"uri": one.uri, "frames": one.info.n_frames, "width": one.info.width, "height": one.info.height} for one in sources
-        ]
+    def plan(
+        self, job: str, sources: Sequence[Source], outputs: Outputs | None = None, refused: Sequence[Source] = (), **more: Any
+    ) -> None:
+        """What --dry-run prints: every input, where its result goes, and what that carries."""
+        inputs = []
+        for one in (*sources, *refused):
+            said: dict[str, Any] = {
+                "uri": one.uri,
+                "frames": one.info.n_frames,
+                "width": one.info.width,
+                "height": one.info.height,
+            }
+            if outputs is not None:
+                said |= planned(one, outputs)
+                said["refused"] = one in refused
+            inputs.append(said)
+        if outputs is not None:
+            more = {"outputs": [outputs.of(source).video for source in sources], **more}
         print(json.dumps({"event": "plan", "job": job, "inputs": inputs, **more}, indent=1 if self.bars else None))
 
     def finish(self, job: str, summary: Summary, *, inputs: int, allowed: Allowed = 0, **more: Any) -> int:
@@ -161,6 +176,16 @@ class Reporter:
         self.event(event="done", job=job, **fields, seconds_by_part=seconds)
         limit = allowed if isinstance(allowed, int) else allowed * max(inputs, 1)
         return FAILED if summary.sources_failed > limit or (summary.lost_count and not limit) else 0
+
+
+def planned(source: Source, outputs: Outputs) -> dict[str, Any]:
+    """Where a source's result goes, and what becomes of everything that the source has."""
+    try:
+        carriage = outputs.carriage(source)
+        output = outputs.of(source).video
+    except ValueError as error:
+        return {"output": None, "carriage": [{"what": "video", "fate": "dropped", "how": str(error), "loss": True}]}
+    return {"output": output, "carriage": [asdict(item) for item in carriage.items]}
 
 
 Allowed = int | float

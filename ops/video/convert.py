@@ -17,9 +17,12 @@ from typing import Literal
 import av
 import cv2
 import numpy as np
+from av.filter import Graph
 from av.video.frame import VideoFrame
+from av.video.plane import VideoPlane
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
+from ops.video.orientation import Orientation
 from ops.video.probe import SourceColor, SourceInfo
 
 Conversion = Literal["fast", "exact"]
@@ -87,6 +90,19 @@ def encoded_color(info: SourceInfo, pix_fmt: str) -> EncodedColor:
     return EncodedColor(tags, matrix, full)
 
 
+def kept_color(info: SourceInfo, pix_fmt: str) -> EncodedColor:
+    """As `encoded_color`, for pictures whose native numbers are kept: then a matrix that swscale cannot write stays as well.
+
+    Such a matrix was read as BT.601, which swscale does, so what an edit changed is written back by the same.
+    """
+    if is_rgb(pix_fmt) or is_rgb(info.pix_fmt):
+        return encoded_color(info, pix_fmt)
+    source = info.color
+    full = source.range == _FULL or info.pix_fmt.startswith("yuvj")
+    tags = SourceColor(source.primaries, source.trc, source.space, _FULL if full else source.range)
+    return EncodedColor(tags, _matrix(source.space) or Colorspace.ITU601, full)
+
+
 def _matrix(space: int) -> Colorspace | None:
     match space:
         case 1:
@@ -142,3 +158,111 @@ class YuvWriter:
         converted.color_primaries, converted.color_trc = tags.primaries, tags.trc
         converted.colorspace, converted.color_range = tags.space, tags.range
         return converted
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A frame with what was decoded, so that all that an edit does not touch can stay what it was."""
+
+    edited: np.ndarray
+    """uint8 [h, w, 3] RGB, upright."""
+    source: np.ndarray
+    """The same before the edit: `RgbReader("exact")` of `native`, turned upright."""
+    native: VideoFrame
+    """As the decoder gave it: stored orientation, its own pixel format and depth, alpha, field flags, captions."""
+
+
+class NativeWriter:
+    """Turns pictures into frames of an encoder's pixel format, in stored orientation, changing only what the edit changed.
+
+    The decoded frame is converted to the encoder's format (which is its own, as a rule: then nothing is converted), and what
+    the edit changed is added there: out = native + yuv(edited) - yuv(source). Where the edit changed nothing the difference
+    of two equal conversions is zero, so every bit of depth, chroma and alpha stays; within the face, too, the source's
+    depth beyond 8 bits stays under the edit.
+    """
+
+    def __init__(self, color: EncodedColor, pix_fmt: str, orientation: Orientation, field_order: int = 0) -> None:
+        """`pix_fmt`: the encoder's, one that `is_addable`. `field_order`: FFmpeg's AVFieldOrder, 2 to 5 if interlaced."""
+        self._writer = YuvWriter(color, pix_fmt)
+        self._pix_fmt = pix_fmt
+        self._color = color
+        self._orientation = orientation
+        self._field_order = field_order
+        self._reformatter = VideoReformatter()
+        self._fields: Graph | None = None
+        self._full_scale = (1 << max(c.bits for c in av.VideoFormat(pix_fmt).components)) - 1
+
+    def frame(self, picture: Picture) -> VideoFrame:
+        """A frame ready to be encoded, tagged; `picture.native` may be it, changed in place."""
+        native = picture.native
+        if is_rgb(self._pix_fmt) and not is_rgb(native.format.name):
+            return self._writer.frame(self._orientation.stored(picture.edited))  # RGB itself, as it was edited
+        frame = native if native.format.name == self._pix_fmt else self._converted(native)
+        if picture.edited is not picture.source and not np.array_equal(picture.edited, picture.source):
+            after = self._writer.frame(self._orientation.stored(picture.edited))
+            before = self._writer.frame(self._orientation.stored(picture.source))
+            frame.make_writable()
+            for target, new, old in zip(frame.planes, after.planes, before.planes, strict=True):
+                self._add(target, new, old)
+        frame.pict_type = 0  # the decoder's, which an encoder would take for an order
+        tags = self._color.tags
+        frame.color_primaries, frame.color_trc = tags.primaries, tags.trc
+        frame.colorspace, frame.color_range = tags.space, tags.range
+        return frame
+
+    def _add(self, target: VideoPlane, new: VideoPlane, old: VideoPlane) -> None:
+        kind = np.uint16 if self._full_scale > 255 else np.uint8
+        planes: list[np.ndarray] = [np.frombuffer(memoryview(p), kind).reshape(p.height, -1) for p in (target, new, old)]
+        width = min(plane.shape[1] for plane in planes)
+        result, after, before = (plane[:, :width] for plane in planes)
+        rows = np.flatnonzero((after != before).any(axis=1))
+        if rows.size == 0:
+            return
+        where = slice(int(rows[0]), int(rows[-1]) + 1)
+        change = after[where].astype(np.int32) - before[where]
+        result[where] = np.clip(result[where] + change, 0, self._full_scale).astype(kind)
+
+    def _converted(self, native: VideoFrame) -> VideoFrame:
+        if is_rgb(self._pix_fmt) and is_rgb(native.format.name):
+            frame = self._reformatter.reformat(native, format=self._pix_fmt, interpolation=_TO_YUV, threads=1)
+        else:
+            was_full = is_rgb(native.format.name) or native.format.name.startswith("yuvj") or native.color_range == _FULL
+            frame = self._reformatter.reformat(
+                native,
+                format=self._pix_fmt,
+                # RGB has no matrix of its own, and YUV keeps its one.
+                src_colorspace=Colorspace.DEFAULT if is_rgb(native.format.name) else self._color.matrix,
+                dst_colorspace=self._color.matrix,
+                src_color_range=ColorRange.JPEG if was_full else ColorRange.MPEG,
+                dst_color_range=ColorRange.JPEG if self._color.full_range else ColorRange.MPEG,
+                interpolation=_TO_YUV,
+                threads=1,
+            )
+        frame.pts, frame.time_base = native.pts, native.time_base
+        return self._with_fields(frame) if self._field_order > 1 else frame
+
+    def _with_fields(self, frame: VideoFrame) -> VideoFrame:
+        """A conversion forgets which field comes first, and an encoder asks the frame."""
+        if self._fields is None:
+            graph = Graph()
+            source = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base, name="in"
+            )
+            mode = "tff" if self._field_order in (2, 5) else "bff"
+            setfield, sink = graph.add("setfield", f"mode={mode}"), graph.add("buffersink")
+            source.link_to(setfield)
+            setfield.link_to(sink)
+            graph.configure()
+            self._fields = graph
+        self._fields.push(frame)
+        marked = self._fields.pull()
+        assert isinstance(marked, VideoFrame)
+        return marked
+
+
+def is_addable(pix_fmt: str) -> bool:
+    """Whether every number of a pixel format stands in bytes of its own, so that pictures can be added as arrays."""
+    layout = av.VideoFormat(pix_fmt)
+    bits = {component.bits for component in layout.components}
+    whole = bits == {8} or (min(bits) > 8 and pix_fmt.endswith("le") and not pix_fmt.startswith(("p0", "p2", "p4", "nv", "x")))
+    return whole and not layout.has_palette and not pix_fmt.endswith(("f16le", "f32le"))

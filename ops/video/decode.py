@@ -16,7 +16,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from ops.video.convert import Conversion, RgbReader
+from ops.video.convert import Conversion, Picture, RgbReader
 from ops.video.decord_source import DecordSource, decord_can_read, decord_is_bounded
 from ops.video.errors import MediaError
 from ops.video.image import load_image
@@ -92,6 +92,26 @@ class FrameReader:
             raise ValueError(f"{self._info.uri}: the reader is closed; open a new one")
         return self._read(start, stop)
 
+    def read_pictures(self, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
+        """Yield (pts, picture) as `read` does, each with the frame that the decoder gave; videos and "exact" only.
+
+        `edited` and `source` of a picture are one array, so that nothing has been edited yet.
+        """
+        if self._info.kind != "video" or self._conversion != "exact":
+            raise ValueError(f'{self._info.uri}: pictures need a video and the conversion "exact"')
+        if not 0 <= start <= stop <= self._info.n_frames:
+            raise IndexError(
+                f"{self._info.uri}: expected 0 <= start <= stop <= {self._info.n_frames} frames, got [{start}, {stop})"
+            )
+        return self._read_pictures(start, stop)
+
+    def _read_pictures(self, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
+        if self._pyav is None:
+            self._pyav = _PyavSource(self._info, self._conversion, self._threads)
+        for i in range(start, stop):
+            rgb, native = self._pyav.both(i)
+            yield int(self._info.pts[i]), Picture(rgb, rgb, native)
+
     def _read(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
         if self._info.kind == "image":
             for i in range(start, stop):
@@ -151,6 +171,10 @@ class _PyavSource:
 
     def frame(self, i: int) -> np.ndarray:
         """Frame ordinal `i`, uint8 [height, width, 3], upright."""
+        return self.both(i)[0]
+
+    def both(self, i: int) -> tuple[np.ndarray, VideoFrame]:
+        """Frame ordinal `i`, uint8 [height, width, 3] upright, and as it was decoded."""
         target = int(self._info.pts[i])
         if self._container is None or i < self._next or self._key_between(i):
             self._start_before(i)
@@ -167,7 +191,7 @@ class _PyavSource:
                 f"the frame at pts {target} ({self._info.pts_seconds(i):.3f} s, ordinal {i}) cannot be decoded{self._why}",
                 "the stream is damaged there; repair or cut the file, or let the item fail",
             )
-        return self._upright(frame, target)
+        return self._upright(frame, target), frame
 
     def _upright(self, frame: VideoFrame, target: int) -> np.ndarray:
         rgb = self._info.orientation.upright(self._reader.rgb(frame))

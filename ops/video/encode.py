@@ -19,14 +19,15 @@ import torch
 from av.video.stream import VideoStream
 
 from ops.files.atomic import replaced_file
-from ops.video.convert import YuvWriter, encoded_color
+from ops.video.convert import EncodedColor, NativeWriter, Picture, YuvWriter, encoded_color, kept_color
 from ops.video.errors import MediaError
 from ops.video.image import check_frame
 from ops.video.probe import SourceInfo
 
 FLAG_BITEXACT = 0x0400  # AVFMT_FLAG_BITEXACT of libavformat
+_FLAG_INTERLACED_DCT, _FLAG_INTERLACED_ME = 1 << 18, 1 << 29  # AV_CODEC_FLAG_*: two fields a frame
 
-VideoCodec = Literal["libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1"]
+VideoCodec = Literal["libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "prores_ks", "qtrle"]
 Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"]
 
 
@@ -35,18 +36,26 @@ class EncodeOptions:
     """How frames are encoded. The same options and frames give the same bytes, on any number of CPUs."""
 
     codec: VideoCodec = "libx264"
+    codec_is_default: bool = False
+    """Nobody asked for this codec: a source with transparency takes one that keeps it."""
     quality: float | None = None
     """Constant rate factor in the codec's own scale; smaller is better. None: 17 for x264, 19 for x265, 23 for AV1,
-    24 for VP9. Must be None for ffv1, which is lossless."""
+    24 for VP9. Must be None for ffv1 and qtrle, which are lossless, and for ProRes, whose profile decides."""
     preset: Preset = "medium"
-    """Speed against size, in x264's words; translated for AV1 and VP9, without effect for ffv1."""
+    """Speed against size, in x264's words; translated for AV1 and VP9, without effect for the others."""
     pix_fmt: str | None = None
-    """FFmpeg's pixel format. None: yuv420p; bgr0 for ffv1, which loses nothing of 8-bit RGB; yuv444p for H.264 and HEVC
-    in odd sizes, because their 4:2:0 can only say even ones."""
+    """FFmpeg's pixel format. None: for pictures, what `ops.video.carriage` finds for the source; for RGB frames yuv420p; bgr0
+    for ffv1, which loses nothing of 8-bit RGB; yuv444p for H.264 and HEVC in odd sizes, because their 4:2:0 can only say even
+    ones."""
     threads: int = 2
     """Of the encoder. Part of the options because some encoders' output depends on it."""
     gop_frames: int = 64
-    """At most so many frames from key frame to key frame. 1 for ffv1 in effect: every frame stands alone."""
+    """At most so many frames from key frame to key frame. 1 for ffv1 and ProRes in effect: every frame stands alone."""
+    native: bool = False
+    """Frames come as `Picture`s and are encoded as they were stored: unturned, for the container's display matrix to turn,
+    with their own depth, alpha and fields. False: RGB arrays, upright and progressive."""
+    field_order: int = 0
+    """FFmpeg's AVFieldOrder; 2 to 5 make the encoder keep two fields a frame. Only with `native`."""
 
     def __post_init__(self) -> None:
         if self.codec not in get_args(VideoCodec):
@@ -60,8 +69,8 @@ class EncodeOptions:
         if self.gop_frames < 1:
             raise ValueError(f"gop_frames: expected 1 or more, got {self.gop_frames}")
         if self.quality is not None:
-            if self.codec == "ffv1":
-                raise ValueError("quality: ffv1 is lossless and has none; leave it out")
+            if self.codec not in _QUALITY_MAX:
+                raise ValueError(f"quality: {self.codec} is lossless or has a fixed one; leave it out")
             if not 0 <= self.quality <= _QUALITY_MAX[self.codec]:
                 raise ValueError(f"quality: expected 0 to {_QUALITY_MAX[self.codec]} for {self.codec}, got {self.quality}")
         if self.pix_fmt is not None:
@@ -77,20 +86,28 @@ class EncodeOptions:
 
         Raises `ValueError` if the format asked for cannot hold the size exactly.
         """
-        if self.codec == "ffv1":
-            return self.pix_fmt or "bgr0"
+        fixed = {"ffv1": "bgr0", "qtrle": "argb", "prores_ks": "yuva444p10le"}.get(self.codec)
+        if fixed is not None:
+            return self.pix_fmt or fixed
         crops_by_chroma = self.codec in ("libx264", "libx265")
         if self.pix_fmt is None:
             return "yuv444p" if crops_by_chroma and (width % 2 or height % 2) else "yuv420p"
-        chroma = av.VideoFormat(self.pix_fmt, width, height)
-        step_x = 2 if chroma.chroma_width(2) == 1 else 1
-        step_y = 2 if chroma.chroma_height(2) == 1 else 1
-        if crops_by_chroma and (width % step_x or height % step_y):
+        if not fits_size(self.codec, self.pix_fmt, width, height):
             raise ValueError(
                 f"pix_fmt: {self.codec} in {self.pix_fmt} can only hold even sizes, and the frames are {width}x{height};"
                 " leave pix_fmt out (yuv444p) or take libvpx-vp9 or libsvtav1"
             )
         return self.pix_fmt
+
+
+def fits_size(codec: str, pix_fmt: str, width: int, height: int) -> bool:
+    """Whether a codec can say this size in this pixel format: H.264 and HEVC crop in whole samples of chroma."""
+    chroma = av.VideoFormat(pix_fmt, width, height)
+    if codec not in ("libx264", "libx265") or len(chroma.components) < 3:
+        return True
+    step_x = 2 if chroma.chroma_width(2) == 1 else 1
+    step_y = 2 if chroma.chroma_height(2) == 1 else 1
+    return not (width % step_x or height % step_y)
 
 
 _QUALITY_DEFAULT: dict[str, float | None] = {
@@ -99,6 +116,8 @@ _QUALITY_DEFAULT: dict[str, float | None] = {
     "libsvtav1": 23.0,
     "libvpx-vp9": 24.0,
     "ffv1": None,
+    "prores_ks": None,
+    "qtrle": None,
 }
 _QUALITY_MAX = {"libx264": 51, "libx265": 51, "libsvtav1": 63, "libvpx-vp9": 63}
 
@@ -109,12 +128,15 @@ def _check_pix_fmt(codec: str, pix_fmt: str) -> None:
         raise ValueError(f"pix_fmt: {codec} can encode {', '.join(known)}; got {pix_fmt!r}")
 
 
-def encode_segment(frames: Iterable[tuple[int, np.ndarray]], info: SourceInfo, options: EncodeOptions, path: str | Path) -> int:
+def encode_segment(
+    frames: Iterable[tuple[int, np.ndarray | Picture]], info: SourceInfo, options: EncodeOptions, path: str | Path
+) -> int:
     """Encode consecutive frames of a source as one segment file; return how many.
 
-    `frames`: (pts, uint8 [info.height, info.width, 3] RGB upright), consumed one at a time; their pts must be a run of
-    `info.pts` without gaps. The segment starts with a key frame and refers to nothing outside itself. Matrix, range,
-    primaries, transfer and pixel shape are the source's. The file appears at `path` only when it is complete.
+    `frames`: (pts, uint8 [info.height, info.width, 3] RGB upright), or (pts, Picture) where `options.native`; consumed one at
+    a time; their pts must be a run of `info.pts` without gaps. The segment starts with a key frame and refers to nothing
+    outside itself. Matrix, range, primaries, transfer and pixel shape are the source's. The file appears at `path` only when
+    it is complete.
 
     Raises `ValueError` for frames that do not fit `info`, or none, and `MediaError` if the encoder fails.
     """
@@ -127,14 +149,17 @@ def encode_segment(frames: Iterable[tuple[int, np.ndarray]], info: SourceInfo, o
         raise MediaError(
             path,
             f"{options.codec} cannot encode {info.width}x{info.height}: {error.strerror}",
-            "try another codec (libx264 takes any size)",
+            "try another codec (libx264 takes any size, ffv1 any pixel format)",
         ) from error
 
 
-def _encode(frames: Iterable[tuple[int, np.ndarray]], info: SourceInfo, options: EncodeOptions, path: Path) -> int:
-    pix_fmt = options.pixel_format(info.width, info.height)
-    color = encoded_color(info, pix_fmt)
-    writer = YuvWriter(color, pix_fmt)
+def _encode(frames: Iterable[tuple[int, np.ndarray | Picture]], info: SourceInfo, options: EncodeOptions, path: Path) -> int:
+    width, height = coded_size(info, options)
+    pix_fmt = options.pixel_format(width, height)
+    color = coded_color(info, options)
+    fields = options.field_order if options.native else 0
+    from_rgb = YuvWriter(color, pix_fmt)
+    from_picture = NativeWriter(color, pix_fmt, info.orientation, fields) if options.native else None
     count = 0
     # NUT writes presentation times only, and no negative ones: a negative decode time must not shift the segment, and
     # times count from the source's first frame.
@@ -144,8 +169,17 @@ def _encode(frames: Iterable[tuple[int, np.ndarray]], info: SourceInfo, options:
         context = stream.codec_context
         context.color_primaries, context.color_trc = color.tags.primaries, color.tags.trc
         context.colorspace, context.color_range = color.tags.space, color.tags.range
-        for pts, rgb in _checked(frames, info):
-            frame = writer.frame(rgb)
+        for pts, picture in _checked(frames, info):
+            if isinstance(picture, Picture):
+                if from_picture is None:
+                    raise ValueError(
+                        f"{info.uri}: expected RGB arrays, got decoded pictures; set EncodeOptions.native for them"
+                    )
+                frame = from_picture.frame(picture)
+            else:
+                if from_picture is not None:
+                    raise ValueError(f"{info.uri}: expected decoded pictures (EncodeOptions.native), got RGB arrays")
+                frame = from_rgb.frame(picture)
             frame.pts, frame.time_base = pts - int(info.pts[0]), info.time_base
             container.mux(context.encode(frame))
             count += 1
@@ -153,9 +187,23 @@ def _encode(frames: Iterable[tuple[int, np.ndarray]], info: SourceInfo, options:
     return count
 
 
-def _checked(frames: Iterable[tuple[int, np.ndarray]], info: SourceInfo) -> Iterable[tuple[int, np.ndarray]]:
+def coded_size(info: SourceInfo, options: EncodeOptions) -> tuple[int, int]:
+    """(width, height) of the encoded pictures: as stored where they are native, else upright."""
+    return info.orientation.upright_size(info.width, info.height) if options.native else (info.width, info.height)
+
+
+def coded_color(info: SourceInfo, options: EncodeOptions) -> EncodedColor:
+    """The colour tags of the encoded pictures, and the conversion that they describe."""
+    pix_fmt = options.pixel_format(*coded_size(info, options))
+    return kept_color(info, pix_fmt) if options.native else encoded_color(info, pix_fmt)
+
+
+def _checked(
+    frames: Iterable[tuple[int, np.ndarray | Picture]], info: SourceInfo
+) -> Iterable[tuple[int, np.ndarray | Picture]]:
     ordinal = -1
-    for pts, frame in frames:
+    for pts, given in frames:
+        frame = given.edited if isinstance(given, Picture) else given
         check_frame(frame)
         if frame.shape[:2] != (info.height, info.width):
             raise ValueError(
@@ -165,7 +213,7 @@ def _checked(frames: Iterable[tuple[int, np.ndarray]], info: SourceInfo) -> Iter
         if ordinal >= info.n_frames or int(info.pts[ordinal]) != pts:
             due = f"pts {int(info.pts[ordinal])}" if ordinal < info.n_frames else "no further frame"
             raise ValueError(f"{info.uri}: expected {due}, got pts {pts}; a segment holds consecutive frames of its source")
-        yield pts, frame
+        yield pts, given
     if ordinal < 0:
         raise ValueError(f"{info.uri}: expected at least one frame for a segment, got none")
 
@@ -177,13 +225,25 @@ def _open_stream(
         options.codec, rate=nominal_rate(info), options=_codec_options(options), time_base=info.time_base
     )
     context = stream.codec_context
-    context.width, context.height, context.pix_fmt = info.width, info.height, pix_fmt
+    context.width, context.height = coded_size(info, options)
+    context.pix_fmt = pix_fmt
     context.time_base = info.time_base
-    context.gop_size = 1 if options.codec == "ffv1" else options.gop_frames
+    context.gop_size = 1 if options.codec in ("ffv1", "prores_ks") else options.gop_frames
     context.thread_count = options.threads
-    if info.sample_aspect_ratio is not None:
-        context.sample_aspect_ratio = info.sample_aspect_ratio
+    if (aspect := coded_aspect(info, options)) is not None:
+        context.sample_aspect_ratio = aspect
+    if options.native and options.field_order > 1:
+        context.flags |= _FLAG_INTERLACED_DCT | _FLAG_INTERLACED_ME
+        context.field_order = options.field_order
     return stream
+
+
+def coded_aspect(info: SourceInfo, options: EncodeOptions) -> Fraction | None:
+    """Width over height of one encoded pixel; None if unspecified."""
+    if info.sample_aspect_ratio is None:
+        return None
+    turned = options.native and info.orientation.quarter_turns % 2 == 1
+    return 1 / info.sample_aspect_ratio if turned else info.sample_aspect_ratio
 
 
 def nominal_rate(info: SourceInfo) -> Fraction:
@@ -225,6 +285,11 @@ def _codec_options(options: EncodeOptions) -> dict[str, str]:
             }
         case "ffv1":
             return {"level": "3", "slicecrc": "1", "slices": "4"}
+        case "prores_ks":
+            fine = options.pix_fmt is None or "444" in options.pix_fmt
+            return {"profile": "4444" if fine else "hq", "vendor": "apl0", "alpha_bits": "16"}
+        case "qtrle":
+            return {}
 
 
 _SVTAV1_PRESET = {

@@ -1,8 +1,11 @@
-"""Segments and the source's sound, subtitles and metadata to one finished file, without encoding again.
+"""Segments and everything else that the source holds to one finished file, without encoding again.
 
-Timing. The output's frames have exactly the source's pts. In mp4 and mov the track keeps the source's time base too,
-and offsets between streams (edit lists, encoder priming) are kept to the tick. Matroska and WebM can only write
-milliseconds, so there a pts is the nearest one, as in every such file.
+What is carried was decided before the first frame (`ops.video.carriage`); here it is done, read back and compared.
+
+Timing. The output's frames have the source's pts, all streams moved by the same time so that the first begins at 0: clocks of
+transport streams start anywhere. In mp4 and mov the track keeps the source's time base too, and offsets between streams
+(edit lists, encoder priming) are kept to the tick. Matroska and WebM can only write milliseconds, so there a pts is the
+nearest one, as in every such file.
 
 Decode timestamps are computed anew for the joined stream: with D the deepest reordering of any segment, the packet at
 place i in decode order is due when the frame shown at place i - D is. That is what encoders do, over the whole file.
@@ -14,32 +17,40 @@ import heapq
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
-from av.stream import Stream
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from ops.files.atomic import replaced_file
-from ops.video.convert import encoded_color
-from ops.video.encode import FLAG_BITEXACT, EncodeOptions
+from ops.video.carriage import SUFFIXES_OF_CODEC, Carriage, carriage_of, kept_tags, losing_less, shift_ticks
+from ops.video.contents import FORMATS, codec_name, side_data_numbers
+from ops.video.encode import FLAG_BITEXACT, EncodeOptions, coded_aspect, coded_color, nominal_rate
 from ops.video.errors import MediaError
-from ops.video.probe import SourceColor, SourceInfo, open_media, seconds_per_tick
+from ops.video.orientation import UPRIGHT
+from ops.video.probe import SourceColor, SourceInfo, first_frame, open_media, seconds_per_tick
+from ops.video.spherical import can_carry, template_with, write_layout
 
-_FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-_CODEC_NAMES = {"libx264": "h264", "libx265": "hevc", "libsvtav1": "av1", "libvpx-vp9": "vp9", "ffv1": "ffv1"}
+_CODEC_NAMES = {
+    "libx264": "h264",
+    "libx265": "hevc",
+    "libsvtav1": "av1",
+    "libvpx-vp9": "vp9",
+    "ffv1": "ffv1",
+    "prores_ks": "prores",
+    "qtrle": "qtrle",
+}
 _NAMED_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 _INT32_MAX = 2**31 - 1
-
-# Written by muxers about themselves or their file; wrong once copied.
-_MUXER_TAGS = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "rotate"})
-_MUXER_PREFIXES = ("_statistics", "bps", "number_of_")
 
 
 def finalize(
@@ -49,37 +60,69 @@ def finalize(
     out_path: str | Path,
     options: EncodeOptions,
     metadata: Mapping[str, str],
+    carriage: Carriage | None = None,
 ) -> None:
     """Join a source's segments into the finished video.
 
     `segments`: files of `encode_segment` in order, together holding every frame of `info`, all made with `options`.
-    `source_path`: where the source is now (usually `info.uri`); its audio and subtitle packets are copied unchanged, with
-    chapters, languages, titles and dispositions. Data streams (telemetry, time code) and cover pictures are left out.
+    `source_path`: where the source is now (usually `info.uri`); its other streams are copied unchanged as `carriage` says, with
+    chapters, languages, titles, dispositions and tags.
     `out_path`: .mp4, .mov, .mkv or .webm chooses the container. The file appears there only when it is complete.
     `metadata`: what was done to the video. Written as the file's `comment` tag, the one that every container and player
     keeps: the text itself if the only key is "comment", else compact JSON with sorted keys.
+    `carriage`: the plan that was made for this source, options and container; None makes one, and refuses lost streams.
 
     The same segments, source and metadata give the same bytes.
-    Raises `MediaError` if a segment is missing, double, damaged or made otherwise, or if the container cannot hold a
-    stream of the source; the message says which container can.
+    Raises `MediaError` if a segment is missing, double, damaged or made otherwise, if the container cannot hold a stream of
+    the source (without a plan that allows it), or if the written file does not hold what the plan says.
     """
     out, source = Path(out_path), Path(source_path)
-    form = _FORMATS.get(out.suffix.lower())
+    form = FORMATS.get(out.suffix.lower())
     if form is None:
-        raise MediaError(out, f"no container is called {out.suffix!r} here", f"use one of {', '.join(_FORMATS)}")
+        raise MediaError(out, f"no container is called {out.suffix!r} here", f"use one of {', '.join(FORMATS)}")
     if info.kind != "video":
         raise MediaError(info.uri, "an image has no segments to join", "write it with write_image")
     if out.exists() and source.exists() and out.samefile(source):
         raise MediaError(out, "the output would replace its own source", "choose another name")
+    if out.suffix.lower() not in SUFFIXES_OF_CODEC[options.codec]:
+        holders = ", ".join(SUFFIXES_OF_CODEC[options.codec])
+        raise MediaError(out, f"a {out.suffix} file cannot hold {options.codec} video", f"use {holders}, or another codec")
+    held = _planned(info, options, out) if carriage is None else carriage
+    ticks = shift_ticks(info, held.copied)
+    moved = replace(info, pts=info.pts - ticks)
     plan = _plan_packets([Path(s) for s in segments], info, options)
     with open_media(source) as original, replaced_file(out) as temporary:
         try:
-            _write(plan, info, original, temporary, form, options, metadata, out)
+            _write(plan, moved, ticks, original, temporary, form, options, held, metadata, out)
+            if form in ("mp4", "mov") and _has_layout(info):
+                track = sum(index < info.stream_index for index in held.copied)
+                write_layout(temporary, track, info.contents.spherical, info.contents.stereo)
         except av.FFmpegError as error:
             raise MediaError(
-                out, f"the {form} container cannot be written: {error.strerror}", "check disk space, or write .mkv instead"
+                out,
+                f"FFmpeg's {form} muxer refuses what it was given: {error.strerror}",
+                "this is no fault of the disk; another container may take it (--container), and please report the source",
             ) from error
-        _verify(temporary, info, out)
+        _verify_times(temporary, moved, out)
+        _verify_plan(temporary, source, info, options, held, out)
+
+
+def _planned(info: SourceInfo, options: EncodeOptions, out: Path) -> Carriage:
+    """The plan for segments that were encoded with just these options. Raises MediaError where a stream would be lost."""
+    suffix = out.suffix.lower()
+    made = carriage_of(info, options, suffix)
+    lost = [item for item in made.losses if item.what.startswith("stream ")]
+    if lost:
+        other = losing_less(info, options, suffix)
+        remedy = f"write {other}, which loses nothing" if other is not None else "leave the stream out of the source first"
+        raise MediaError(out, "; ".join(f"{item.what} would be dropped: {item.how}" for item in lost), remedy)
+    return replace(made, encode=options)
+
+
+def _has_layout(info: SourceInfo) -> bool:
+    stereo = info.contents.stereo
+    there = info.contents.spherical is not None or (stereo is not None and stereo[0] != 0)
+    return there and can_carry(info.contents.spherical, stereo)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,36 +224,59 @@ def _decode_time(place: int, depth: int, pts: np.ndarray) -> int:
 def _write(
     plan: _PacketPlan,
     info: SourceInfo,
+    ticks: int,
     original: InputContainer,
     path: Path,
     form: str,
     options: EncodeOptions,
+    held: Carriage,
     metadata: Mapping[str, str],
     out: Path,
 ) -> None:
-    companions = [s for s in original.streams if s.type in ("audio", "subtitle")]
-    tags = encoded_color(info, options.pixel_format(info.width, info.height)).tags
-    settings = _muxer_settings(form, info, companions, tags)
+    companions = [s for s in original.streams if s.index in held.copied]
+    tags = coded_color(info, options).tags
+    settings = _muxer_settings(form, info, companions, tags, keys=held.keys)
     with (
-        _open_segment(plan.segments[0]) as template,
+        ExitStack() as stack,
+        _open_segment(plan.segments[0]) as segment,
         av.open(str(path), "w", format=form, container_options=settings) as container,
     ):
         container.flags |= FLAG_BITEXACT  # no library versions, times or random identifiers
         container.metadata.update(_file_metadata(original, metadata))
-        video = _add_video(container, template.streams.video[0], info, options, tags, out, original)
-        copies = {s.index: _add_companion(container, s, out) for s in companions}
-        if form == "matroska":
-            for attachment in original.streams.attachments:
-                container.add_stream_from_template(attachment)
+        template = segment.streams.video[0]
+        if form in ("matroska", "webm") and _has_layout(info):
+            packet = next(_whole_packets(segment, plan.segments[0]))
+            layout = template_with(template, packet, info.contents.spherical, info.contents.stereo)
+            template = stack.enter_context(layout).streams.video[0]
+        video: Stream | None = None
+        copies: dict[int, Stream] = {}
+        attachments = [s for s in companions if s.type == "attachment"]
+        for stream in original.streams:  # in the source's order, which some players take for a ranking
+            if stream.index == info.stream_index:
+                video = _add_video(container, template, info, options, tags, held, out, original)
+            elif stream in companions and stream not in attachments:
+                copies[stream.index] = _add_companion(container, stream, out)
+        for attachment in attachments:
+            container.add_stream_from_template(attachment)
+        assert video is not None
         if chapters := original.chapters():
-            container.set_chapters(chapters)
+            container.set_chapters(_moved_chapters(chapters, ticks * info.time_base))
         container.start_encoding()
         streams = [_addressed(_video_packets(plan, info), video)]
         if copies:
-            streams.append(_companion_packets(original, companions, copies))
+            moved = ticks * info.time_base
+            streams.append(_companion_packets(original, [s for s in companions if s.index in copies], copies, moved))
         # Merged by time, so that the muxer never has to hold more than a moment of either.
         for _, packet in heapq.merge(*streams, key=lambda timed: timed[0]):
             container.mux_one(packet)
+
+
+def _moved_chapters(chapters: Sequence[Any], seconds: Fraction) -> list[Any]:
+    moved = []
+    for chapter in chapters:
+        by = round(seconds / chapter["time_base"])
+        moved.append({**chapter, "start": chapter["start"] - by, "end": chapter["end"] - by})
+    return moved
 
 
 def _addressed(packets: Iterator[Packet], stream: Stream) -> Iterator[tuple[Fraction, Packet]]:
@@ -220,7 +286,7 @@ def _addressed(packets: Iterator[Packet], stream: Stream) -> Iterator[tuple[Frac
 
 
 def _companion_packets(
-    original: InputContainer, companions: list[Stream], copies: dict[int, Stream]
+    original: InputContainer, companions: list[Stream], copies: dict[int, Stream], moved: Fraction
 ) -> Iterator[tuple[Fraction, Packet]]:
     wanted = {s.index for s in companions}
     for stream in original.streams:
@@ -233,8 +299,10 @@ def _companion_packets(
             packet.dts = packet.pts
         if packet.pts is None:
             packet.pts = packet.dts
-        if packet.dts is None:
-            raise MediaError(original.name, "an audio or subtitle packet has no timestamp", "remux the source first")
+        if packet.dts is None or packet.pts is None:
+            raise MediaError(original.name, f"a packet of stream {packet.stream.index} has no timestamp", "remux it first")
+        by = round(moved / packet.time_base)
+        packet.pts, packet.dts = packet.pts - by, packet.dts - by
         due = packet.dts * packet.time_base
         packet.stream = copies[packet.stream.index]
         yield due, packet
@@ -246,6 +314,7 @@ def _add_video(
     info: SourceInfo,
     options: EncodeOptions,
     tags: SourceColor,
+    held: Carriage,
     out: Path,
     original: InputContainer,
 ) -> Stream:
@@ -256,58 +325,59 @@ def _add_video(
         raise MediaError(out, f"a {out.suffix} file cannot hold {options.codec} video", "use .mkv, or another codec") from None
     video.time_base = info.time_base
     context = video.codec_context
+    # A rate for those who ask: the time code's track cannot do without, and Matroska's readers count frames by it.
+    context.framerate = nominal_rate(info)
     context.color_primaries, context.color_trc = tags.primaries, tags.trc
     context.colorspace, context.color_range = tags.space, tags.range
-    if info.sample_aspect_ratio is not None:
-        context.sample_aspect_ratio = info.sample_aspect_ratio
+    if (aspect := coded_aspect(info, options)) is not None:
+        context.sample_aspect_ratio = aspect
+    if options.native:
+        if info.contents.display_matrix is not None:
+            video.set_display_matrix(info.contents.display_matrix)
+        context.field_order = options.field_order if options.field_order > 1 else 1
     if options.codec == "libx265" and out.suffix.lower() in (".mp4", ".mov"):
         context.codec_tag = "hvc1"  # the one of the two names for HEVC that Apple's players accept
     source = original.streams[info.stream_index]
-    video.metadata.update(_kept_tags(source.metadata))
+    video.metadata.update(kept_tags(source.metadata))
+    if held.timecode is not None:
+        video.metadata["timecode"] = held.timecode
     video.disposition = source.disposition
     return video
 
 
 def _add_companion(container: OutputContainer, source: Stream, out: Path) -> Stream:
-    name = source.codec_context.name if source.codec_context is not None else "unknown"
     try:
         copy = container.add_stream_from_template(source, opaque=True)
     except ValueError:
-        raise MediaError(
-            out,
-            f"a {out.suffix} file cannot hold the source's {source.type} (stream {source.index}, {name})",
-            f"write {_container_for(source, out)}",
-        ) from None
+        held = f"the source's {source.type} (stream {source.index}, {codec_name(source)})"
+        raise MediaError(out, f"a {out.suffix} file cannot hold {held}", "plan the source again") from None
+    if isinstance(copy, VideoStream) and isinstance(source, VideoStream):
+        copy.codec_context.framerate = source.average_rate or source.guessed_rate or Fraction(25)
     if isinstance(copy, AudioStream):
         layout = copy.codec_context.layout
         # Matroska states only how many channels there are, and mp4 must say which.
         count = layout.nb_channels
         if layout.name == f"{count} channels" and count in _NAMED_LAYOUTS:
             copy.codec_context.layout = _NAMED_LAYOUTS[count]
-    copy.metadata.update(_kept_tags(source.metadata))
+    copy.metadata.update(kept_tags(source.metadata))
     copy.disposition = source.disposition
     return copy
 
 
-def _container_for(source: Stream, out: Path) -> str:
-    name = source.codec_context.codec.canonical_name if source.codec_context is not None else ""
-    # Timed text of QuickTime is the one common kind that Matroska does not take.
-    return ".mp4 or .mov instead" if name == "mov_text" else ".mkv instead, which holds nearly everything"
-
-
-def _muxer_settings(form: str, info: SourceInfo, companions: list[Stream], tags: SourceColor) -> dict[str, str]:
+def _muxer_settings(form: str, info: SourceInfo, companions: list[Stream], tags: SourceColor, *, keys: bool) -> dict[str, str]:
     match form:
         case "mp4" | "mov":
             # The colour atom has no word for "range unspecified", so it is written only where something is specified.
             color_atom = "" if tags == SourceColor() else "+write_colr"
             return {
-                "movflags": "+faststart" + color_atom,
+                "movflags": "+faststart" + color_atom + ("+use_metadata_tags" if keys else ""),
                 "video_track_timescale": str(info.time_base.denominator),
                 "movie_timescale": str(_movie_timescale(info, companions)),
             }
         case _:
             # Matroska writes presentation times only; a negative decode time is no reason to move every stream.
-            return {"avoid_negative_ts": "disabled"}
+            # "Unofficial" is what FFmpeg calls the 360° projection there.
+            return {"avoid_negative_ts": "disabled", "strict": "unofficial"}
 
 
 def _movie_timescale(info: SourceInfo, companions: list[Stream]) -> int:
@@ -324,7 +394,7 @@ def _movie_timescale(info: SourceInfo, companions: list[Stream]) -> int:
 
 
 def _file_metadata(original: InputContainer, metadata: Mapping[str, str]) -> dict[str, str]:
-    tags = _kept_tags(original.metadata)
+    tags = kept_tags(original.metadata)
     if not metadata:
         return tags
     had = next((v for k, v in tags.items() if k.lower() == "comment"), None)
@@ -335,11 +405,7 @@ def _file_metadata(original: InputContainer, metadata: Mapping[str, str]) -> dic
     return tags | {"comment": json.dumps(said, sort_keys=True, ensure_ascii=False, separators=(",", ":"))}
 
 
-def _kept_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    return {k: v for k, v in tags.items() if k.lower() not in _MUXER_TAGS and not k.lower().startswith(_MUXER_PREFIXES)}
-
-
-def _verify(path: Path, info: SourceInfo, out: Path) -> None:
+def _verify_times(path: Path, info: SourceInfo, out: Path) -> None:
     """Read the written file's timestamps back; they must be the source's, to the container's resolution."""
     with open_media(path) as container:
         stream = container.streams.video[0]
@@ -352,6 +418,65 @@ def _verify(path: Path, info: SourceInfo, out: Path) -> None:
             f" ({found.size} frames read back, {expected.size} written, or times differ)",
             "write .mp4 or .mov, which keep the source's time base",
         )
+
+
+def _verify_plan(path: Path, source: Path, info: SourceInfo, options: EncodeOptions, held: Carriage, out: Path) -> None:
+    """Read back what the plan says is kept. Raises MediaError, naming what is not there."""
+    missing: list[str] = []
+    contents = info.contents
+    with open_media(path) as container, open_media(source) as original:
+        videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        place = sum(s.index < info.stream_index for s in contents.streams if s.index in held.copied and s.kind == "video")
+        made = videos[min(place, len(videos) - 1)]
+        want, got = nominal_rate(info), made.average_rate
+        if got is None or abs(got - want) > want / 20:
+            missing.append(f"the frame rate ({want} written, {got} read back)")
+        had = [codec_name(original.streams[index]) for index in held.copied]
+        found = [codec_name(s) for s in container.streams if s.index != made.index]
+        for name in had:
+            if name in found:
+                found.remove(name)
+            else:
+                missing.append(f"a stream of {name}")
+        if held.timecode is not None and held.timecode not in _timecodes(container):
+            missing.append(f"the time code {held.timecode}")
+        if len(container.chapters()) < contents.chapters:
+            missing.append("the chapters")
+        written = {k.lower() for k in container.metadata}
+        for name in kept_tags(dict(contents.tags)):
+            if name.lower() not in written and name.lower() not in _REPLACED_TAGS:
+                missing.append(f"the tag {name}")
+        index = made.index
+    frame = first_frame(path, index)
+    if options.native:
+        if frame.format.name != options.pix_fmt and not _same_samples(frame.format.name, options.pix_fmt):
+            missing.append(f"the pixel format ({options.pix_fmt} written, {frame.format.name} read back)")
+        if options.field_order > 1 and not frame.interlaced_frame:
+            missing.append("the fields")
+        if side_data_numbers(frame, "DISPLAYMATRIX", 9) != contents.display_matrix and info.orientation != UPRIGHT:
+            missing.append("the rotation")
+        if _has_layout(info) and side_data_numbers(frame, "SPHERICAL") != contents.spherical:
+            missing.append("the 360° projection")
+    if missing:
+        raise MediaError(
+            out,
+            f"the file does not hold what was planned: {'; '.join(missing)}",
+            "nothing was written under this name; take another --container, and please report the source",
+        )
+
+
+# Said anew by every muxer, or turned into a field of the header.
+_REPLACED_TAGS = frozenset({"comment", "creation_time", "vendor_id", "handler_name", "language"})
+
+
+def _timecodes(container: InputContainer) -> set[str]:
+    every = [container.metadata, *(s.metadata for s in container.streams)]
+    return {value for tags in every for key, value in tags.items() if key.lower() == "timecode"}
+
+
+def _same_samples(one: str, other: str | None) -> bool:
+    """The yuvj formats are full range by name only."""
+    return other is not None and one.replace("yuvj", "yuv") == other.replace("yuvj", "yuv")
 
 
 def _rescaled(info: SourceInfo, time_base: Fraction) -> np.ndarray:

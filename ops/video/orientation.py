@@ -28,6 +28,11 @@ class Orientation:
         turned = np.rot90(stored[:, ::-1] if self.mirrored else stored, self.quarter_turns)
         return np.ascontiguousarray(turned)
 
+    def stored(self, upright: np.ndarray) -> np.ndarray:
+        """The inverse of `upright`: turn upright pixels [h, w, c] back to how they are stored; C-contiguous."""
+        turned = np.rot90(upright, -self.quarter_turns)
+        return np.ascontiguousarray(turned[:, ::-1] if self.mirrored else turned)
+
     def upright_size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) of the upright picture, given those of the stored one."""
         return (height, width) if self.quarter_turns % 2 else (width, height)

@@ -12,8 +12,9 @@ always the list that decoding yields.
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -26,8 +27,9 @@ from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from ops.video.contents import TRIED_PACKETS, Contents, contents_of
 from ops.video.errors import MediaError
-from ops.video.image import IMAGE_SUFFIXES, load_image
+from ops.video.image import IMAGE_SUFFIXES, is_still, load_image
 from ops.video.orientation import Orientation, orientation_of
 
 _PQ, _HLG = 16, 18  # transfer characteristics of ITU-T H.273
@@ -101,6 +103,8 @@ class SourceInfo:
     size_bytes: int
     sha256: str
     """Hexadecimal digest of the file's bytes, see `source_digest`."""
+    contents: Contents = field(default_factory=Contents)
+    """What else the file holds, for `ops.video.carriage`."""
 
     @property
     def n_frames(self) -> int:
@@ -134,21 +138,28 @@ def source_digest(path: str | Path) -> str:
 def probe(path: str | Path, *, allow_hdr: bool = False) -> SourceInfo:
     """Measure one video or image file.
 
-    Decodes the first frame to prove that it can be decoded. Files named .png .jpg .jpeg .webp .bmp .tif .tiff are
-    images: one frame, pts [0], time base 1, EXIF orientation applied.
+    Decodes the first frame to prove that it can be decoded. Files with one of `ops.video.image.IMAGE_SUFFIXES`, or with the
+    first bytes of a photograph, are images: one frame, pts [0], time base 1, EXIF orientation applied.
 
     Raises `MediaError` (with path, reason and remedy) for a missing path, a folder, an empty file, a file that is
     no media, one without pictures, a truncated one, one with broken timestamps, and for HDR transfers (PQ, HLG)
     unless `allow_hdr`: then its numbers are passed on as if they were display-referred, without tone mapping.
     """
     file = Path(path).absolute()
-    if not file.exists():
-        raise MediaError(file, "there is no such file", "check the path")
-    if file.is_dir():
+    try:
+        facts = file.stat()
+    except FileNotFoundError:
+        raise MediaError(file, "there is no such file", "check the path") from None
+    except OSError as error:
+        raise MediaError(file, f"it cannot be looked at: {error.strerror}", "check the path and its permissions") from error
+    if stat.S_ISDIR(facts.st_mode):
         raise MediaError(file, "this is a folder, and one media file was expected", "name the files inside it")
-    if file.stat().st_size == 0:
+    if stat.S_ISREG(facts.st_mode) and facts.st_size == 0:
         raise MediaError(file, "the file is empty (0 bytes)", "copy or download it again")
-    if file.suffix.lower() in IMAGE_SUFFIXES:
+    if not stat.S_ISREG(facts.st_mode):
+        named = "pipe" if stat.S_ISFIFO(facts.st_mode) else "device or socket"
+        raise MediaError(file, f"this is a {named}, and a file that can be read twice was expected", "save it to a file first")
+    if file.suffix.lower() in IMAGE_SUFFIXES or is_still(file):
         return _probe_image(file)
     return _probe_video(file, allow_hdr)
 
@@ -179,14 +190,16 @@ def _probe_image(file: Path) -> SourceInfo:
         subtitle_streams=0,
         size_bytes=file.stat().st_size,
         sha256=source_digest(file),
+        contents=Contents(picture=image.facts),
     )
 
 
 def _probe_video(file: Path, allow_hdr: bool) -> SourceInfo:
     with open_media(file) as container:
         stream = _picture_stream(file, container)
-        timing = _packet_timing(container, stream)
-        first = _first_frame(file, stream.index)
+        heads: dict[int, list[Packet]] = {}
+        timing = _packet_timing(container, stream, heads)
+        first = first_frame(file, stream.index)
         color = SourceColor(first.color_primaries, first.color_trc, first.colorspace, first.color_range)
         if color.is_hdr and not allow_hdr:
             name = "PQ" if color.trc == _PQ else "HLG"
@@ -232,6 +245,7 @@ def _probe_video(file: Path, allow_hdr: bool) -> SourceInfo:
             subtitle_streams=len(container.streams.subtitles),
             size_bytes=file.stat().st_size,
             sha256=source_digest(file),
+            contents=contents_of(container, stream, first, heads),
         )
 
 
@@ -267,8 +281,9 @@ def _reason(error: Exception) -> str:
 
 
 def _picture_stream(file: Path, container: InputContainer) -> VideoStream:
-    """The first video stream that is no cover picture."""
+    """The video stream that players show: the first one marked as default, else the first; never a cover picture."""
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    streams.sort(key=lambda s: not s.disposition & Disposition.default)
     if not streams:
         found = ", ".join(sorted({s.type for s in container.streams})) or "no stream at all"
         raise MediaError(file, f"it has no video stream (found: {found})", "give a file with pictures")
@@ -290,7 +305,8 @@ class _Timing:
     end_seconds: float  # when the last packet of any stream ends
 
 
-def _packet_timing(container: InputContainer, stream: VideoStream) -> _Timing:
+def _packet_timing(container: InputContainer, stream: VideoStream, heads: dict[int, list[Packet]]) -> _Timing:
+    """Timestamps of the stream's packets. `heads` is filled with the first packets of every other stream."""
     pts: list[int] = []
     keyframes: list[int] = []
     trusted, closed, damaged = True, True, False
@@ -302,6 +318,8 @@ def _packet_timing(container: InputContainer, stream: VideoStream) -> _Timing:
             if packet.pts is not None and packet.size:
                 end_seconds = max(end_seconds, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index != stream.index:
+                if packet.size and len(head := heads.setdefault(packet.stream_index, [])) < TRIED_PACKETS:
+                    head.append(packet)
                 continue
             if packet.size == 0:
                 if packet.pts is not None:  # an empty packet in the file, and not the demuxer's last one
@@ -374,7 +392,8 @@ def _frames_follow_packets(container: InputContainer, stream: VideoStream, first
     )
 
 
-def _first_frame(file: Path, index: int) -> VideoFrame:
+def first_frame(file: Path, index: int) -> VideoFrame:
+    """The first frame of a stream. Raises `MediaError` if none can be decoded."""
     try:
         for frame in decoded_frames(file, index):
             return frame

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import final
 
+from ops.video.carriage import Carriage, carriage_of, container_for
+from ops.video.encode import EncodeOptions
 from ops.video.image import IMAGE_SUFFIXES
 from pipeline.engine.stage import Source
-
-KEPT_SUFFIXES = (".mp4", ".mov", ".mkv")
-SUFFIXES_OF_CODEC = {"ffv1": (".mkv",), "libvpx-vp9": (".mp4", ".mkv", ".webm"), "libsvtav1": (".mp4", ".mkv", ".webm")}
-"""Containers that hold a codec; the others go into `KEPT_SUFFIXES`."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +25,16 @@ class Output:
 @final
 @dataclass(frozen=True)
 class Outputs:
-    """`folder`: of everything. `file`: the edited file itself, where there is one input. `suffixes`: of the video codec.
+    """`folder`: of everything. `file`: the edited file itself, where there is one input. `encode`: how videos are encoded,
+    which decides what containers there are to choose from. `container`: the suffix of every video; None for each source's own.
 
     `sheet`: the contact sheet's own path; with `sheets`, it is beside the edited file if not given.
     """
 
     folder: str
     file: str | None = None
-    suffixes: tuple[str, ...] = KEPT_SUFFIXES
+    encode: EncodeOptions = field(default_factory=EncodeOptions)
+    container: str | None = None
     sheets: bool = False
     sheet: str | None = None
     side_by_side: bool = False
@@ -43,18 +43,32 @@ class Outputs:
 
     def of(self, source: Source) -> Output:
         """NAME.edited.SUFFIX below the folder, under the name that the source's list gave it."""
-        where = self.file if self.file is not None else f"{self.folder}/{edited_name(source, self.suffixes, whole=self.sets)}"
+        where = self.file
+        if where is None:
+            where = f"{self.folder}/{edited_name(source, self.suffix_of(source), whole=self.sets)}"
         stem, suffix = where.rsplit(".", 1)
         sheet = self.sheet or f"{where if self.sets else stem}.contact_sheet.png"
         beside = f"{stem}.side_by_side.{suffix}" if self.side_by_side and source.info.kind == "video" else None
         return Output(where, sheet if self.sheets else None, beside)
 
+    def carriage(self, source: Source) -> Carriage:
+        """What the edited file will carry of its source."""
+        suffix = PurePosixPath(self.file).suffix if self.file is not None else self.suffix_of(source)
+        return carriage_of(source.info, self.encode, suffix.lower())
 
-def edited_name(source: Source, suffixes: tuple[str, ...] = KEPT_SUFFIXES, *, whole: bool = False) -> str:
-    """An image keeps its format, a video its container where that holds the codec; else `a.avi` becomes `a.edited.mp4`."""
+    def suffix_of(self, source: Source) -> str:
+        """An image keeps its format, a video its container where that holds the codec; else `a.avi` becomes `a.edited.mp4`.
+
+        Raises `ValueError` where the container asked for does not hold the codec.
+        """
+        own = PurePosixPath(source.output_name).suffix
+        if source.info.kind == "image":
+            return own if own.lower() in IMAGE_SUFFIXES else ".png"
+        suffix = container_for(source.info, self.encode, own.lower(), self.container)
+        return own if own.lower() == suffix else suffix
+
+
+def edited_name(source: Source, suffix: str, *, whole: bool = False) -> str:
+    """NAME.edited.SUFFIX; with `whole`, a name whose suffix changes keeps its old one before it."""
     path = PurePosixPath(source.output_name)
-    suffix = path.suffix.lower()
-    image = source.info.kind == "image"
-    kept = suffix in IMAGE_SUFFIXES if image else suffix in KEPT_SUFFIXES and suffix in suffixes
-    made = path.suffix if kept else ".png" if image else suffixes[0]
-    return str(path.with_name(f"{path.stem if kept or not whole else path.name}.edited{made}"))
+    return str(path.with_name(f"{path.name if whole and path.suffix != suffix else path.stem}.edited{suffix}"))

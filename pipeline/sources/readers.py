@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ops.video.convert import Conversion
+from ops.video.convert import Conversion, Picture
 from ops.video.decode import Backend, FrameReader
 from pipeline.engine.stage import Source
 from pipeline.sources.fetch import FETCHER, require_unchanged
@@ -23,11 +23,7 @@ class Readers:
         self._source_id: str | None = None
         self._reader: FrameReader | None = None
 
-    def read(self, source: Source, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
-        """(pts, frame) of frames [start, stop).
-
-        Raises MediaError, also where the file is not the one that was probed any more.
-        """
+    def _opened(self, source: Source) -> FrameReader:
         path = FETCHER.path(source.uri)
         require_unchanged(source, path)
         if self._reader is None or self._source_id != source.source_id:
@@ -35,4 +31,15 @@ class Readers:
                 self._reader.close()
             self._reader = FrameReader(replace(source.info, uri=str(path)), self._backend, conversion=self._conversion)
             self._source_id = source.source_id
-        return self._reader.read(start, stop)
+        return self._reader
+
+    def read(self, source: Source, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+        """(pts, frame) of frames [start, stop).
+
+        Raises MediaError, also where the file is not the one that was probed any more.
+        """
+        return self._opened(source).read(start, stop)
+
+    def read_pictures(self, source: Source, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
+        """(pts, picture) of frames [start, stop) of a video; raises as `read` does. Needs the conversion "exact"."""
+        return self._opened(source).read_pictures(start, stop)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 import schemas
+from ops.video.carriage import Carriage, carriage_of, options_for
 from ops.video.decode import FrameReader
 from ops.video.encode import EncodeOptions, encode_segment
 from ops.video.image import load_image, write_image
@@ -60,11 +61,12 @@ class Finalize(Step):
                     places = [work_path(self.store, source, "segments", f"{start:09d}.nut") for start in starts]
                     segments = [stack.enter_context(local_file(one)) for one in places]
                     with local_output(place(output.video)) as path:
-                        finalize(segments, source.info, original, path, self.encode, self.metadata)
+                        held = carriage_of(source.info, self.encode, place(output.video).suffix.lower())
+                        finalize(segments, source.info, original, path, held.encode, self.metadata, held)
                         made.append(facts_of(path, output.video))
                         if output.side_by_side is not None:
                             with timer("side_by_side"), local_output(place(output.side_by_side)) as beside:
-                                write_side_by_side(source, original, path, beside, self.encode, self.metadata)
+                                write_side_by_side(source, original, path, beside, held, self.metadata)
                                 made.append(facts_of(beside, output.side_by_side))
                 if output.contact_sheet is not None:
                     title = f"{PurePath(source.uri).name}: {self.title}"
@@ -90,7 +92,7 @@ class Finalize(Step):
                     "last_pts": int(source.info.pts[stop - 1]),
                     "frame_count": stop - start,
                     "path": output.video,
-                    "codec": self.encode.codec,
+                    "codec": options_for(source.info, self.encode).codec,
                     "size_bytes": size_of(work_path(self.store, source, "segments", f"{start:09d}.nut")) or 0,
                 }
             )
@@ -103,10 +105,12 @@ def facts_of(path: Path, where: str) -> Written:
 
 
 def write_side_by_side(
-    source: Source, original: Path, edited: Path, out: Path, options: EncodeOptions, metadata: dict[str, str]
+    source: Source, original: Path, edited: Path, out: Path, held: Carriage, metadata: dict[str, str]
 ) -> None:
     """source | edited, with the source's sound. Read back from the finished file, so it shows what the viewer will see."""
-    wide = replace(source.info, width=2 * source.info.width)
+    flat = replace(source.info.contents, display_matrix=None, spherical=None, stereo=None)  # two upright pictures on a plane
+    wide = replace(source.info, width=2 * source.info.width, contents=flat)
+    options = replace(held.encode, native=False, field_order=0, pix_fmt=None)
     segments: list[Path] = []
     with (
         FrameReader(replace(source.info, uri=str(original)), conversion="exact") as left,
@@ -124,4 +128,4 @@ def write_side_by_side(
             stack.callback(path.unlink, missing_ok=True)
             encode_segment(pairs(start, min(start + options.gop_frames, source.info.n_frames)), wide, options, path)
             segments.append(path)
-        finalize(segments, wide, original, out, options, metadata)
+        finalize(segments, wide, original, out, options, metadata, replace(held, encode=options))

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
+from av.video.frame import VideoFrame
 
 from ops.device import Device, resolve_device
 from ops.face.framing import Framing
 from ops.face.paste import PasteSettings, paste
 from ops.inversion.session import Precision, Session
+from ops.video.carriage import options_for
+from ops.video.convert import Picture
 from ops.video.decode import Backend
 from ops.video.encode import EncodeOptions, encode_segment
 from ops.video.image import write_image
@@ -63,8 +66,18 @@ class Planned:
     """Of the contact sheet, as they are written."""
 
 
-Frame = tuple[Planned, int, np.ndarray]
-"""A frame of a chunk, its pts, its pixels."""
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A frame of a chunk on its way."""
+
+    one: Planned
+    pts: int
+    rgb: np.ndarray
+    """uint8 [h, w, 3], upright."""
+    native: VideoFrame | None
+    """As it was decoded; None for an image."""
+    source: np.ndarray
+    """`rgb` before anything was edited."""
 
 
 @final
@@ -102,15 +115,19 @@ class Render(Step):
 
             def frames() -> Iterator[Frame]:
                 for one in together:
-                    read = readers.read(one.chunk.source, one.chunk.start, one.chunk.stop)
-                    for pts, frame in one.timer.timed("decode", read):
-                        yield one, pts, frame
+                    chunk = one.chunk
+                    if chunk.source.info.kind == "image":
+                        for pts, rgb in one.timer.timed("decode", readers.read(chunk.source, chunk.start, chunk.stop)):
+                            yield Frame(one, pts, rgb, None, rgb)
+                    else:
+                        pictures = readers.read_pictures(chunk.source, chunk.start, chunk.stop)
+                        for pts, picture in one.timer.timed("decode", pictures):
+                            yield Frame(one, pts, picture.source, picture.native, picture.source)
 
             edited = self._edited(frames(), session, framing)
             results = []
             for one in together:
-                mine = ((pts, frame) for _, pts, frame in islice(edited, one.chunk.frames))
-                results.append(self._written(one, mine))
+                results.append(self._written(one, islice(edited, one.chunk.frames)))
             seconds: list[dict[str, float]] = [one.timer.seconds for one in loaded]
             for name, spent in timer.seconds.items():
                 seconds[0][name] += spent
@@ -118,17 +135,19 @@ class Render(Step):
 
         return Batched(load, finish)
 
-    def _written(self, one: Planned, edited: Iterator[tuple[int, np.ndarray]]) -> Result:
+    def _written(self, one: Planned, edited: Iterator[Frame]) -> Result:
         """Encode the edited frames of a chunk: segments, or one image."""
         source, chunk, files = one.chunk.source, one.chunk, []
         if source.info.kind == "image":
-            for _, frame in edited:
-                files.append(kept(self.store, source, "edited", "edited.png", partial(write_image, frame=frame)))
+            for frame in edited:
+                files.append(kept(self.store, source, "edited", "edited.png", partial(write_image, frame=frame.rgb)))
         else:
+            options = options_for(source.info, self.encode)
+            pictures = ((one.pts, Picture(one.rgb, one.source, one.native)) for one in edited if one.native is not None)
             for start in range(chunk.start, chunk.stop, self.encode.gop_frames):
-                group = islice(edited, min(self.encode.gop_frames, chunk.stop - start))
+                group = islice(pictures, min(self.encode.gop_frames, chunk.stop - start))
                 with one.timer("encode"):
-                    encode = partial(encode_segment, group, source.info, self.encode)
+                    encode = partial(encode_segment, group, source.info, options)
                     files.append(kept(self.store, source, "segments", f"{start:09d}.nut", encode))
         edits = sum(len(here) for here in one.faces.values())
         counts = {"frames": chunk.frames, "edits": edits}
@@ -138,28 +157,28 @@ class Render(Step):
         """Frames => edited frames. Holds as many as a batch of faces needs, and no more."""
         waiting: list[Frame] = []
         count = 0
-        for one, pts, frame in frames:
-            waiting.append((one, pts, frame))
-            count += len(one.faces.get(pts, ()))
+        for frame in frames:
+            waiting.append(frame)
+            count += len(frame.one.faces.get(frame.pts, ()))
             if count >= session.batch_size or len(waiting) >= 4 * session.batch_size:
                 yield from self._paste_all(waiting, session, framing)
                 waiting, count = [], 0
         yield from self._paste_all(waiting, session, framing)
 
     def _paste_all(self, frames: list[Frame], session: Session, framing: Framing) -> Iterator[Frame]:
-        here = [face for one, pts, _ in frames for face in one.faces.get(pts, ())]
+        here = [face for frame in frames for face in frame.one.faces.get(frame.pts, ())]
         generated = None
         if here:
             residuals = [face.residual for face in here if face.residual is not None]
             detail = np.stack(residuals) if residuals else None
-            with frames[0][0].timer("model"):
+            with frames[0].one.timer("model"):
                 edited = session.generate(np.stack([face.edited_LD for face in here]), detail, style_offsets(here))
                 # What is unchanged but for the edit: the difference of the two is the edit and nothing else.
                 base = session.generate(np.stack([face.base_LD for face in here]), detail)
             generated = zip(here, framing.content(edited), framing.content(base), strict=True)
-        for one, pts, frame in frames:
-            result = frame
-            for _ in one.faces.get(pts, ()):
+        for frame in frames:
+            one, result = frame.one, frame.rgb
+            for _ in one.faces.get(frame.pts, ()):
                 assert generated is not None
                 face, edited_crop, base_crop = next(generated)
                 with one.timer("paste"):
@@ -172,12 +191,12 @@ class Render(Step):
                         landmarks=face.landmarks_52,
                         strength=face.fade,
                     )
-                if pts in one.sheet:
+                if frame.pts in one.sheet:
                     with one.timer("sheet"):
                         source = one.chunk.source
-                        crops = (frame, base_crop, edited_crop, result)
-                        one.strips.append(write_strip(self.store, source, pts, *crops, face.quad_42))
-            yield one, pts, result
+                        crops = (frame.source, base_crop, edited_crop, result)
+                        one.strips.append(write_strip(self.store, source, frame.pts, *crops, face.quad_42))
+            yield replace(frame, rgb=result)
 
 
 def faces_of(store: Store, chunk: Chunk) -> dict[int, list[Face]]:

@@ -349,7 +349,10 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, styleres: Styleres, clip: Path
     ran = styleres("edit", clip, "--edit", "warm=1", "--out", tmp_path / "o", "--store", tmp_path / "s", "--dry-run")
     assert ran.code == 0 and tree(tmp_path) == {}
     plan = next(line for line in ran.lines if line["event"] == "plan")
-    assert plan["inputs"] == [{"uri": str(clip), "frames": 20, "width": 160, "height": 96}]
+    (told,) = plan["inputs"]
+    assert told["uri"] == str(clip) and (told["frames"], told["width"], told["height"]) == (20, 160, 96)
+    assert told["output"] == str(tmp_path / "o" / "marked.edited.mp4") and not told["refused"]
+    assert {item["fate"] for item in told["carriage"]} == {"kept", "converted"}
     assert plan["outputs"] == [str(tmp_path / "o" / "marked.edited.mp4")]
     assert styleres("invert", clip, "--store", tmp_path / "s", "--dry-run").code == 0 and tree(tmp_path) == {}
     assert styleres("invert", clip, "--store", tmp_path / "s").code == 0

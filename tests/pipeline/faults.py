@@ -63,7 +63,7 @@ def edited(
         PlanSettings(parse_edits(["warm=1"])), encode=EncodeOptions(codec="ffv1", gop_frames=8), sheet_frames=sheet_frames
     )
     compute = flow.Compute("cpu", "fp32", 4, 8)
-    outputs = Outputs(str(folder / "out"), suffixes=(".mkv",), sheets=bool(sheet_frames))
+    outputs = Outputs(str(folder / "out"), encode=settings.encode, sheets=bool(sheet_frames))
     return flow.edit(
         sources, outputs, store, bundle, flow.InvertSettings(), settings, compute, runner or InProcessRunner(), report
     )

@@ -1,0 +1,242 @@
+"""Everything that a media file holds besides its frames' times: streams, tags, field order, side data, time code.
+
+Measured once, by the probe; `ops.video.carriage` matches it with what an output can hold. Which containers take a stream
+unchanged is not looked up in a list of ours, which would be wrong with the next release of FFmpeg: the stream's first
+packets are written into each of them, in memory, and read back.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition, Stream
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from ops.video.image import PictureFacts
+
+FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+"""Containers that can be written, by suffix, with FFmpeg's names."""
+TRIED_PACKETS = 2
+
+StreamKind = Literal["video", "audio", "subtitle", "data", "attachment", "unknown"]
+StreamRole = Literal["edited", "companion", "cover", "timecode", "chapters", "attachment"]
+
+
+@dataclass(frozen=True)
+class StreamFacts:
+    """One stream of a file."""
+
+    index: int
+    kind: StreamKind
+    codec: str
+    """FFmpeg's name of the codec, or "unknown"."""
+    role: StreamRole
+    suffixes: tuple[str, ...] = ()
+    """Containers that were seen to take the stream as it is; empty for the edited one."""
+    disposition: int = 0
+    """FFmpeg's flags (default, forced, attached picture, ...)."""
+    language: str = ""
+    title: str = ""
+    start: Fraction | None = None
+    """Seconds on the file's own clock; None if unknown."""
+
+    def __str__(self) -> str:
+        said = ", ".join(one for one in (self.codec, self.language if self.language != "und" else "", self.title) if one)
+        kind = "cover picture" if self.role == "cover" else self.kind
+        return f"stream {self.index}, {kind} ({said})"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a video file holds. Plain values only."""
+
+    streams: tuple[StreamFacts, ...] = ()
+    tags: tuple[tuple[str, str], ...] = ()
+    """Of the file, as FFmpeg names them."""
+    chapters: int = 0
+    timecode: str | None = None
+    """SMPTE time code of the first frame; with `;` before the frames for drop frame."""
+    timecode_suffixes: tuple[str, ...] = ()
+    """Containers that were seen to keep it: mp4 and mov only know some frame rates."""
+    alpha: bool = False
+    """True if the decoded pictures have a channel of transparency, or a palette that uses one."""
+    interlaced: bool = False
+    """True if the frames are two fields each, woven line by line."""
+    field_order: int = 0
+    """FFmpeg's AVFieldOrder as the container or the stream says it: 0 unknown, 1 progressive, 2 to 5 interlaced."""
+    display_matrix: tuple[int, ...] | None = None
+    """Nine int32 of the display matrix (ISO/IEC 14496-12, 8.2.2) that turns stored pictures upright."""
+    spherical: tuple[int, ...] | None = None
+    """AVSphericalMapping as int32: projection, yaw, pitch, roll, then bounds and padding."""
+    stereo: tuple[int, ...] | None = None
+    """AVStereo3D's type and flags."""
+    captions: bool = False
+    """True if the first frame carries closed captions (CEA-608/708)."""
+    hdr_metadata: bool = False
+    """True if the first frame carries mastering display or content light metadata."""
+    picture: PictureFacts | None = None
+    """Of a still image; everything else here is of videos."""
+    coded_alpha: bool = False
+    """True if the stream keeps an alpha channel beside its pictures that the decoder leaves out (VP8, VP9 in Matroska)."""
+
+
+def side_data_numbers(frame: VideoFrame, name: str, count: int | None = None) -> tuple[int, ...] | None:
+    """A frame's side data as int32 numbers; None where it has none of that name."""
+    if name not in frame.side_data:
+        return None
+    data = bytes(frame.side_data[name])  # type: ignore[literal-required]
+    numbers = np.frombuffer(data[: len(data) // 4 * 4], np.int32).tolist()
+    return tuple(numbers if count is None else numbers[:count])
+
+
+def contents_of(
+    container: InputContainer, stream: VideoStream, first: VideoFrame, heads: Mapping[int, Sequence[Packet]]
+) -> Contents:
+    """What an open file holds.
+
+    `stream`: the one whose frames are edited, `first`: its first frame; `heads`: the first packets of the other streams.
+    """
+    tags = {str(k).lower(): v for k, v in stream.metadata.items()}
+    codec = stream.codec_context.codec.canonical_name
+    order = stream.codec_context.field_order
+    timecode = _timecode(container, tags)
+    return Contents(
+        streams=tuple(_facts(container, one, stream, heads.get(one.index, ())) for one in container.streams),
+        tags=tuple(container.metadata.items()),
+        chapters=len(container.chapters()),
+        timecode=timecode,
+        timecode_suffixes=() if timecode is None else timecode_suffixes(timecode, stream.average_rate),
+        alpha=_shows_alpha(first),
+        interlaced=bool(first.interlaced_frame) or (codec in _SAYS_ITS_FIELDS_OUTSIDE and order > 1),
+        field_order=order,
+        display_matrix=side_data_numbers(first, "DISPLAYMATRIX", 9),
+        spherical=side_data_numbers(first, "SPHERICAL"),
+        stereo=side_data_numbers(first, "STEREO3D", 2),
+        captions="A53_CC" in first.side_data,
+        hdr_metadata=any(name in first.side_data for name in ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")),
+        coded_alpha=tags.get("alpha_mode") == "1" and not has_alpha(first.format.name),
+    )
+
+
+# Their frames do not know; the container's field order is all there is.
+_SAYS_ITS_FIELDS_OUTSIDE = frozenset({"qtrle", "rawvideo", "v210", "png", "huffyuv", "ffvhuff", "utvideo"})
+
+
+def has_alpha(pix_fmt: str) -> bool:
+    """Whether pictures of an FFmpeg pixel format have a channel of transparency."""
+    return any(component.is_alpha for component in av.VideoFormat(pix_fmt).components)
+
+
+def _timecode(container: InputContainer, stream_tags: Mapping[str, str]) -> str | None:
+    if "timecode" in stream_tags:
+        return stream_tags["timecode"]
+    for tags in [container.metadata, *(one.metadata for one in container.streams if one.type == "data")]:
+        for key, value in tags.items():
+            if key.lower() == "timecode":
+                return value
+    return None
+
+
+def timecode_suffixes(timecode: str, rate: Fraction | None) -> tuple[str, ...]:
+    """The containers that keep a time code at a frame rate: a small picture is written into each, and read back."""
+    found = [".mkv"]  # as a tag, whatever it says
+    for suffix in (".mp4", ".mov"):
+        target = io.BytesIO()
+        try:
+            with av.open(target, "w", format=FORMATS[suffix]) as out:
+                stream = out.add_stream("mpeg4", rate=rate, width=16, height=16)
+                stream.metadata["timecode"] = timecode
+                frame = VideoFrame(16, 16, "yuv420p")
+                frame.pts = 0
+                out.mux(stream.encode(frame))
+                out.mux(stream.encode(None))
+            target.seek(0)
+            with av.open(target) as made:
+                if any(one.metadata.get("timecode") == timecode for one in made.streams if one.type == "data"):
+                    found.append(suffix)
+        except (av.FFmpegError, ValueError):
+            continue
+    return tuple(found)
+
+
+def _shows_alpha(frame: VideoFrame) -> bool:
+    if frame.format.name == "pal8":  # every palette has room for transparency, and few use it
+        return bool(frame.to_ndarray(format="rgba")[..., 3].min() < 255)
+    return has_alpha(frame.format.name)
+
+
+def _facts(container: InputContainer, stream: Stream, edited: Stream, head: Sequence[Packet]) -> StreamFacts:
+    role = _role(container, stream, edited)
+    tags = {str(k).lower(): v for k, v in stream.metadata.items()}
+    suffixes: tuple[str, ...] = ()
+    if role in ("companion", "cover"):
+        suffixes = tuple(suffix for suffix, form in FORMATS.items() if takes(form, stream, head))
+    elif role == "attachment":
+        suffixes = (".mkv",)
+    return StreamFacts(
+        index=stream.index,
+        kind=stream.type if stream.type in ("video", "audio", "subtitle", "data", "attachment") else "unknown",
+        codec=codec_name(stream),
+        role=role,
+        suffixes=suffixes,
+        disposition=int(stream.disposition),
+        language=tags.get("language", ""),
+        title=tags.get("title", ""),
+        start=None if stream.start_time is None or not stream.time_base else stream.start_time * stream.time_base,
+    )
+
+
+def _role(container: InputContainer, stream: Stream, edited: Stream) -> StreamRole:
+    if stream.index == edited.index:
+        return "edited"
+    if stream.type == "video" and stream.disposition & Disposition.attached_pic:
+        return "cover"
+    if stream.type == "attachment":
+        return "attachment"
+    if stream.type == "data" and any(key.lower() == "timecode" for key in stream.metadata):
+        return "timecode"
+    # QuickTime keeps chapters as a track of text, which FFmpeg shows beside the chapters that it has read from it.
+    if stream.type == "data" and stream.name == "bin_data" and 0 < len(container.chapters()) == stream.frames:
+        return "chapters"
+    return "companion"
+
+
+def codec_name(stream: Stream) -> str:
+    """FFmpeg's name of a stream's codec; "unknown" where this FFmpeg has none."""
+    if stream.codec_context is not None:
+        return stream.codec_context.codec.canonical_name
+    return (stream.name if stream.type == "data" else None) or "unknown"
+
+
+def takes(form: str, stream: Stream, head: Sequence[Packet]) -> bool:
+    """Whether a container keeps a stream as it is: its first packets are written into one, in memory, and read back."""
+    if stream.codec_context is None and stream.type != "data":
+        return False  # this FFmpeg cannot even describe it
+    target = io.BytesIO()
+    try:
+        with av.open(target, "w", format=form) as out:
+            copy = out.add_stream_from_template(stream, opaque=True)
+            if isinstance(copy, VideoStream):
+                copy.codec_context.framerate = getattr(stream, "average_rate", None) or Fraction(25)
+            copy.disposition = stream.disposition
+            out.start_encoding()
+            for place, packet in enumerate(head[:TRIED_PACKETS]):
+                sent = Packet(bytes(packet))
+                sent.pts = sent.dts = place * max(packet.duration or 1, 1)
+                sent.duration, sent.time_base, sent.is_keyframe = packet.duration or 1, packet.time_base, packet.is_keyframe
+                sent.stream = copy
+                out.mux_one(sent)
+        target.seek(0)
+        with av.open(target, metadata_errors="replace") as made:
+            return any(one.type == stream.type and codec_name(one) == codec_name(stream) for one in made.streams)
+    except (av.FFmpegError, ValueError):
+        return False
