@@ -22,6 +22,7 @@ from ops.editing.definitions import Definition
 from ops.editing.editor import EditError, check_fits
 from ops.editing.library import incomplete, load_offer, offers
 from ops.files.errors import CheckpointError
+from pipeline.store.places import folders
 from pipeline.store.tables import Store, StoreError
 
 FAILURE_COLUMNS = ["stage", "reason", "uri", "pts", "last_pts", "message"]
@@ -59,7 +60,7 @@ def inspect(
 
 def print_store(console: Console, store: Store, facts: dict[str, Any]) -> None:
     console.print(f"{store.root}: model {facts['model']}, schema {facts['schema_version']}, residuals {facts['codec']}")
-    sources = Table("source", "file", "frames", "size", "tracks", "faces", "edits", "state")
+    sources = Table("source", "file", "frames", "size", "tracks", "faces", "edits", "computed on", "state")
     for row in facts["sources"]:
         size = "" if row["width"] is None else f"{row['width']}x{row['height']}"
         state = "complete" if row["complete"] else "incomplete" if row["damaged"] is None else row["damaged"]
@@ -70,6 +71,7 @@ def print_store(console: Console, store: Store, facts: dict[str, Any]) -> None:
             size,
             *(known(row[name]) for name in ("tracks", "faces")),
             recipes,
+            "; ".join(f"{step} {', '.join(kinds)}" for step, kinds in (row["devices"] or {}).items()),
             escape(state),
         )
     console.print(sources)
@@ -148,7 +150,7 @@ def store_facts(store: Store) -> dict[str, Any]:
             facts = [source_facts(store, row) for row in store.read("sources", source_id).to_pylist()]
             its_rows, lost = store.row_counts(source_id), store.failures(source_id).select(FAILURE_COLUMNS).to_pylist()
         except StoreError as error:
-            blank = dict.fromkeys(("uri", "frames", "width", "height", "tracks", "faces"))
+            blank = dict.fromkeys(("uri", "frames", "width", "height", "tracks", "faces", "devices"))
             sources.append({"source_id": source_id, **blank, "recipes": [], "complete": False, "damaged": str(error)})
         else:
             sources += facts
@@ -187,8 +189,18 @@ def source_facts(store: Store, row: Mapping[str, Any]) -> dict[str, Any]:
         "faces": len(latents),
         "recipes": pc.unique(recipes["recipe_id"]).to_pylist(),
         "complete": store.is_complete(source_id),
+        "devices": devices_of(store, source_id),
         "damaged": next(iter(store.broken_manifests(source_id, ["invert"]).values()), None),
     }
+
+
+def devices_of(store: Store, source_id: str) -> dict[str, list[str]]:
+    """Step => kinds of device that computed what is stored of a source and what its renders made; empty for older stores."""
+    found: dict[str, list[str]] = {}
+    for stage in folders(store.root / "manifests"):
+        for step, kinds in ((store.read_manifest(stage, source_id) or {}).get("devices") or {}).items():
+            found[step] = sorted({*found.get(step, []), *kinds})
+    return found
 
 
 def main() -> None:

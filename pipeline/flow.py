@@ -25,14 +25,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 from ops.checkpoints.bundle import Bundle
 from ops.device import Device
 from ops.editing.library import load_edits, offers
 from ops.editing.recipe import EditRecipe
 from ops.face.align import CropMode
-from ops.face.detect import DetectorSettings
+from ops.face.detect import DetectorFactory, DetectorSettings
 from ops.face.paste import PasteSettings
 from ops.face.track import TrackSettings
 from ops.inversion.session import Precision
@@ -78,7 +77,7 @@ class Compute:
 class InvertSettings:
     """What decides the rows of the store, besides the model."""
 
-    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    detector: DetectorFactory = field(default_factory=DetectorSettings)
     tracking: TrackSettings = field(default_factory=TrackSettings)
     crop: CropMode = "fast"
 
@@ -109,15 +108,17 @@ def invert_stages(store: Store, bundle: Bundle, settings: InvertSettings, comput
     """sources => rows of the store."""
     root, model, cpus, gpus = str(store.root), str(bundle.path.absolute()), compute.cpus_per_worker, compute.gpus_per_worker
     chunk, framing = compute.chunk_frames, bundle.framing
+    # A model whose crop needs no face has no detector, and nothing of one decides.
+    detector = settings.detector.decides() if framing.crop == "ffhq" else None
     return [
         # Detection is a small network on every frame: a share of a GPU, or one core.
         Stage(
             "scan",
-            Scan(root, settings.detector, compute.backend, compute.device, framing.crop),
+            Scan(root, settings.detector, compute.backend, compute.device, framing.crop, detector),
             cpus,
             gpus,
             chunk,
-            decides={"detector": asdict(settings.detector), "crop": framing.crop},
+            decides={"detector": detector, "crop": framing.crop},
             writes=("frames", "faces"),
             counted=("frames", "detections"),
         ),
@@ -312,8 +313,3 @@ def identity_of(recipe: EditRecipe, bundle: Bundle) -> tuple[str, dict[str, str]
     if used := [f"{name}: {given[name].record}" for name in dict.fromkeys(recipe.names) if name in given]:
         metadata["editors"] = "; ".join(used)
     return recipe.id_with(records), metadata
-
-
-def invert_settings_json(settings: InvertSettings) -> dict[str, Any]:
-    """Settings as JSON values, for manifests: two runs with equal ones give equal rows."""
-    return asdict(settings)

@@ -132,6 +132,8 @@ class Underway:
     outputs: list[Written] = field(default_factory=list)
     failed: bool = False
     """The last four since the last seal."""
+    devices: dict[str, set[str]] = field(default_factory=dict)
+    """Stage => kinds of device, since the last seal."""
     lost: bool = False
     """Anything, at any stage."""
     settled: list[tuple[Stage, Outcome]] = field(default_factory=list)
@@ -228,12 +230,23 @@ class Course:
                     "same command again"
                 )
         state = self._underway[outcome.item.source.source_id]
+        self._see_devices(stage, state, outcome)
         if outcome.damaged is None:  # else it may not be lost: see when the source has no item in work
             self.report(Settled(stage, outcome, tally))
         state.outcomes.append(outcome)
         state.waiting -= 1
         if state.waiting == 0:
             self._leave(state)
+
+    def _see_devices(self, stage: Stage, state: Underway, outcome: Outcome) -> None:
+        """Say so, once for a source and stage, where another kind of device goes on than began; it may."""
+        new = set() if outcome.result is None else set(outcome.result.devices)
+        known = state.devices.setdefault(stage.name, set())
+        if known and not new <= known and len(known) == 1:
+            (before,), now = known, ", ".join(sorted(new - known))
+            said = f"{stage.name} goes on on {now}, and was begun on {before}: rows of the two differ in their last bits"
+            self.report(Noted("device", said, state.source.uri))
+        known |= new
 
     @property
     def finished(self) -> bool:
@@ -341,7 +354,7 @@ class Course:
         for stage in self.stages[state.at :]:
             key = key_of(stage, state.source, upstream)
             upstream = after(key, [(0, state.source.info.n_frames)])
-            decides[stage.name] = dict(stage.decides)
+            decides[stage.name] = stage.decided_by
             if stage.seals is not None:
                 seal = self.ledger.sealed(stage.seals, state.source.source_id)
                 if seal is None or seal.key == key:
@@ -400,6 +413,7 @@ class Course:
             tally.resumed += len(done)
             tally.queued += len(todo)
             state.outcomes = done
+            state.devices[stage.name] = {kind for one in done if one.result is not None for kind in one.result.devices}
             if todo:
                 state.waiting = len(todo)
                 self._queues[state.at].extend(todo)
@@ -497,9 +511,10 @@ class Course:
         if not (stage.vital and state.failed):
             chain = self.stages[: state.at + 1]
             first = max((i + 1 for i, one in enumerate(chain[:-1]) if one.seals), default=0)
-            decides = {one.name: dict(one.decides) for one in chain[first:]}
+            decides = {one.name: one.decided_by for one in chain[first:]}
             lost = tuple(lost_of(state.failures))
-            seal = Seal(state.key, source.uri, decides, lost, state.failed, tuple(state.outputs), state.upstream)
+            devices = {one.name: sorted(found) for one in chain[first:] if (found := state.devices.get(one.name))}
+            seal = Seal(state.key, source.uri, decides, lost, state.failed, tuple(state.outputs), state.upstream, devices)
             self.ledger.seal(stage.seals, source, seal, [file for file in state.files if not file.path.startswith("work/")])
             if not state.failed:
                 self.ledger.forget(chain[first:], source.source_id)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
 import schemas
@@ -65,7 +65,7 @@ def _part_of(uri: str) -> str:
 
 def key_of(stage: Stage, source: Source, upstream: str) -> str:
     """What an item of this stage depends on; `upstream` comes from the stage before (`after`)."""
-    return digest(schemas.SCHEMA_VERSION, stage.name, dict(stage.decides), source.info.sha256, upstream)
+    return digest(schemas.SCHEMA_VERSION, stage.name, stage.decided_by, source.info.sha256, upstream)
 
 
 def after(key: str, covered: Sequence[tuple[int, int]]) -> str:
@@ -93,6 +93,8 @@ class Seal:
     """Files outside the store that it vouches for."""
     after: str = ""
     """What the stages after it depend on."""
+    devices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Stage => kinds of device that its models ran on; for people."""
 
 
 @final
@@ -119,6 +121,7 @@ class Ledger:
             "failures": [asdict(one) for one in result.failures],
             "files": [asdict(one) for one in result.files],
             "outputs": [asdict(one) for one in result.outputs],
+            "devices": list(result.devices),
         }
         write_record(self._folder(stage, item.source.source_id) / f"{item.start:09d}-{item.stop:09d}.json", content)
 
@@ -169,12 +172,13 @@ class Ledger:
         except DamagedPart:
             return []
         found = []
+        devices = tuple((self.store.read_manifest(manifest, source.source_id) or {}).get("devices", {}).get(stage.name, ()))
         for start, stop in gaps(damaged, source.info.n_frames):
             item = Chunk(source, start, stop, key)
             first, last = item.pts_range
             inside = tuple(file for a, b, file in files if start <= a and b <= stop)
             failures = tuple(row for row in rows if row.pts is not None and first <= row.pts <= last)
-            found.append(Outcome(item, Result({}, {}, failures, inside), None, resumed=True))
+            found.append(Outcome(item, Result({}, {}, failures, inside, devices=devices), None, resumed=True))
         return found
 
     def _entry(self, path: Place, source: Source, key: str) -> Outcome | None:
@@ -185,6 +189,7 @@ class Ledger:
             outputs = tuple(Written(**one) for one in content["outputs"])
             failures = tuple(Failure(**one) for one in content["failures"])
             item = Chunk(source, content["start"], content["stop"], content["key"])
+            devices = tuple(content.get("devices", ()))
         except (BrokenRecord, KeyError, TypeError, FileNotFoundError):
             return None
         if item.key != key:
@@ -192,7 +197,7 @@ class Ledger:
         there = [joined(self.store.root, file.path) for file in files] + [place(file.path) for file in outputs]
         if not all(as_written(one, file) for one, file in zip(there, (*files, *outputs), strict=True)):
             return None
-        return Outcome(item, Result(content["counts"], {}, failures, files, outputs), None, resumed=True)
+        return Outcome(item, Result(content["counts"], {}, failures, files, outputs, devices), None, resumed=True)
 
     def put_aside(self, stages: Sequence[Stage], source_id: str, places: Iterable[Place]) -> list[Place]:
         """Take away those files of a source that are not what these stages or an inversion wrote; => which.
@@ -311,6 +316,7 @@ class Ledger:
                 content["failed"],
                 tuple(Written(**one) for one in content["outputs"]),
                 content["after"],
+                content.get("devices", {}),
             )
         except (KeyError, TypeError):
             return None

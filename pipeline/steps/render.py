@@ -131,7 +131,8 @@ class Render(Step):
             seconds: list[dict[str, float]] = [one.timer.seconds for one in loaded]
             for name, spent in timer.seconds.items():
                 seconds[0][name] += spent
-            return [replace(result, seconds=each) for result, each in zip(results, seconds, strict=True)]
+            devices = (session.device.type,)
+            return [replace(result, seconds=each, devices=devices) for result, each in zip(results, seconds, strict=True)]
 
         return Batched(load, finish)
 

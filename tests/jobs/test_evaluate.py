@@ -19,7 +19,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from jobs import evaluate_video
 from jobs.cli import app
 from jobs.common import evaluate_report
 from ops.checkpoints.bundle import open_bundle
@@ -44,7 +43,7 @@ Evaluate = Callable[..., Evaluated]
 @pytest.fixture
 def evaluate(monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     """Runs `styleres evaluate …` on a wide terminal, with the stub detector."""
-    monkeypatch.setattr(evaluate_video, "build_detector", lambda settings: tiny.MarkDetector())
+    tiny.command_finds_marks(monkeypatch)
 
     def run(*arguments: object) -> Evaluated:
         result = CliRunner().invoke(app, ["evaluate", *map(str, arguments)], env={"COLUMNS": "200"})

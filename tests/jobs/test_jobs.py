@@ -17,7 +17,6 @@ from ops.checkpoints.bundle import Bundle
 from ops.video.decode import FrameReader
 from ops.video.probe import probe
 from pipeline.engine.ledger import Ledger
-from pipeline.steps import scan
 from pipeline.store.tables import Store
 from tests import tiny
 from tests.jobs.conftest import Styleres, tree
@@ -79,10 +78,7 @@ def test_a_second_edit_does_not_invert_again(
 
     before = inverted()
 
-    def refused(*arguments: object) -> None:
-        raise AssertionError("scanned again")
-
-    monkeypatch.setattr(scan, "build_detector", refused)
+    tiny.refuse_detectors(monkeypatch, "scanned again")
     second = styleres("edit", clip, "--edit", "cold=1", "--out", tmp_path / "b.mp4", "--store", store)
     third = styleres("render", "--store", store, "--edit", "cold=1", "--out", tmp_path / "c.mp4")
     assert (first.code, second.code, third.code) == (0, 0, 0)
@@ -131,7 +127,7 @@ def test_an_edit_that_was_killed_after_its_file_was_written_is_finished_by_the_s
     with pytest.raises(RuntimeError, match="killed"):
         styleres(*arguments)
     monkeypatch.undo()
-    monkeypatch.setattr(scan, "build_detector", lambda settings, device: tiny.MarkDetector())
+    tiny.command_finds_marks(monkeypatch)
     assert (tmp_path / "out.mp4").exists(), "the premise"
     assert styleres("edit", clip, "--edit", "warm=2", *arguments[4:]).code == 2
     again = styleres(*arguments)
@@ -647,7 +643,7 @@ def test_inspect_lists_edits_and_what_others_lack(
 
 def test_on_a_terminal_there_are_bars_and_one_last_line(tmp_path: Path, clip: Path, bundle: Bundle) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "build_detector", lambda settings, device: tiny.MarkDetector())
+        tiny.command_finds_marks(patch)
         words = ["edit", str(clip), "--edit", "warm=1@track=0+9", "--out", str(tmp_path / "o.mp4"), "--progress", "bars"]
         result = CliRunner().invoke(app, [*words, "--model", str(bundle.path), "--preset", "ultrafast"])
     assert result.exit_code == 1

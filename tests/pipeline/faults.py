@@ -40,7 +40,6 @@ from pipeline.engine.course import Report, silent
 from pipeline.engine.runner import InProcessRunner, Runner
 from pipeline.engine.stage import Chunk, Result, Source, Step
 from pipeline.sources.outputs import Outputs
-from pipeline.steps import scan
 from pipeline.steps.plan import PlanSettings
 from pipeline.store import upkeep
 from pipeline.store.tables import Store
@@ -64,9 +63,7 @@ def edited(
     )
     compute = flow.Compute("cpu", "fp32", 4, 8)
     outputs = Outputs(str(folder / "out"), encode=settings.encode, sheets=bool(sheet_frames))
-    return flow.edit(
-        sources, outputs, store, bundle, flow.InvertSettings(), settings, compute, runner or InProcessRunner(), report
-    )
+    return flow.edit(sources, outputs, store, bundle, tiny.INVERTING, settings, compute, runner or InProcessRunner(), report)
 
 
 def left_by(folder: Path) -> dict[str, Any]:
@@ -168,7 +165,6 @@ def kill_upkeep(job: str, store: Path, folder: Path) -> None:
 
 def kill_edits(folder: Path, seed: int, kills: int) -> None:
     torch.set_num_threads(1)
-    scan.build_detector = lambda settings, device: tiny.MarkDetector()  # type: ignore[assignment]
     bundle = open_bundle(folder / "bundle")
     sources = [tiny.source_of(path) for path in sorted((folder / "in").iterdir())]
     drawn, killed, rounds = random.Random(seed), 0, 0

@@ -39,7 +39,6 @@ from pipeline.store.tables import Store
 from tests import tiny
 from tests.ops.video.media import decode_all, payloads, psnr
 
-pytestmark = pytest.mark.usefixtures("marks")
 X264 = EncodeOptions(preset="veryfast", gop_frames=8, quality=20)
 
 
@@ -296,7 +295,7 @@ def test_a_render_loads_no_encoder_and_no_detector(
 
     for name in ("E4eEncoder", "Alignment", "Extraction"):
         monkeypatch.setattr(styleres, name, refused)
-    monkeypatch.setattr(scan, "build_detector", refused)
+    tiny.refuse_detectors(monkeypatch)
     weights = safetensors.torch.load_file(bundle.path / "weights.safetensors")
     stripped = write_bundle(
         tmp_path / "bundle",

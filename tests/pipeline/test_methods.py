@@ -26,8 +26,6 @@ KEEPS_NOTHING = ("e4e", "psp", "restyle")
 ENCODERS = ("encoder.", "alignment.", "extraction.", "hypernet.", "inverter.", "fuser.")
 """Prefixes of what reads pictures. HFGI's `alignment.` reads the edited one, so there it stays."""
 
-pytestmark = pytest.mark.usefixtures("marks")
-
 
 @pytest.fixture(params=METHODS)
 def method(request: pytest.FixtureRequest) -> Method:

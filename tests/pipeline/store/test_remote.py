@@ -120,9 +120,7 @@ def test_places_read_and_write_the_same_here_and_there(bucket: str, tmp_path: Pa
         assert folders(root) == [] and not exists(joined(root, "a/deep/d.txt"))
 
 
-def test_the_flow_gives_the_same_in_a_bucket_as_on_a_disk(
-    bucket: str, tmp_path: Path, bundle: Bundle, source: Source, marks: None
-) -> None:
+def test_the_flow_gives_the_same_in_a_bucket_as_on_a_disk(bucket: str, tmp_path: Path, bundle: Bundle, source: Source) -> None:
     here, _ = tiny.inverted(tmp_path / "store", [source], bundle)
     (ours,), _ = tiny.rendered(tmp_path / "out", here, [source], bundle, "warm=1", sheet_frames=2)
     url = put(f"{bucket}/in/talks/marked.mp4", Path(source.uri))
