@@ -23,7 +23,7 @@ from pipeline.engine.course import OutOfSpace
 from pipeline.engine.ledger import Ledger
 from pipeline.engine.stage import Source
 from pipeline.store.tables import Store
-from tests import tiny
+from tests import needs, tiny
 from tests.pipeline import faults
 
 pytestmark = [
@@ -329,7 +329,7 @@ def test_no_flipped_bit_of_a_finished_run_is_overlooked(
 
 # ------------------------------------------------------------------------------------------------------- with Ray
 
-ray = pytest.importorskip("ray")
+ray = needs.package("ray")
 
 
 @pytest.fixture

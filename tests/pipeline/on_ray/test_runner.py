@@ -18,9 +18,9 @@ from ops.video.errors import MediaError
 from pipeline.engine.course import Course, Event, Settled, Status
 from pipeline.engine.runner import InProcessRunner, ResourceError, Runner, WorkersDie
 from pipeline.engine.stage import Chunk, Outcome, Result, Source, Stage, Step
-from tests import tiny
+from tests import needs, tiny
 
-ray = pytest.importorskip("ray")
+ray = needs.package("ray")
 pytestmark = pytest.mark.slow
 CPUS = 2
 BAD = 8

@@ -20,9 +20,9 @@ from pipeline.store import journal, places, upkeep
 from pipeline.store.lock import StoreBusy, held
 from pipeline.store.places import Remote, exists, folders, joined, listed, local_file, place
 from pipeline.store.tables import Store
-from tests import tiny
+from tests import needs, tiny
 
-pytest.importorskip("moto", reason="the S3 server of these tests comes with pip install 'styleres-video[test]'")
+needs.package("moto")
 pytestmark = pytest.mark.slow
 BUCKET = "clips"
 
@@ -63,7 +63,7 @@ server.serve_forever()
 @pytest.fixture(scope="module")
 def gs() -> Iterator[str]:
     """As `s3`, of Google's kind. A process of its own: pyarrow holds the interpreter's lock while it waits for an answer."""
-    pytest.importorskip("gcp_storage_emulator", reason="Google's server comes with pip install 'styleres-video[test]'")
+    needs.package("gcp_storage_emulator")
     server = subprocess.Popen([sys.executable, "-c", GOOGLE_SERVER, BUCKET], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     port = int(server.stdout.readline())
