@@ -90,6 +90,7 @@ class RenderSettings:
     paste: PasteSettings = field(default_factory=PasteSettings)
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     sheet_frames: int = 6
+    """Frames on the contact sheet, evenly spread over those that are edited; 0 for none."""
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,17 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
+import typer
+
 import schemas
 from jobs.common.errors import UsageError
 from jobs.common.report import Reporter
+from jobs.common.values import Chosen
 from ops.checkpoints.bundle import Bundle
 from ops.editing.definitions import Definition, parse_definition, parse_folder
 from ops.editing.library import load_edits, offers
 from ops.editing.recipe import EditRecipe, load_recipe, parse_edits
+from ops.face.paste import PasteError
 from ops.video.carriage import SUFFIXES_OF_CODEC, options_for, refusal
 from ops.video.contents import FORMATS
 from ops.video.encode import EncodeOptions
@@ -28,10 +32,11 @@ from ops.video.image import IMAGE_SUFFIXES
 from pipeline.engine.course import OUTPUT_EXISTS, Report
 from pipeline.engine.stage import Source, Stage
 from pipeline.engine.summary import Summary
-from pipeline.flow import Policy, course_of
+from pipeline.flow import Policy, RenderSettings, course_of
 from pipeline.sources.fetch import is_plain
 from pipeline.sources.inputs import MEDIA_SUFFIXES, Entry, Probing, entries, is_explicit, probed
 from pipeline.sources.outputs import Outputs
+from pipeline.steps.plan import PlanSettings
 from pipeline.store import journal, upkeep
 from pipeline.store.lock import held
 from pipeline.store.parts import DamagedPart, named
@@ -186,6 +191,15 @@ def recipe_from(
     parsed.require_known({*own, *offers(parsed.editors)})
     load_edits(parsed.names, bundle.editors(), parsed.editors, bundle.config.generator)
     return parsed
+
+
+def rendering_from(chosen: Chosen, recipe: EditRecipe, bundle: Bundle) -> RenderSettings:
+    """The chosen settings of a render of this recipe. Raises BadParameter for a mask that the model's crop cannot have."""
+    settings = chosen.make(RenderSettings, {PlanSettings: {"recipe": recipe}})
+    try:
+        return replace(settings, paste=settings.paste.fitted(bundle.framing.crop))
+    except PasteError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def store_info(bundle: Bundle, codec: schemas.ResidualCodec) -> StoreInfo:
