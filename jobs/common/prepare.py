@@ -194,8 +194,14 @@ def recipe_from(
 
 
 def rendering_from(chosen: Chosen, recipe: EditRecipe, bundle: Bundle) -> RenderSettings:
-    """The chosen settings of a render of this recipe. Raises BadParameter for a mask that the model's crop cannot have."""
+    """The chosen settings of a render of this recipe.
+
+    Raises BadParameter for a mask that the model's crop cannot have, UsageError for a size that it does not make.
+    """
     settings = chosen.make(RenderSettings, {PlanSettings: {"recipe": recipe}})
+    size, sizes = settings.plan.size, bundle.config.generator.sizes
+    if size is not None and size not in sizes:
+        raise UsageError(f"--size {size}: {bundle.name} makes pictures of {' or '.join(map(str, sizes))} px")
     try:
         return replace(settings, paste=settings.paste.fitted(bundle.framing.crop))
     except PasteError as error:

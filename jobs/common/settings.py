@@ -154,6 +154,11 @@ TABLE: Final[Mapping[type, Shape]] = {
             "recipe": Hidden("--edit or --recipe"),
             "smoothing": Nested(SmoothingSettings),
             "fade_seconds": Option("--fade-seconds", EDIT, min=0.0),
+            "size": Option(
+                "--size",
+                PASTE,
+                "Side in pixels of the generated faces; the smallest that covers the source's largest face if not given.",
+            ),
         }
     ),
     SmoothingSettings: Shape(
