@@ -60,7 +60,7 @@ def inspect(
 
 def print_store(console: Console, store: Store, facts: dict[str, Any]) -> None:
     console.print(f"{store.root}: model {facts['model']}, schema {facts['schema_version']}, residuals {facts['codec']}")
-    sources = Table("source", "file", "frames", "size", "tracks", "faces", "edits", "computed on", "state")
+    sources = Table("source", "file", "frames", "size", "tracks", "faces", "edits", "state")
     for row in facts["sources"]:
         size = "" if row["width"] is None else f"{row['width']}x{row['height']}"
         state = "complete" if row["complete"] else "incomplete" if row["damaged"] is None else row["damaged"]
@@ -71,10 +71,16 @@ def print_store(console: Console, store: Store, facts: dict[str, Any]) -> None:
             size,
             *(known(row[name]) for name in ("tracks", "faces")),
             recipes,
-            "; ".join(f"{step} {', '.join(kinds)}" for step, kinds in (row["devices"] or {}).items()),
             escape(state),
         )
     console.print(sources)
+    kinds: dict[str, set[str]] = {}
+    for row in facts["sources"]:
+        for step, its in (row["devices"] or {}).items():
+            kinds.setdefault(step, set()).update(its)
+    if kinds:
+        said = "; ".join(f"{step} {' and '.join(sorted(its))}" for step, its in kinds.items())
+        console.print(f"computed on: {said}")
     sizes = Table("table", "rows", "bytes", "bytes per face and frame")
     for name, one in facts["tables"].items():
         sizes.add_row(name, str(one["rows"]), str(one["bytes"]), f"{one['bytes_per_face_frame']:.0f}")

@@ -586,7 +586,8 @@ def test_images_are_sources_of_one_frame(tmp_path: Path, styleres: Styleres) -> 
     moved = np.abs(made.astype(int) - frame).max(axis=2)
     assert moved[:, :70].max() > 30 and moved[:, 90:].max() > 30 and moved[:, 78:82].max() == 0
     assert np.array_equal(np.asarray(Image.open(tmp_path / "o" / "nobody.edited.png")), frame[:, :30])
-    assert Image.open(tmp_path / "o" / "b.edited.jpg").format == "JPEG"
+    with Image.open(tmp_path / "o" / "b.edited.jpg") as jpeg:
+        assert jpeg.format == "JPEG"
     one = styleres("render", "--store", tmp_path / "s", "--edit", "cold=1", "--only", "a.png", "--out", tmp_path / "one.png")
     assert one.code == 0 and (tmp_path / "one.png").exists()
     wrong = styleres("render", "--store", tmp_path / "s", "--edit", "cold=1", "--only", "a.png", "--out", tmp_path / "x.mp4")

@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from ops.editing.recipe import parse_edits
+from ops.face.paste import PasteSettings
 from pipeline import flow
 from pipeline.engine.course import Event, Settled
 from pipeline.engine.runner import InProcessRunner
@@ -52,7 +53,8 @@ def results() -> dict[str, np.ndarray]:
         clip = make_video(folder / "clip.mkv", tiny.marked_frames(30, absent=range(10, 14)), codec="ffv1", options={})
         source = tiny.source_of(clip)
         store, inverting = tiny.inverted(folder / "store", [source], bundle, chunk_frames=64)
-        settings = flow.RenderSettings(PlanSettings(parse_edits(["warm=1", "ganspace_0=0.5@track=0"])), encode=tiny.LOSSLESS)
+        recipe = parse_edits(["warm=1", "ganspace_0=0.5@track=0"])
+        settings = flow.RenderSettings(PlanSettings(recipe), PasteSettings(mode="delta"), tiny.LOSSLESS)
         outputs = Outputs(str(folder / "out"), encode=tiny.LOSSLESS)
         planned: list[np.ndarray] = []
 
