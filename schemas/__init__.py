@@ -21,7 +21,7 @@ from schemas.common import (
 )
 from schemas.edits import edits_schema, segments_schema
 from schemas.faces import faces_schema, frames_schema
-from schemas.failures import Failure, failures_schema, failures_table
+from schemas.failures import PASSED_THROUGH, Failure, failures_schema, failures_table
 from schemas.latents import (
     RESIDUAL_CODECS,
     ResidualCodec,
@@ -35,6 +35,7 @@ from schemas.tracks import tracks_schema
 
 __all__ = [
     "NO_TRACK",
+    "PASSED_THROUGH",
     "RESIDUAL_CODECS",
     "SCHEMA_VERSION",
     "SCHEMA_VERSION_KEY",

@@ -9,6 +9,9 @@ import pyarrow as pa
 
 from schemas.common import NO_TRACK, key_fields, table_of
 
+PASSED_THROUGH = frozenset({"no_face", "track_dropped"})
+"""Reasons of rows that say why pixels were left alone, and not that something went wrong."""
+
 
 def failures_schema() -> pa.Schema:
     """One row per lost item. `pts` is null where the whole source, or the whole track, was lost."""

@@ -22,9 +22,6 @@ from pipeline.store.deleted import Deleted, deleted_of
 from pipeline.store.tables import Store, Written, range_part
 from schemas import Failure
 
-PASSED_THROUGH = frozenset({"no_face", "track_dropped"})
-"""Reasons of `failures` rows that say why pixels were left alone, and not that something went wrong."""
-
 
 @final
 @dataclass(frozen=True)
