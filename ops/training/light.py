@@ -189,6 +189,7 @@ class LightE0Task(Task):
         drawn_NLD = draw_codes(generator, step.batch, step.draws, CodeSettings(), self.directions_KD)[step.mine]
         with torch.no_grad():
             drawn = generator(generator.styles(drawn_NLD), size=settings.size)
+            drawn = F.interpolate(drawn, size=step.images.shape[-1], mode="bilinear", align_corners=False)
         whole = step.index * step.batch >= settings.drawn_images
         poor = degraded(step.images, step.draws)
         total, losses = self.learn(step.images, poor, drawn_NLD, degraded(drawn, step.draws), whole)
@@ -376,7 +377,7 @@ class Pair:
     """Drawn faces and edits of them."""
 
     pictures: Tensor
-    """Of the faces without the edit, at the size of the settings."""
+    """Of the faces without the edit, at the size of the model's input."""
     wplus_NLD: Tensor
     step_NLD: Tensor
     towards_mean_N11: Tensor
@@ -415,7 +416,8 @@ class FacePool:
                 generator = self.model.generator
                 with torch.no_grad():
                     code = draw_codes(generator, 1, draws, CodeSettings(), self.directions_KD)
-                    self.pictures[slot] = pooled(generator(generator.styles(code)), self.settings.size)[0].half()
+                    picture = generator(generator.styles(code))
+                    self.pictures[slot] = pooled(picture, self.model.config.input_size)[0].half()
                 self.codes[slot] = code[0]
 
     def pairs(self, step: int, count: int, draws: torch.Generator) -> Pair:

@@ -1,0 +1,147 @@
+"""Trainings of the light StyleRes and of tails: they learn, and a run that was stopped is the run that was not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ops.generators.mobile import Mobile, Window
+from ops.training.degrade import DegradeSettings, degraded
+from ops.training.light import (
+    LightE0Settings,
+    LightE0Task,
+    LightResidualSettings,
+    LightResidualTask,
+    face_window,
+    sharpness,
+    start_light_encoder,
+)
+from ops.training.synthetic import CodeSettings, draw_codes
+from ops.training.tail import Inverted, PairPool, TailSettings, TailTask, counted, pair, start_tail
+from ops.training.trainer import LoopSettings, Task, train
+from tests.small_light import GENERATOR, light_model
+
+FACES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+LOOP = LoopSettings(
+    images=24, batch=4, precision="fp32", warmup_images=1, ema_halflife_images=4, preview_images=8, log_images=4
+)
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a - b).abs().mean(dim=(1, 2, 3))
+
+
+def e0_task() -> LightE0Task:
+    model = light_model()
+    assert model.encoder is not None
+    start_light_encoder(model.encoder)
+    settings = LightE0Settings(size=32, identity_weight=0.0, drawn_images=4)
+    return LightE0Task(model, distance, settings, directions_KD=torch.randn(2, 12), held_out=FACES[:2])
+
+
+def residual_task(learning_rate: float = 1e-3) -> LightResidualTask:
+    settings = LightResidualSettings(learning_rate=learning_rate, size=32, side=12, pool=3, identity_weight=0.0)
+    return LightResidualTask(light_model(), distance, settings, directions_KD=torch.randn(2, 12), held_out=FACES[:2])
+
+
+def tail_task(size: int = 32) -> TailTask:
+    torch.manual_seed(0)
+    generator = light_model().generator
+    assert isinstance(generator, Mobile)
+    start_tail(generator.synthesis.tails[f"px{size}"])  # type: ignore[arg-type]
+    model = light_model(trained=True)
+    model.generator = generator
+    inverted = Inverted(model, FACES, torch.randn(2, 12, generator=torch.Generator().manual_seed(3)))
+    return TailTask(generator, size, TailSettings(pool=4, window=10, margin=2), inverted=inverted, held_out=inverted)
+
+
+@pytest.mark.parametrize("build", [e0_task, residual_task, tail_task])
+def test_a_run_that_was_stopped_is_the_run_that_was_not(build: Callable[[], Task], tmp_path: Path) -> None:
+    faces = None if build is tail_task else FACES
+    straight = build()
+    train(straight, faces, LOOP, tmp_path / "straight")
+    for _ in range(40):
+        stopped = build()
+        if train(stopped, faces, LoopSettings(**{**vars(LOOP), "max_minutes": 0.002}), tmp_path / "stopped") >= LOOP.images:
+            break
+    for name, value in straight.trained().state_dict().items():
+        torch.testing.assert_close(stopped.trained().state_dict()[name], value, msg=name)
+    assert straight.pictures() is not None
+    assert all(np.isfinite(value) for value in straight.measures().values()) and straight.measures()
+
+
+def test_a_residual_learns_what_the_code_lacks(tmp_path: Path) -> None:
+    task = residual_task(2e-2)
+    before = task.measures()["held_out_square"]
+    train(task, FACES, LoopSettings(**{**vars(LOOP), "images": 320, "preview_images": 1000}), tmp_path)
+    assert task.measures()["held_out_square"] < 0.9 * before
+
+
+def test_a_tail_learns_the_averaged_picture(tmp_path: Path) -> None:
+    task = tail_task()
+    before = task.measures()
+    train(task, None, LoopSettings(**{**vars(LOOP), "images": 400, "preview_images": 1000}), tmp_path)
+    after = task.measures()
+    assert after["psnr_db"] > before["psnr_db"] + 1 and after["psnr_inverted_db"] > before["psnr_inverted_db"]
+
+
+def test_a_pool_follows_from_the_step_alone() -> None:
+    generator = light_model().generator
+    assert isinstance(generator, Mobile)
+    (tail,) = GENERATOR.tails
+    walked, jumped = (PairPool(generator, tail, 3, 2, seed=1) for _ in range(2))
+    for step in range(10):
+        walked.at(step)
+    jumped.at(9)
+    for slot in range(3):
+        assert torch.equal(walked.pictures[slot], jumped.pictures[slot])
+        assert torch.equal(walked.rows[slot], jumped.rows[slot])
+    code = walked.rows[0][None]
+    features, picture = pair(generator, code, walked.place, 32)
+    full = generator(generator.styles(code))
+    torch.testing.assert_close(picture, torch.nn.functional.avg_pool2d(full, 2))
+    torch.testing.assert_close(features, generator.features(generator.styles(code), "layers.1.conv2"))
+
+
+def test_what_counts_of_a_window() -> None:
+    """All but a margin at borders that are none of the picture's."""
+    mask = counted(Window(0, 4, 8), 12, 2)
+    assert mask.shape == (16, 16) and mask.sum() == (16 - 4) * (16 - 4)
+    assert mask[0, 8] == 1 and mask[15, 8] == 0 and mask[8, 0] == 0 and mask[8, 15] == 1
+
+
+def test_drawn_codes_are_mixed_and_moved() -> None:
+    generator = light_model().generator
+    draws = torch.Generator().manual_seed(0)
+    plain = draw_codes(generator, 64, draws, CodeSettings(mixed_share=0.0, moved_share=0.0))
+    assert torch.equal(plain, plain[:, :1].expand_as(plain))
+    mixed = draw_codes(generator, 64, draws, CodeSettings(mixed_share=1.0, mixed_from=(2, 6)))
+    assert torch.equal(mixed[:, 0], mixed[:, 1]) and not torch.equal(mixed[:, 0], mixed[:, 7])
+    along = torch.eye(12)[:1] * 100
+    moved = draw_codes(generator, 64, draws, CodeSettings(moved_share=0.5), along)
+    assert 16 < int((moved[:, 0, 0].abs() > 10).sum()) < 48
+
+
+def test_poor_pictures_are_of_the_same_face() -> None:
+    images = torch.nn.functional.interpolate(torch.rand(3, 3, 6, 6) * 2 - 1, size=64, mode="bicubic").clamp(-1, 1)
+    poor = degraded(images, torch.Generator().manual_seed(0), DegradeSettings(fewer_pixels=1, noise=1, compression=1))
+    assert poor.shape == images.shape and poor.abs().max() <= 1
+    assert 0.01 < (poor - images).abs().mean() < 0.3
+    none = DegradeSettings(fewer_pixels=0, blur=0, noise=0, compression=0, cast=0)
+    assert torch.equal(degraded(images, torch.Generator(), none), images)
+
+
+def test_sharpness_sees_blur_and_no_shift_of_tone() -> None:
+    images = torch.rand(1, 3, 64, 64) * 2 - 1
+    blurred = torch.nn.functional.avg_pool2d(images, 3, 1, 1)
+    assert sharpness(blurred).mean() < 0.6 * sharpness(images).mean()
+    torch.testing.assert_close(sharpness(images * 1.0 + 0.1), sharpness(images), atol=1e-4, rtol=1e-3)
+
+
+def test_the_face_lies_in_its_window() -> None:
+    window = face_window(64, 32)
+    assert window == Window(20, 16, 32)
