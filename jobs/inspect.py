@@ -17,7 +17,7 @@ from rich.table import Table
 from jobs.common import options
 from jobs.common.errors import UsageError, explained
 from jobs.common.prepare import definitions_from, open_settled
-from ops.checkpoints.bundle import Bundle, open_bundle
+from ops.checkpoints.bundle import DEFAULT, Bundle, open_bundle
 from ops.editing.definitions import Definition
 from ops.editing.editor import EditError, check_fits
 from ops.editing.library import incomplete, load_offer, offers
@@ -117,7 +117,7 @@ def bundle_of(store: Store | None, model: str | None) -> Bundle | None:
     if model is not None:
         return open_bundle(model)
     if store is None:
-        return open_bundle("mini64")
+        return open_bundle(DEFAULT)
     try:
         return open_bundle(store.info.model_name)
     except CheckpointError:

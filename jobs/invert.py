@@ -10,6 +10,7 @@ from jobs.common.prepare import Given, open_store, require_untouched, working
 from jobs.common.report import Reporter
 from jobs.common.settings import TABLE, RunnerSettings
 from jobs.common.values import Chosen, options_of
+from ops.checkpoints.bundle import DEFAULT
 from pipeline import flow
 from pipeline.engine.stage import Stage
 from pipeline.store.places import place
@@ -20,7 +21,7 @@ from pipeline.store.tables import Store
 def invert(
     inputs: options.Inputs,
     store: options.StoreFolder,
-    model: options.Model = "mini64",
+    model: options.Model = DEFAULT,
     method: options.MethodName = "auto",
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,

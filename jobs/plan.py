@@ -19,7 +19,7 @@ from jobs.common.errors import FAILED, UsageError, explained
 from jobs.common.prepare import definitions_from, open_store, recipe_from
 from jobs.common.settings import TABLE
 from jobs.common.values import Chosen, options_of
-from ops.checkpoints.bundle import Bundle, open_bundle
+from ops.checkpoints.bundle import DEFAULT, Bundle, open_bundle
 from pipeline import flow
 from pipeline.engine.course import silent
 from pipeline.engine.runner import InProcessRunner
@@ -61,7 +61,7 @@ def plan(
     recipe: options.RecipeFile = None,
     editor: options.UserEditors = [],  # noqa: B006
     editors: options.EditorFolders = [],  # noqa: B006
-    model: options.Model = "mini64",
+    model: options.Model = DEFAULT,
     residual_codec: options.Codec = "float16",
     allow_hdr: options.AllowHdr = False,
     sample: Annotated[int, typer.Option("--sample", min=1, help="Inputs to look at, evenly spread.")] = 3,

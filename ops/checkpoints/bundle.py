@@ -6,7 +6,7 @@
     directions.safetensors    tensors that the edits in the config name
     README.md                 the model card: data, licence, crop convention, measured quality
 
-The embedded default lives in `ops/bundles/mini64`.
+The embedded models are in `ops/bundles`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ from ops.inversion.methods import Method, MethodConfig, build_inverter
 FORMAT = 1
 DATA_FILES = ("config.json", "weights.safetensors", "directions.safetensors")
 EMBEDDED = Path(__file__).resolve().parents[1] / "bundles"
+DEFAULT = "ffhq"
+"""The embedded model that commands take where none is named; `mini64` is there for tests."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def heads_of(tensors: Mapping[str, Tensor]) -> Heads:
 
 
 def open_bundle(model: str | Path) -> Bundle:
-    """A bundle by the name of an embedded model (`mini64`) or by its folder.
+    """A bundle by the name of an embedded model (`ffhq`, `mini64`) or by its folder.
 
     Raises CheckpointError for a path that is no bundle, naming what is there and what was expected.
     """

@@ -92,6 +92,10 @@ class StyleRes(Inverter):
         wplus_NLD, encoder_features = self.encoded(encoder, images, self.latent_avg)
         return Inversion(wplus_NLD, self.residual(encoder_features, wplus_NLD))
 
+    def code(self, images: Tensor) -> Tensor:
+        """E0: images => W+ [N, L, D] float32."""
+        return self.encoded(self.inverting()[0], images, self.latent_avg)[0]
+
     def inverting(self) -> tuple[E4eEncoder, Alignment, Extraction]:
         """E0 and the two halves of E1. Raises ValueError where they were not built."""
         return only(self.encoder, "invert"), only(self.alignment, "invert"), only(self.extraction, "invert")

@@ -88,12 +88,17 @@ class Evaluator:
         pictures: PictureJudge,
         *,
         batch: int = 32,
+        size: int | None = None,
     ) -> None:
         """everyone: the faces that real sets are made of, all that are held out; of the same data and size as `faces`.
+
+        size: side in pixels of the pictures that the models make, one of each one's sizes; None for their largest. All is
+        measured at the faces' size.
 
         The cycle is measured on the first edit. Without a judge no attribute is.
         """
         self.faces, self.edits, self.judge, self.pictures, self.batch = faces, both_signs(edits), judge, pictures, batch
+        self.size = size
         self.attributes = () if judge is None else judge.attributes
         self.device = pictures.device
         if judge is not None:
@@ -150,13 +155,13 @@ class Evaluator:
         model.to(self.device)
         code_alone = model.wplus_only() if isinstance(model, StyleRes) else CodeAlone(model)
         readings = [self._reading(subject, model)]
-        if wplus_subject is not None and isinstance(model, StyleRes):
+        if wplus_subject is not None and model.config.detail_shape is not None:
             readings.append(self._reading(wplus_subject, code_alone))
         for rows, crops in self.faces.batches(self.batch):
             references = self.pictures.references(crops, self._landmarks[rows])
             images = images_from_crops(crops, self.device)
             inversion = model.invert(images)
-            code_before = self._shown(code_alone.generate(inversion.wplus_NLD, None))
+            code_before = self._shown(code_alone.generate(inversion.wplus_NLD, None, size=self.size))
             before = []
             for reading in readings:
                 unedited = self._unedited(reading, model, inversion, code_before)
@@ -171,7 +176,7 @@ class Evaluator:
                 some = torch.from_numpy(chosen).to(self.device)
                 part = Inversion(inversion.wplus_NLD[some], None if inversion.detail is None else inversion.detail[some])
                 edited = _edited(editors, edit, part)
-                code_after = self._shown(code_alone.generate(edited.wplus_NLD, None))
+                code_after = self._shown(code_alone.generate(edited.wplus_NLD, None, size=self.size))
                 for reading, logits_before in zip(readings, before, strict=True):
                     whole = reading.model is model and edited.detail is not None
                     outputs = (
@@ -194,7 +199,7 @@ class Evaluator:
         """As a user gets it: 8 bits."""
         if reading.model is not model or inversion.detail is None:
             return crops_from_images(code_before)
-        return crops_from_images(self._shown(model.generate(inversion.wplus_NLD, inversion.detail)))
+        return crops_from_images(self._shown(model.generate(inversion.wplus_NLD, inversion.detail, size=self.size)))
 
     def _score(
         self,
@@ -240,7 +245,7 @@ class Evaluator:
             inversion = model.invert(images_from_crops(crop[None], self.device))
             inverted = self._now()
             edited = _edited(editors, self.edits[0], inversion) if self.edits else inversion
-            model.generate(edited.wplus_NLD, edited.detail, unedited_NLD=inversion.wplus_NLD)
+            self._after(model, edited, inversion)
             done = self._now()
             seconds[INVERT].append(inverted - started)
             seconds[FIRST_EDIT].append(done - started)
@@ -280,7 +285,7 @@ class Evaluator:
 
     def _after(self, model: Inverter, edited: Inversion, before: Inversion) -> Tensor:
         """Pictures of an edited code, at the size where everything is measured."""
-        return self._shown(model.generate(edited.wplus_NLD, edited.detail, unedited_NLD=before.wplus_NLD))
+        return self._shown(model.generate(edited.wplus_NLD, edited.detail, unedited_NLD=before.wplus_NLD, size=self.size))
 
     def _shown(self, images: Tensor) -> Tensor:
         """The generator's images at the size of the encoder's, where everything is measured."""

@@ -18,6 +18,8 @@ from ops.data.faces import DataError, Faces
 from ops.editing.ganspace import GanSpaceBasis
 from ops.face.detect import DetectorSettings, build_detector
 from ops.generators.protocol import Generator
+from ops.inversion.inverter import pooled
+from ops.inversion.light import LightStyleRes
 from ops.inversion.styleres import StyleRes
 from ops.spaces import crops_from_images, images_from_crops
 
@@ -26,7 +28,7 @@ GANSPACE_COMPONENTS = 10
 UNIT = "; 1 leads from the average face without it to the average face with it"
 POSE = "pose"
 POSE_FACES = 6000  # a detector looks at each
-LIGHT_FACES = 4000  # the generator makes each
+LIGHT_FACES = 2000  # the generator makes each
 FACE_LIGHT = ("face_light", "face_warmth")
 LIGHT = (*FACE_LIGHT, "light", "contrast")
 
@@ -153,13 +155,14 @@ def regression_direction(codes_ND: Tensor, values_N: np.ndarray, *, ridge: float
 
 
 @torch.no_grad()
-def light_directions(model: StyleRes, codes_ND: Tensor) -> dict[str, Tensor]:
+def light_directions(model: StyleRes | LightStyleRes, codes_ND: Tensor) -> dict[str, Tensor]:
     """Per name of `LIGHT`, the direction of W along which it grows in what the generator makes of the codes."""
     generator = model.generator
+    size = generator.config.sizes[0]
     pictures = []
-    for part in codes_ND.split(64):
+    for part in codes_ND.split(max(1, 64 * 64**2 // size**2)):
         wplus_NLD = part[:, None, :].expand(-1, generator.config.num_ws, -1)
-        pictures.append(crops_from_images(generator(generator.styles(wplus_NLD))))
+        pictures.append(crops_from_images(pooled(generator(generator.styles(wplus_NLD), size=size), min(size, 64))))
     values = light_of(np.concatenate(pictures))
     return {name: regression_direction(codes_ND, values[name]) for name in LIGHT}
 
@@ -180,7 +183,9 @@ def yaw_proxy(images: np.ndarray) -> np.ndarray:
     return values
 
 
-def find_edits(model: StyleRes, faces: Faces, edits: Sequence[AttributeEdit], *, pose: bool, components: int) -> FoundEdits:
+def find_edits(
+    model: StyleRes | LightStyleRes, faces: Faces, edits: Sequence[AttributeEdit], *, pose: bool, components: int
+) -> FoundEdits:
     """Boundaries for `edits` (and for yaw, with `pose`) among the faces' codes, and GANSpace `components` of W.
 
     Photographs of people who smile are lit otherwise than those of people who do not, and so are old and young, men and women.
@@ -242,11 +247,10 @@ def labels_of(faces: Faces, edit: AttributeEdit) -> tuple[np.ndarray, np.ndarray
 
 
 @torch.no_grad()
-def codes_of(model: StyleRes, crops: np.ndarray) -> Tensor:
+def codes_of(model: StyleRes | LightStyleRes, crops: np.ndarray) -> Tensor:
     """uint8 [N, R, R, 3] => W [N, D]: the mean row of each face's W+."""
-    encoder = model.inverting()[0]
-    parts = [encoder(images_from_crops(part))[0] for part in np.array_split(crops, max(1, len(crops) // 64))]
-    return (torch.cat(parts) + model.latent_avg).mean(dim=1)
+    parts = [model.code(images_from_crops(part)).mean(dim=1) for part in np.array_split(crops, max(1, len(crops) // 64))]
+    return torch.cat(parts)
 
 
 @torch.no_grad()
