@@ -6,6 +6,7 @@ composite frame + mask · (m · (warp(edited + L(source - reference)) - frame) +
           the edit changed structure, m, what the model drew in the tone of the source: a mouth that `delta` would add to
           the old one takes its place. Elsewhere the frame, with the edit's change of tone, L; no difference, no change.
           Detail that is merely lost in the edited picture, as at hair and background, is no change of structure.
+          In the face, a model of 128 px and more adds its change of detail too, as `delta` does: wrinkles are no structure.
 replace   frame + mask · (warp(edited) - frame). Shows exactly what the model drew, at the model's resolution.
 
 Convention: as in `align` (TL BL BR TR, integer coordinate = pixel centre). The warp is made so that a crop
@@ -37,7 +38,8 @@ class PasteError(ValueError):
 PasteMode = Literal["delta", "composite", "replace"]
 # Of `_composite_change`, in shares of the crop's side: what is finer is detail, which a model loses wherever it draws; what is
 # wider is tone; how far around a changed edge is changed.
-DETAIL_SHARE: Final = 3 / 64
+DRAWS_DETAIL: Final = 128  # side in pixels of pictures whose own detail is worth showing
+DETAIL_SHARE, OWN_DETAIL_SHARE = 3 / 64, 1 / 64  # of smaller pictures, and of those
 TONE_SHARE: Final = 9 / 64
 EDGE_SHARE: Final = 5 / 64
 STRUCTURE_FROM, STRUCTURE_TO = 0.02 * 127.5, 0.06 * 127.5  # grey levels; lower than in training: what moved at all is redrawn
@@ -142,16 +144,20 @@ def _composite_change(
     """
     difference = (edited - reference) * gain
     tone = _smoothed(difference, TONE_SHARE)
-    structure = _smoothed(np.abs(_smoothed(difference, DETAIL_SHARE) - tone).mean(axis=2), EDGE_SHARE)
-    factor = 1 + (AROUND_FACTOR - 1) * around_face(edited.shape[0]) if faces else 1.0
+    side = min(edited.shape[:2])
+    detailed = _smoothed(difference, OWN_DETAIL_SHARE if side >= DRAWS_DETAIL else DETAIL_SHARE)
+    structure = _smoothed(np.abs(detailed - tone).mean(axis=2), EDGE_SHARE)
+    around = around_face(edited.shape[0]) if faces else np.zeros(edited.shape[:2], np.float32)
+    factor = 1 + (AROUND_FACTOR - 1) * around
+    rest = tone + (1 - around[:, :, None]) * (difference - tone) if side >= DRAWS_DETAIL else tone
     changed = np.clip((structure / factor - STRUCTURE_FROM) / (STRUCTURE_TO - STRUCTURE_FROM), 0.0, 1.0)
     if not changed.any():
-        return _warp_layer(tone, quad_42, source_from_window, wh)
+        return _warp_layer(rest, quad_42, source_from_window, wh)
     crop = crop_face(frame, quad_42, edited.shape[:2]).astype(np.float32)
     drawn = edited + _smoothed(crop - reference, TONE_SHARE)
     # One warp of what is added and, as a fourth channel, of the share of the source that goes: they move together.
     where = changed[:, :, None]
-    layer = _warp_layer(np.dstack([where * drawn + (1 - where) * tone, changed]), quad_42, source_from_window, wh)
+    layer = _warp_layer(np.dstack([where * drawn + (1 - where) * rest, changed]), quad_42, source_from_window, wh)
     return cv2.cvtColor(layer, cv2.COLOR_RGBA2RGB) - _per_channel(cv2.extractChannel(layer, 3)) * source
 
 

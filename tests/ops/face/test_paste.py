@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import cv2
 import numpy as np
 import pytest
 
@@ -90,7 +91,7 @@ def test_a_spot_lands_where_the_transform_says(size: int) -> None:
     y, x = np.mgrid[:size, :size]
     blob = 150 * np.exp(-((x - spot[0]) ** 2 + (y - spot[1]) ** 2) / (2 * (size * 0.03) ** 2))
     zero = np.zeros((size, size, 3), np.float32)
-    out = paste(frame, zero + blob[:, :, None].astype(np.float32), zero, QUAD, PasteSettings())
+    out = paste(frame, zero + blob[:, :, None].astype(np.float32), zero, QUAD, PasteSettings(mode="delta"))
     weight = out[:, :, 0].astype(float) - 50
     rows, columns = np.mgrid[:360, :480]
     centre = np.array([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum()
@@ -247,3 +248,23 @@ def test_a_composite_asks_for_more_around_the_face_than_in_it() -> None:
     assert changed(*ear, 20) < 0.15
     assert changed(*ear, 120) > 0.4
     assert changed(*ear, 20, "edges") > 0.4
+
+
+def test_a_composite_adds_a_large_model_s_detail_in_the_face_and_none_around_it() -> None:
+    """Fine lines that an edit brings are no structure, and must be seen; what it drags along at the border must not."""
+    size = 256
+    frame = smooth_frame()
+    reference = np.full((size, size, 3), 120, np.float32)
+    lines = np.zeros((size, size, 1), np.float32)
+    lines[::4] = 3.0
+    y, x = np.mgrid[:size, :size] / size
+    in_face, at_border = np.hypot(x - 0.5, y - 0.57) < 0.15, (x < 0.12) & (y > 0.4) & (y < 0.6)
+
+    def change(where: np.ndarray, side: int = size) -> float:
+        edited = reference + lines * where[:, :, None]
+        small = [cv2.resize(one, (side, side), interpolation=cv2.INTER_NEAREST) for one in (edited, reference)]
+        out = paste(frame, small[0], small[1], QUAD, PasteSettings(mode="composite"))
+        return float(np.abs(out.astype(float) - frame).max())
+
+    assert change(in_face) >= 2
+    assert change(at_border) <= 1
