@@ -20,9 +20,11 @@ from ops.editing.official_folder import definitions_in
 
 ABOUT = {
     "smile": "more smile; 1.2 is a plain one, up to 2",
-    "age": "older; about four years for each 1",
-    "pose": "the head turns to the left of the picture",
+    "age": "older; 2 to 4 are plain, up to 5",
+    "pose": "the head turns",
 }
+ROWS = {"age": (3, 18)}
+"""Rows of W+ that an official direction moves here, where not all: on the coarsest rows age puts eyeglasses on."""
 
 
 def official_edits(folder: Path, left_out: Collection[str] = ()) -> tuple[list[EditEntry], dict[str, Tensor]]:
@@ -37,7 +39,7 @@ def official_edits(folder: Path, left_out: Collection[str] = ()) -> tuple[list[E
             case DirectionDefinition(name=name, path=path):
                 direction = load_direction(path)
                 tensors[f"direction.{name}"] = direction.reshape(-1, direction.shape[-1])
-                entries.append(EditEntry(name, "direction", ABOUT.get(name, f"InterFaceGAN's {name}")))
+                entries.append(EditEntry(name, "direction", ABOUT.get(name, f"InterFaceGAN's {name}"), ROWS.get(name)))
             case GanSpaceDefinition(path=path, table=table):
                 assert table is not None, "of an official folder"
                 basis = load_basis(path)
@@ -59,5 +61,6 @@ def official_edits(folder: Path, left_out: Collection[str] = ()) -> tuple[list[E
                     tensors[f"gradctrl.{name}.output_bias"] = heads.output_bias_A[index]
                 for name in CONTROLS:
                     about = f"GradCtrl's {name}: length of a path in W; the authors' demo goes 4.5"
+                    about += " (positive is younger)" if name == "age" else ""
                     entries.append(EditEntry(f"gradctrl.{name}", "gradctrl", about))
     return [entry for entry in entries if entry.name not in left_out], tensors
