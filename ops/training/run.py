@@ -46,7 +46,7 @@ from ops.training.presets import Preset, model_config
 from ops.training.prior import Anchored, Features, PriorSettings, PriorTask
 from ops.training.residual import Distance, ResidualSettings, ResidualTask, residual_parts
 from ops.training.tail import TAILS, Inverted, TailSettings, TailTask, start_tail
-from ops.training.trainer import LoopSettings, Progress, TrainingError, load_result, result_weights, train
+from ops.training.trainer import LoopSettings, Progress, TrainingError, load_result, result_weights, save_result, train
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -231,9 +231,14 @@ def _run_light(
                 load_but(encoder, anchor_weights(plan.start_from), Path(plan.start_from), missing=())
             task = LightE0Task(model, perceptual, settings, **common)
         case LightResidualSettings():
-            load_result(encoder, out / "e0.pt")
+            if (out / "e0.pt").is_file() or plan.start_from is None:
+                load_result(encoder, out / "e0.pt")
+            else:
+                # A folder that begins with another model's E1 and E2 begins with its E0 too.
+                load_but(encoder, anchor_weights(plan.start_from), Path(plan.start_from), missing=())
+                save_result(out / "e0.pt", encoder.state_dict(), 0)
             if plan.start_from is not None:
-                load_result(light_parts(model), Path(plan.start_from))
+                load_but(light_parts(model), light_residual_weights(plan.start_from), Path(plan.start_from), missing=())
             task = LightResidualTask(model, perceptual, settings, seed=plan.loop.seed, **common)
     about: dict[str, Any] = {"task": settings, "data": {"source": plan.data, "faces": len(faces.images)}}
     about["prior"] = {"generator": sha256_of(prior / GENERATOR)}
@@ -374,9 +379,21 @@ def anchor_weights(source: str) -> dict[str, torch.Tensor]:
             raise TrainingError(f"{path}: no such file; give an e0.pt, an anchor.safetensors or a bundle")
         return tensors
     inverter = open_bundle(source).load("all")
+    if isinstance(inverter, LightStyleRes) and inverter.encoder is not None:
+        return inverter.encoder.state_dict()
     if not isinstance(inverter, StyleRes):
         raise TrainingError(f"{source}: expected a StyleRes bundle to take the encoder from")
     return inverter.inverting()[0].state_dict()
+
+
+def light_residual_weights(source: str) -> dict[str, torch.Tensor]:
+    """E1's and E2's: of a `residual.pt`, or of a light bundle by name or folder. Raises TrainingError for anything else."""
+    if source.endswith(".pt"):
+        return result_weights(Path(source))
+    inverter = open_bundle(source).load("all")
+    if not isinstance(inverter, LightStyleRes):
+        raise TrainingError(f"{source}: expected a residual.pt, or a bundle of the preset light, to go on from")
+    return light_parts(inverter).state_dict()
 
 
 def write_trained_prior(path: Path, plan: TrainingPlan, learnt: Anchored, discriminator: Discriminator, seen: int) -> None:

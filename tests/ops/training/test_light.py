@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ops.checkpoints.bundle import write_bundle
 from ops.generators.mobile import Mobile, Window
 from ops.training.degrade import DegradeSettings, degraded
 from ops.training.light import (
@@ -17,13 +18,15 @@ from ops.training.light import (
     LightResidualSettings,
     LightResidualTask,
     face_window,
+    residual_parts,
     sharpness,
     start_light_encoder,
 )
+from ops.training.run import anchor_weights, light_residual_weights, light_weights
 from ops.training.synthetic import CodeSettings, draw_codes
 from ops.training.tail import Inverted, PairPool, TailSettings, TailTask, counted, pair, start_tail
 from ops.training.trainer import LoopSettings, Task, train
-from tests.small_light import GENERATOR, light_model
+from tests.small_light import CONFIG, GENERATOR, light_model
 
 FACES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
 LOOP = LoopSettings(
@@ -145,3 +148,24 @@ def test_sharpness_sees_blur_and_no_shift_of_tone() -> None:
 def test_the_face_lies_in_its_window() -> None:
     window = face_window(64, 32)
     assert window == Window(20, 16, 32)
+
+
+def test_a_bundle_is_where_a_training_may_begin(tmp_path: Path) -> None:
+    """Its E0, E1 and E2 are those of the model that was written, to half precision."""
+    model = light_model(trained=True)
+    write_bundle(
+        tmp_path / "light",
+        name="light",
+        method="styleres_light",
+        config=CONFIG,
+        licence="none",
+        edits=[],
+        weights=light_weights(model),
+        directions={"none": torch.zeros(1)},
+        card="# light\n",
+    )
+    found = light_residual_weights(str(tmp_path / "light"))
+    for name, value in residual_parts(model).state_dict().items():
+        torch.testing.assert_close(found[name], value, atol=1e-2, rtol=1e-2)
+    assert model.encoder is not None
+    assert anchor_weights(str(tmp_path / "light")).keys() == model.encoder.state_dict().keys()
