@@ -109,7 +109,7 @@ def silent(event: Event) -> None:
 
 
 @dataclass(eq=False)
-class Parcel:
+class ItemBatch:
     """Items of one stage that one worker does together."""
 
     stage: Stage
@@ -187,7 +187,7 @@ class Course:
 
     # ------------------------------------------------------------------------------------------------ for the runner
 
-    def take(self, fits: Callable[[Stage], bool] = lambda stage: True) -> Parcel | None:
+    def take(self, fits: Callable[[Stage], bool] = lambda stage: True) -> ItemBatch | None:
         """The next items for a worker, latest stage first; None if there are none that it may do now."""
         self._list_more(fits)
         for at in reversed(range(len(self.stages))):
@@ -200,16 +200,16 @@ class Course:
             tally = self.tallies[stage.name]
             tally.queued -= len(items)
             tally.running += len(items)
-            return Parcel(stage, items)
+            return ItemBatch(stage, items)
         return None
 
-    def give_back(self, parcel: Parcel) -> None:
+    def give_back(self, batch: ItemBatch) -> None:
         """The worker that had these items is gone, through no fault of theirs."""
-        at = self.stages.index(parcel.stage)
-        self._queues[at].extendleft(reversed(parcel.items))
-        tally = self.tallies[parcel.stage.name]
-        tally.queued += len(parcel.items)
-        tally.running -= len(parcel.items)
+        at = self.stages.index(batch.stage)
+        self._queues[at].extendleft(reversed(batch.items))
+        tally = self.tallies[batch.stage.name]
+        tally.queued += len(batch.items)
+        tally.running -= len(batch.items)
 
     def settle(self, stage: Stage, outcome: Outcome) -> None:
         """An item is done or lost; what its source does next follows.
@@ -272,7 +272,7 @@ class Course:
         self._ahead_frames = frames
         self._list_more()
 
-    def parcels(self, can: Callable[[Stage], bool]) -> int:
+    def batches(self, can: Callable[[Stage], bool]) -> int:
         """How many workers the items that wait could keep busy."""
         queues = zip(self.stages, self._queues, strict=True)
         return sum(-(-sum(item.frames for item in queue) // stage.frames) for stage, queue in queues if queue and can(stage))
