@@ -12,7 +12,8 @@ from rich.progress import DownloadColumn, Progress
 from jobs.common.errors import FAILED, UsageError, explained
 from jobs.convert import report
 from ops.checkpoints.catalog import CATALOG, Asset, downloaded, keep, read_catalog
-from ops.checkpoints.convert import check_free, convert, sha256_of
+from ops.checkpoints.convert import check_free, convert
+from ops.files.digest import sha256_of
 
 
 def fetch(

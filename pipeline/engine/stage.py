@@ -114,8 +114,8 @@ class Batched:
     """A step whose items are computed together, so that crops of many small clips and images fill a batch.
 
     `load` reads what one item needs, while the items before it compute: rows, and for `invert` the decoded crops. `finish`
-    computes and writes what was loaded; `render` decodes there, so that no more than a batch of frames is in memory. The two run
-    in different threads, so they share nothing that cannot be shared.
+    computes and writes what was loaded; `render` decodes there, so that no more than a batch of frames is in memory. The two
+    run in different threads, so they share nothing that cannot be shared.
     """
 
     load: Callable[[Chunk], Any]

@@ -21,6 +21,7 @@ from av.video.frame import VideoFrame
 from ops.device import Device, resolve_device
 from ops.face.framing import Framing
 from ops.face.paste import PasteSettings, paste
+from ops.files.digest import sha256_of
 from ops.inversion.session import Precision, Session
 from ops.video.carriage import options_for
 from ops.video.convert import Picture
@@ -29,7 +30,6 @@ from ops.video.encode import EncodeOptions, encode_segment
 from ops.video.image import write_image
 from pipeline.engine.stage import Batched, Chunk, Result, Source, Step
 from pipeline.engine.timer import Timer
-from pipeline.sources.fetch import file_digest
 from pipeline.sources.readers import Readers
 from pipeline.steps.model import open_model
 from pipeline.steps.plan import planned_pts, read_plan
@@ -264,7 +264,7 @@ def kept(store: str, source: Source, kind: str, name: str, write: Callable[[Path
     """Have a file written into a work folder of the store, wherever that is."""
     with local_output(work_path(store, source, kind, name)) as path:
         write(path)
-        return Written(f"work/{kind}/{source.source_id}/{name}", path.stat().st_size, file_digest(path))
+        return Written(f"work/{kind}/{source.source_id}/{name}", path.stat().st_size, sha256_of(path))
 
 
 def work_path(store: str, source: Source, kind: str, name: str) -> Place:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ops.face.boxes import box_overlap
 from pipeline.store.columns import array_from_column
 from pipeline.store.places import Place, joined
 from pipeline.store.records import read_record, write_record
@@ -47,11 +48,8 @@ class Deleted:
 
 def overlap(boxes_N4: np.ndarray, box_4: np.ndarray) -> np.ndarray:
     """Intersection over union of each box with one, [N]; 1 for equal ones, also if they are empty."""
-    low, high = np.maximum(boxes_N4[:, :2], box_4[:2]), np.minimum(boxes_N4[:, 2:], box_4[2:])
-    shared_N = np.clip(high - low, 0, None).prod(axis=1)
-    area_N = (boxes_N4[:, 2:] - boxes_N4[:, :2]).prod(axis=1) + (box_4[2:] - box_4[:2]).prod() - shared_N
     same_N = (boxes_N4 == box_4).all(axis=1)
-    return np.where(same_N, 1.0, shared_N / np.where(area_N > 0, area_N, np.inf))
+    return np.where(same_N, 1.0, box_overlap(boxes_N4, box_4[None])[:, 0])
 
 
 def detections(rows: pa.Table) -> dict[str, Any]:

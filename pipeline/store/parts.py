@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import schemas
-from pipeline.store.places import Hashing, Place, digest_of, size_of, tail_digest_of, writing
+from ops.files.digest import sha256_of
+from pipeline.store.places import Hashing, Place, size_of, tail_digest_of, writing
 
 KEY_COLUMNS = ("source_id", "track_id", "pts")
 _RANGE = re.compile(r"(?:part|joined)-(\d+)-(\d+)")
@@ -220,4 +221,4 @@ def as_written(path: Place, file: Written) -> bool:
         return False
     if file.tail_sha256:
         return tail_digest_of(path, file.size_bytes) == file.tail_sha256
-    return not file.sha256 or digest_of(path) == file.sha256
+    return not file.sha256 or sha256_of(path) == file.sha256

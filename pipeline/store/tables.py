@@ -30,6 +30,7 @@ import pyarrow.compute as pc
 
 import schemas
 from ops.files.atomic import sync_folder
+from ops.files.digest import sha256_of
 from pipeline.store import journal
 from pipeline.store.dataset_card import dataset_card
 from pipeline.store.parts import (
@@ -51,7 +52,6 @@ from pipeline.store.parts import (
 from pipeline.store.places import (
     Place,
     Remote,
-    digest_of,
     exists,
     folders,
     joined,
@@ -252,10 +252,6 @@ class Store:
         file = write_rows(path, ready, table)
         return Written(f"{table}/{source_id}/{name}", file.size_bytes, file.sha256, ready.num_rows, file.tail_sha256)
 
-    def has_part(self, table: str, source_id: str, part: int | str) -> bool:
-        """Whether that chunk's rows are on the disk."""
-        return exists(self._folder(table, source_id) / f"{_part_name(part)}.parquet")
-
     def parts(self, table: str, source_id: str) -> list[Part]:
         """The parts of one table and source, by name; reads only footers, and each only once.
 
@@ -366,7 +362,7 @@ class Store:
             for part in parts:
                 name = f"{table}/{source_id}/{part.name}.parquet"
                 tail = tail_digest_of(part.path, part.size_bytes)
-                yield Written(name, part.size_bytes, digest_of(part.path), part.row_count, tail)
+                yield Written(name, part.size_bytes, sha256_of(part.path), part.row_count, tail)
 
     def remove_manifest(self, stage: str, source_id: str) -> None:
         """The stage of the source counts as not done from now on."""
@@ -479,11 +475,6 @@ class Store:
         """Keys of the sources that have a folder in a table, sorted."""
         self.schema(table)
         return folders(self.root / table)
-
-    def complete_source_ids(self, stage: str = "invert") -> list[str]:
-        """Keys of the sources whose stage is complete, sorted."""
-        folder = joined(self.root, f"manifests/{_checked_name(stage, 'stage')}")
-        return [file.path.stem for file in listed(folder, ".json") if self.is_complete(file.path.stem, stage)]
 
     def failures(self, source_id: str | None = None) -> pa.Table:
         """Every lost item of one source, or of all."""
@@ -608,7 +599,7 @@ class Store:
     def _changed_output(self, written: Written) -> str | None:
         """What is wrong with a file outside the store that a render's manifest vouches for; whoever moved it away may."""
         path = place(written.path)
-        if exists(path) and (size_of(path), digest_of(path)) != (written.size_bytes, written.sha256):
+        if exists(path) and (size_of(path), sha256_of(path)) != (written.size_bytes, written.sha256):
             return f"{path}: its SHA-256 is not the one that it was written with; the render counts as not done"
         return None
 
@@ -622,7 +613,7 @@ class Store:
         if size_bytes is None:
             return f"{path}: is missing"
         if any(one.sha256 for one in written):
-            if (size_bytes, digest_of(path)) in [(one.size_bytes, one.sha256) for one in written]:
+            if (size_bytes, sha256_of(path)) in [(one.size_bytes, one.sha256) for one in written]:
                 return None
             return f"{path}: its SHA-256 is not the one that it was written with; the file is damaged"
         try:

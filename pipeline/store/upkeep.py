@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ops.files.atomic import exchange, sync_folder
+from ops.files.atomic import exchange, replaced_file, sync_folder
 from pipeline.store import journal
 from pipeline.store.columns import array_from_column
 from pipeline.store.deleted import deleted_from, deleted_of, detections, remember
@@ -46,7 +46,6 @@ from pipeline.store.places import (
     place,
     remove,
     remove_tree,
-    replaced,
     writing,
 )
 from pipeline.store.records import digest
@@ -168,7 +167,7 @@ def _exchanged(store: Store, source_id: str, table: str, ready: Sequence[tuple[W
         except FileExistsError:
             continue
         except OSError:  # a disk without links: these are copied
-            with replaced(staged / name) as temporary:
+            with replaced_file(staged / name) as temporary:
                 shutil.copyfile(folder / name, temporary)
     for file in listed(staged):
         if file.path.name not in joined_names | (there - gone):
