@@ -188,11 +188,7 @@ TABLE: Final[Mapping[type, Shape]] = {
     ),
     PasteSettings: Shape(
         {
-            "mode": Option(
-                "--paste",
-                help="delta: add only what the edit changed; composite: where it changed structure, show the generated face "
-                "instead; replace: the generated face.",
-            ),
+            "mode": Option("--paste"),
             "mask": Nested(MaskSettings),
             "color_match": Option("--color-match", PASTE, "Match the colours of the source's crop."),
         }
