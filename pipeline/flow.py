@@ -83,7 +83,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class InvertSettings:
-    """What decides the rows of the store, besides the model."""
+    """Settings that decide the rows of the store, beside the model."""
 
     detector: DetectorFactory = field(default_factory=DetectorSettings)
     tracking: TrackSettings = field(default_factory=TrackSettings)
@@ -92,7 +92,7 @@ class InvertSettings:
 
 @dataclass(frozen=True)
 class RenderSettings:
-    """What decides the pixels of the edited files, besides the store."""
+    """Settings that decide the pixels of the edited files, beside the store."""
 
     plan: PlanSettings
     paste: PasteSettings = field(default_factory=PasteSettings)
@@ -103,14 +103,14 @@ class RenderSettings:
 
 @dataclass(frozen=True)
 class Policy:
-    """What may be replaced, and who is asked."""
+    """Permissions of a run: which results it may replace, which sources it may start."""
 
     overwrite: bool = False
     """Rows of other settings and files that this command did not make; what it has made already is kept in any case."""
     admit: Callable[[Source], Failure | None] = lambda source: None
-    """Why a source that is not finished must not be started."""
+    """Called for a source that is not finished; returns why it must not be started, or None."""
     count: int | None = None
-    """How many sources there are, if that is known."""
+    """Number of inputs, None while it is unknown."""
 
 
 def invert_stages(store: Store, bundle: Bundle, settings: InvertSettings, compute: Compute) -> list[Stage]:

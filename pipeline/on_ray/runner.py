@@ -54,7 +54,7 @@ class Actor:
         self.receiver = Receiver(ray.get)
 
     def who(self) -> dict[str, Any]:
-        """Where it is, and the file that its standard error goes to."""
+        """Return its node and pid, and the file that its standard error goes to."""
         try:
             log = os.readlink("/proc/self/fd/2")
         except OSError:
@@ -83,7 +83,7 @@ def start(address: str, **options: Any) -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """What an actor reserves. One with GPUs does the steps that need none, too."""
+    """Resources that an actor reserves. One with GPUs does the steps that need none, too."""
 
     num_cpus: float
     num_gpus: float
@@ -535,7 +535,7 @@ def node_is_alive(node_id: str) -> bool:
 
 
 def last_lines(where: dict[str, Any] | None) -> str:
-    """What a worker wrote last, read on its node; empty where it wrote nothing or cannot be read."""
+    """Return a worker's last lines, read on its node; "" where it wrote nothing or cannot be read."""
     if where is None or not where["log"]:
         return ""
     try:

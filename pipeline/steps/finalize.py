@@ -36,7 +36,7 @@ class Finalize(Step):
     store: str
     outputs: Outputs
     metadata: dict[str, str]
-    """What was done, for the file's own comment."""
+    """Edits and model, for the file's own metadata."""
     title: str
     recipe_id: str
     encode: EncodeOptions = field(default_factory=EncodeOptions)

@@ -42,7 +42,7 @@ class PlanSettings:
     recipe: EditRecipe
     smoothing: SmoothingSettings = field(default_factory=SmoothingSettings)
     fade_seconds: float = 0.2
-    """How long an edit takes to appear where a track begins or ends in the middle of a shot."""
+    """Seconds that an edit takes to appear where a track begins or ends in the middle of a shot."""
     size: int | None = None
     """Side in pixels of the pictures that the generator makes; None for the smallest that covers the source's largest face."""
 
@@ -54,7 +54,7 @@ class Plan(Step):
     model: str
     settings: PlanSettings
     recipe_id: str
-    """Of the driver: the recipe with the bytes of the user's editor files."""
+    """The driver's digest of the recipe and of the user's editor files."""
 
     def open(self) -> Callable[[Chunk], Result]:
         store, settings = Store.open(self.store), self.settings
@@ -159,7 +159,7 @@ class PlannedRows:
     base_NLD: np.ndarray
     edited_NLD: np.ndarray
     style_offset: Sequence[np.ndarray | None]
-    """What is added to S of the edited code, float32 [S]; None for the faces on which no edit in S acts."""
+    """Offsets of S of the edited code, float32 [S]; None for the faces on which no edit in S acts."""
     size: int
     """Side in pixels of the pictures to make; one for a whole source, or a clip would change its sharpness."""
 
@@ -239,7 +239,7 @@ def planned_pts(store: str, source: Source) -> np.ndarray:
 
 
 def plan_rows(store: str, source: Source, **chosen: Any) -> pa.Table:
-    """Of the plan's file. Raises DamagedPart."""
+    """Read rows of the plan's file. Raises DamagedPart."""
     path = plan_path(store, source)
     try:
         with path.open("rb") as file:

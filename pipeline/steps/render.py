@@ -65,7 +65,7 @@ class Planned:
     """The pts that go onto the contact sheet."""
     timer: Timer
     strips: list[Written] = field(default_factory=list)
-    """Of the contact sheet, as they are written."""
+    """Strips of the contact sheet, as they are written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +248,7 @@ def generate(faces: Sequence[Face], session: Session, framing: Framing) -> list[
 
 
 def style_offsets(faces: Sequence[Face]) -> np.ndarray | None:
-    """What is added to S of each face's edited code, [N, S]; None where nothing is for any of them."""
+    """Return what is added to S of each face's edited code, float32 [N, S]; None where nothing is for any of them."""
     size = next((len(face.style_offset_S) for face in faces if face.style_offset_S is not None), None)
     if size is None:
         return None

@@ -29,14 +29,14 @@ SAME_PLACE = 0.5
 
 @dataclass(frozen=True)
 class Deleted:
-    """What was deleted of one source."""
+    """The people that were deleted from one source."""
 
     tracks: frozenset[int] = frozenset()
     places: dict[int, np.ndarray] = field(default_factory=dict)
     """pts => boxes, float32 [N, 4]."""
 
     def covers(self, pts: int, box_4: np.ndarray) -> bool:
-        """Whether a face there is one of theirs."""
+        """Return whether a face there is one of theirs."""
         boxes_N4 = self.places.get(pts)
         return boxes_N4 is not None and bool((overlap(boxes_N4, box_4) >= SAME_PLACE).any())
 
@@ -53,13 +53,13 @@ def overlap(boxes_N4: np.ndarray, box_4: np.ndarray) -> np.ndarray:
 
 
 def detections(rows: pa.Table) -> dict[str, Any]:
-    """Where a track's rows of `tracks` say that its face was seen, as JSON values. Between detections nothing was seen."""
+    """Return the boxes of a track's detections as JSON values; interpolated rows are left out."""
     seen = rows.filter(pc.invert(rows["interpolated"]))
     return {"pts": seen["pts"].to_pylist(), "boxes": array_from_column(seen, "box").tolist()}
 
 
 def deleted_of(store: Store, source_id: str) -> Deleted:
-    """What was deleted of a source.
+    """Read what was deleted of a source.
 
     Raises:
         BrokenRecord: nobody can tell any more.

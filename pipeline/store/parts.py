@@ -28,7 +28,7 @@ class DamagedPart(StoreError):
     def __init__(self, found: Mapping[Place, str]) -> None:
         super().__init__(found)
         self.found = found
-        """Where => what is wrong."""
+        """Place => what is wrong there."""
 
     def __str__(self) -> str:
         return (
@@ -66,7 +66,7 @@ class Written:
     sha256: str
     rows: int = 0
     tail_sha256: str = ""
-    """Of a part's last `places.TAIL_BYTES`, its footer, which pages' own checksums leave out. Empty for other files."""
+    """SHA-256 of a part's last `places.TAIL_BYTES`, its footer, which pages' own checksums leave out. Empty for other files."""
 
 
 def range_part(start: int, stop: int, *, joined: bool = False) -> str:
@@ -213,7 +213,7 @@ def read_rows(part: Part, columns: list[str], schema: pa.Schema) -> pa.Table:
 
 
 def as_written(path: Place, file: Written) -> bool:
-    """Whether what was recorded of a file is true of what is there.
+    """Return whether what was recorded of a file is true of what is there.
 
     Of a part its length and its end are looked at: its pages have checksums, which every read verifies. Other files are read.
     """

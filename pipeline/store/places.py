@@ -1,4 +1,4 @@
-"""Where things are: a local path or an object store's URL, behind pathlib's interface, and files that appear whole.
+"""Places: a local path or an object store's URL, behind pathlib's interface, and files that appear whole.
 
 A local place is a `pathlib.Path`; `s3://…`, `gs://…` and what else pyarrow can open is a `Remote`. Credentials and
 endpoints are those of the stores' own tools (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, …),
@@ -183,7 +183,7 @@ class Hashing(io.RawIOBase):
 
     @property
     def tail_sha256(self) -> str:
-        """Of the last `TAIL_BYTES`, or of all where there are fewer."""
+        """SHA-256 of the last `TAIL_BYTES`, or of all where there are fewer."""
         return hashlib.sha256(self._tail).hexdigest()
 
 

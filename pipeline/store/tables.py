@@ -73,7 +73,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What is true of a whole store. All but `code_version` and `settings` must match to add to it."""
+    """Facts of a whole store. All but `code_version` and `settings` must match to add to it."""
 
     model_name: str
     """Name of the model bundle, for people."""
@@ -84,7 +84,7 @@ class StoreInfo:
     residual_shape: tuple[int, ...]
     """Shape of one residual: (C, H, W) for a feature map, (0,) where the method keeps nothing beside W+."""
     residual_codec: schemas.ResidualCodec
-    """How residuals are stored: `float32` keeps every bit, `float16` takes half the space."""
+    """Storage of residuals: `float32` keeps every bit, `float16` takes half the space."""
     injection_resolution: int
     """Side, in features, of the generator's maps that the residual belongs to; 0 where it belongs to none."""
     code_version: str
@@ -374,7 +374,7 @@ class Store:
         return None if manifest is None else manifest.content
 
     def has_manifest(self, stage: str, source_id: str) -> bool:
-        """Whether the file is there, readable or not."""
+        """Return whether the file is there, readable or not."""
         return exists(self._manifest_path(stage, source_id))
 
     def broken_manifests(self, source_id: str, stages: Sequence[str] | None = None) -> dict[str, str]:
@@ -394,7 +394,7 @@ class Store:
         return found
 
     def is_complete(self, source_id: str, stage: str = "invert") -> bool:
-        """Whether the manifest is there and every part that it lists is, with the size that it had."""
+        """Return whether the manifest is there and every part that it lists is, with the size that it had."""
         manifest = self._manifest(stage, source_id)
         return manifest is not None and not self._compared(manifest.files)[0]
 
@@ -597,14 +597,14 @@ class Store:
         return self.broken_manifests(source_id) | {name: said for name, said in found.items() if said is not None}
 
     def _changed_output(self, written: Written) -> str | None:
-        """What is wrong with a file outside the store that a render's manifest vouches for; whoever moved it away may."""
+        """Say what is wrong with a file outside the store that a render's manifest vouches for; whoever moved it away may."""
         path = place(written.path)
         if exists(path) and (size_of(path), sha256_of(path)) != (written.size_bytes, written.sha256):
             return f"{path}: its SHA-256 is not the one that it was written with; the render counts as not done"
         return None
 
     def damage_of(self, name: str, written: Sequence[Written]) -> str | None:
-        """What is wrong with a file, by its name relative to the store; None for one that is as it was written.
+        """Say what is wrong with a file, by its name relative to the store; None for one that is as it was written.
 
         written: what it may be; without, a part is read page by page, checksums included.
         """
@@ -685,7 +685,7 @@ _MANIFEST = ("stage", "source_id", "schema_version", "parts", "content")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of a stage of a source that is complete."""
+    """The record of a complete stage of a source."""
 
     files: tuple[Written, ...]
     """Digests are empty where an earlier version wrote it."""
@@ -723,7 +723,7 @@ def _part_name(part: int | str) -> str:
 
 
 def _contents(root: Place) -> list[str]:
-    """What a folder holds besides folders and the temporary files of a creation that was killed."""
+    """List what a folder holds besides folders and the temporary files of a creation that was killed."""
     if isinstance(root, Remote):
         return [file.path.name for file in listed(root)] + folders(root)
     if not root.is_dir() or all(p.is_dir() or p.name.endswith((".tmp", ".lock")) for p in root.rglob("*")):

@@ -1,4 +1,4 @@
-"""What is done to a store besides running jobs on it: damaged parts put aside, parts joined, tables exported, people removed.
+"""Maintains a store: joins parts, exports tables, removes people.
 
 Hold the store's lock around whatever writes. What was killed is finished by the next command, whichever it is (`finish`).
 """
@@ -123,7 +123,7 @@ def compact(store: Store, source_id: str, *, part_bytes: int = JOINED_BYTES) -> 
 
 
 def _staged(store: Store, source_id: str, name: str = "") -> Place:
-    """Where joined parts wait, outside every table. Of one, or the folder of all."""
+    """Return where a joined part waits, outside every table; without a name, the folder of all."""
     table = f"/{name}" if name else ""
     return joined(store.root, f".joining/{source_id}{table}")
 
