@@ -1,4 +1,4 @@
-"""Writes the report of an evaluation of models side by side: Markdown, JSON, plots, a contact sheet, and a section of a card."""
+"""Writes the report of models side by side: Markdown, JSON, plots, a contact sheet, and a section of a card."""
 
 from __future__ import annotations
 
