@@ -34,6 +34,7 @@ from pipeline.sources.readers import Readers
 from pipeline.steps.model import open_model
 from pipeline.steps.plan import planned_pts, read_plan
 from pipeline.steps.sheet import sheet_moments, write_strip
+from pipeline.steps.whole import WholeTable
 from pipeline.store.columns import array_from_column, residuals_from_table
 from pipeline.store.places import Place, joined, local_output, place
 from pipeline.store.tables import Store, StoreError, Written
@@ -103,11 +104,20 @@ class Render(Step):
         model, framing = bundle.load("generate"), bundle.framing
         session = Session(model, device=resolve_device(self.device), precision=self.precision, batch_size=self.batch_size)
 
+        whole = WholeTable(store, "tracks", ("track_id", "pts", "quad", "landmarks"))
+        sheets: dict[tuple[str, str], frozenset[int]] = {}
+        """Of the source that came last."""
+
         def load(chunk: Chunk) -> Planned:
             timer = Timer()
             with timer("store"):
-                faces = faces_of(store, chunk)
-                sheet = sheet_moments(planned_pts(self.store, chunk.source), self.sheet_frames)
+                faces = faces_of(store, chunk, whole)
+                of = (chunk.source.source_id, chunk.key)
+                sheet = sheets.get(of) if chunk.key else None
+                if sheet is None:
+                    sheet = sheet_moments(planned_pts(self.store, chunk.source), self.sheet_frames)
+                    sheets.clear()
+                    sheets[of] = sheet
             return Planned(chunk, faces, sheet, timer)
 
         def finish(loaded: Sequence[Planned]) -> list[Result]:
@@ -199,14 +209,14 @@ class Render(Step):
             yield replace(frame, rgb=result)
 
 
-def faces_of(store: Store, chunk: Chunk) -> dict[int, list[Face]]:
+def faces_of(store: Store, chunk: Chunk, whole: WholeTable) -> dict[int, list[Face]]:
     """pts => the faces to render there, in order of track, from the plan, the tracks and the residuals."""
     source = chunk.source
     plan = read_plan(str(store.root), source, chunk.pts_range)
     if plan is None:
         return {}
     span = int(plan.pts_N[0]), int(plan.pts_N[-1])
-    tracks = store.read("tracks", source.source_id, span, ["track_id", "pts", "quad", "landmarks"])
+    tracks = whole.rows(chunk, span)
     quads, landmarks = array_from_column(tracks, "quad"), array_from_column(tracks, "landmarks")
     track_rows = rows_by_key(tracks["track_id"].to_numpy(), tracks["pts"].to_numpy())
     kept = store.read("residuals", source.source_id, span)
