@@ -122,7 +122,7 @@ def named(table: Mapping[type, Shape], classes: tuple[type, ...] | list[type]) -
             if isinstance(shown, Nested):
                 found += named(table, [shown.of])
             elif isinstance(shown, Option):
-                found.append((cls, name, f"{cls.__name__}_{name}"))
+                found.append((cls, name, shown.name.removeprefix("--").replace("-", "_")))
     return found
 
 
