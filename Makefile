@@ -7,7 +7,10 @@ export OMP_NUM_THREADS ?= 2
 
 STRIP := --edit smile=1.3 --edit smile=-1.5 --edit age=4 --edit age=-4 --edit pose=1.5
 
-.PHONY: demo test quick lint ffhq mini64 clean
+# Tests of the quick lane share nothing, so two processes do them; each computes with one thread.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+
+.PHONY: demo test quick nightly lint ffhq mini64 clean
 
 demo: $(VENV)/.installed
 	mkdir -p demo
@@ -20,10 +23,14 @@ demo: $(VENV)/.installed
 	$(BIN)/styleres inspect demo/store
 
 test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest
+	$(PYTEST) -n 2 -m "not slow and not nightly" --durations=20
+	$(PYTEST) -m "slow and not nightly" --durations=20
 
 quick: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -n 2 -m "not slow and not nightly"
+
+nightly: $(VENV)/.installed
+	$(PYTEST) -m nightly --durations=20
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -46,7 +46,7 @@ EDITS = (
     PlannedEdit("hair_colour", 1.0, "blond_hair"),
     PlannedEdit("pose", 1.0),
 )
-"""What is measured unless `--edit` says otherwise, of these what every model has."""
+"""Edits that are measured unless `--edit` names others: those of them that every model has."""
 WEIGHTS_OF = {
     "lpips": "--lpips-weights",
     "fid": "--inception-weights",
@@ -89,8 +89,8 @@ def evaluate_command(
     side: Annotated[
         int | None, typer.Option("--size", help="Of the pictures that the models make, in pixels; their largest if not given.")
     ] = None,
-    device: Annotated[Device, typer.Option("--device", help="Of models and networks.")] = "auto",
-    precision: Annotated[Precision, typer.Option("--precision", help="Of the models' feature maps.")] = "fp32",
+    device: Annotated[Device, typer.Option("--device", help="Device of models and networks.")] = "auto",
+    precision: Annotated[Precision, typer.Option("--precision", help="Precision of the models' feature maps.")] = "fp32",
     lpips_weights: evaluate_options.LpipsWeights = None,
     lpips_heads: evaluate_options.LpipsHeads = None,
     inception_weights: evaluate_options.InceptionWeights = None,
@@ -257,7 +257,7 @@ def measured_runs(
 
 
 def wplus_digest(model: Inverter) -> str:
-    """What decides the pictures that W+ alone gives."""
+    """Return the digest of the weights that decide the pictures of W+ alone."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         if name.startswith(("encoder.", "generator.", "latent_avg")):

@@ -12,11 +12,10 @@ The embedded models are in `ops/bundles`.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -32,6 +31,7 @@ from ops.editing.ganspace import GanSpaceBasis, GanSpaceEdit, GanSpaceEditor
 from ops.editing.gradctrl import CONTROLS, GradCtrlEditor, Heads
 from ops.face.framing import Crop, Framing
 from ops.files.atomic import replaced_folder
+from ops.files.digest import sha256_together
 from ops.files.errors import CheckpointError, listing
 from ops.generators.build import sizes_to_json
 from ops.inversion.configs import config_from_json
@@ -289,20 +289,5 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def bundle_digest(path: Path) -> str:
-    """SHA-256 over the three data files, each with its name and length; the card may be rewritten freely.
-
-    A process reads the files once: again only when one of them has another inode, length or time of change.
-    """
-    facts = [(path / name).stat() for name in DATA_FILES]
-    return _bundle_digest(path, tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in facts))
-
-
-@lru_cache(maxsize=32)
-def _bundle_digest(path: Path, facts: tuple[tuple[int, int, int], ...]) -> str:
-    digest = hashlib.sha256()
-    for name, (_, size_bytes, _) in zip(DATA_FILES, facts, strict=True):
-        digest.update(f"{name}:{size_bytes}:".encode())
-        with (path / name).open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    """SHA-256 over the three data files, each with its name and length; the card may be rewritten freely."""
+    return sha256_together([path / name for name in DATA_FILES])

@@ -1,4 +1,4 @@
-"""What the inputs are: files, folders, globs, shards, tables and lists, listed lazily, and probed a few at a time.
+"""Lists inputs lazily (files, folders, globs, shards, tables, lists) and probes them a few at a time.
 
     clip.mp4  photo.png  s3://bucket/clip.mp4      one file each
     folder/  s3://bucket/folder/                   every video and image below it
@@ -36,7 +36,7 @@ from pipeline.store.places import GOOGLE, Remote, files_below, is_url, place
 from schemas import Failure, source_id_from_sha256, source_id_of_unreadable
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv"})
-"""What counts as a video in a folder; a file named by itself may be called anything."""
+"""Suffixes of videos in a folder; a file named by itself may be called anything."""
 MEDIA_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 TEXT_ART = "tty"
 """FFmpeg takes any text file called .txt or .nfo for ANSI art, and plays it."""
@@ -54,7 +54,7 @@ class Entry:
 
     uri: str
     name: str
-    """Where its results go below the output folder."""
+    """Path of its results below the output folder."""
 
 
 def is_explicit(argument: str) -> bool:
