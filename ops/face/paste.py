@@ -6,7 +6,8 @@ composite frame + mask · (m · (warp(edited + L(source - reference)) - frame) +
           the edit changed structure, m, what the model drew in the tone of the source: a mouth that `delta` would add to
           the old one takes its place. Elsewhere the frame, with the edit's change of tone, L; no difference, no change.
           Detail that is merely lost in the edited picture, as at hair and background, is no change of structure.
-          In the face, a model of 128 px and more adds its change of detail too, as `delta` does: wrinkles are no structure.
+          In the face, a model of 128 px and more adds its change of detail too, as `delta` does: wrinkles are no structure;
+          and what it draws is sharpened by as much as its reconstruction is softer than the source.
 replace   frame + mask · (warp(edited) - frame). Shows exactly what the model drew, at the model's resolution.
 
 Convention: as in `align` (TL BL BR TR, integer coordinate = pixel centre). The warp is made so that a crop
@@ -43,6 +44,8 @@ DETAIL_SHARE, OWN_DETAIL_SHARE = 3 / 64, 1 / 64  # of smaller pictures, and of t
 TONE_SHARE: Final = 9 / 64
 EDGE_SHARE: Final = 5 / 64
 STRUCTURE_FROM, STRUCTURE_TO = 0.02 * 127.5, 0.06 * 127.5  # grey levels; lower than in training: what moved at all is redrawn
+SHARPENED_SHARE: Final = 1 / 256  # standard deviation of the blur whose loss is given back to what a large model draws
+SHARPEN_LIMIT: Final = 1.5
 AROUND_FACTOR: Final = 3.0  # of both, beyond the face: what an edit drags along at ears, collar and background stays as it is
 
 
@@ -157,10 +160,34 @@ def _composite_change(
         return _warp_layer(rest, quad_42, source_from_window, wh)
     crop = crop_face(frame, quad_42, edited.shape[:2]).astype(np.float32)
     drawn = edited + _smoothed(crop - reference, TONE_SHARE)
+    if side >= DRAWS_DETAIL:
+        drawn = drawn + _missing_sharpness(crop, reference, 1 - around) * _fine(drawn)
     # One warp of what is added and, as a fourth channel, of the share of the source that goes: they move together.
     where = changed[:, :, None]
     layer = _warp_layer(np.dstack([where * drawn + (1 - where) * rest, changed]), quad_42, source_from_window, wh)
     return cv2.cvtColor(layer, cv2.COLOR_RGBA2RGB) - _per_channel(cv2.extractChannel(layer, 3)) * source
+
+
+def _fine(picture: np.ndarray) -> np.ndarray:
+    """What is finer than a 256th of the side."""
+    deviation = SHARPENED_SHARE * min(picture.shape[:2])
+    return picture - cv2.GaussianBlur(picture, (0, 0), deviation, borderType=cv2.BORDER_REPLICATE)
+
+
+def _missing_sharpness(source: np.ndarray, reference: np.ndarray, weight: np.ndarray) -> float:
+    """k with which reference + k fine(reference) has the source's gradient energy under a weight, 0 to SHARPEN_LIMIT.
+
+    With g the gradients, sum w |g(r) + k g(f)|^2 = sum w |g(s)|^2 is a quadratic equation in k. Measured on the reconstruction,
+    as colours are: an edit may smooth a face or wrinkle it.
+    """
+    size = (MASK_SIZE, MASK_SIZE)
+    s, r, w = (cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in (source.mean(2), reference.mean(2), weight))
+    gradients = [np.stack(np.gradient(one)) for one in (s, r, _fine(r))]
+    of_s, of_r, of_f = gradients
+    a, b, c = (float((w * one).sum()) for one in (of_f**2, of_r * of_f, of_r**2 - of_s**2))
+    if a <= 0.0 or c >= 0.0:
+        return 0.0
+    return min((-b + math.sqrt(b * b - a * c)) / a, SHARPEN_LIMIT)
 
 
 def _per_channel(plane: np.ndarray) -> np.ndarray:

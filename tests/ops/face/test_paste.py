@@ -269,3 +269,22 @@ def test_a_composite_adds_a_large_model_s_detail_in_the_face_and_none_around_it(
 
     assert change(in_face) >= 2
     assert change(at_border) <= 1
+
+
+def test_what_a_large_model_draws_is_as_sharp_as_the_source() -> None:
+    """A reconstruction that is the blurred source: what is drawn in its place gets back what the blur took, and no more."""
+    from ops.face.paste import SHARPEN_LIMIT, _fine, _missing_sharpness
+
+    rng = np.random.default_rng(0)
+    source = cv2.GaussianBlur(rng.normal(128, 60, (256, 256, 3)).astype(np.float32), (0, 0), 1.2)
+    weight = np.ones((256, 256), np.float32)
+    assert _missing_sharpness(source, source, weight) == 0.0
+    blurred = cv2.GaussianBlur(source, (0, 0), 0.7)
+    share = _missing_sharpness(source, blurred, weight)
+    assert 0.1 < share < SHARPEN_LIMIT
+
+    def energy(picture: np.ndarray) -> float:
+        return float(sum((one**2).sum() for one in np.gradient(picture.mean(2))))
+
+    assert energy(blurred + share * _fine(blurred)) == pytest.approx(energy(source), rel=0.02)
+    assert _missing_sharpness(source, np.full_like(source, 128), weight) == 0.0
