@@ -19,6 +19,7 @@ from pipeline.engine.course import Event, Lost, Noted, Settled, Status
 from pipeline.engine.stage import Source
 from pipeline.flow import Summary, lost_of
 from pipeline.sources.outputs import Outputs
+from pipeline.steps.track import NEVER_ACTS
 from schemas import Failure
 
 
@@ -81,6 +82,9 @@ class Reporter:
             self.display.update(self.tasks[name], completed=done, total=tally.known)
         if event.outcome.failure is not None:
             self.lost(event.outcome.failure)
+        for failure in event.outcome.result.failures if event.outcome.result is not None else ():
+            if failure.reason == NEVER_ACTS:
+                self.see(Noted("warning", failure.message, failure.uri))
         for failure in lost_of(event.outcome.result.failures) if event.outcome.result is not None else ():
             self.lost(failure)
         now = time.monotonic()

@@ -55,6 +55,8 @@ class Face:
     """Confidence of the detector, 0..1."""
     embedding: np.ndarray | None = None
     """float32 [D] of unit norm, or None when the detector has no recogniser."""
+    appearance: np.ndarray | None = None
+    """float32 [A], see `ops.face.appearance`; None where nobody has looked."""
 
     def __post_init__(self) -> None:
         for name, value, shape in (
@@ -80,8 +82,6 @@ class DetectorSettings:
     find large faces best near this size."""
     min_face_pixels: int = 24
     """Faces whose box has a shorter side than this, in pixels of the frame, are not returned."""
-    max_faces: int = 16
-    """At most this many faces per frame, best score first."""
     turns: Literal["upright", "auto", "all"] = "auto"
     """Whether the frame's other quarter turns are looked at too, for heads that lie on their side or hang
     upside down (both families place landmarks wrongly there). auto: only in frames with a face whose
@@ -95,10 +95,9 @@ class DetectorSettings:
             raise DetectorError(f"min_score: expected a value between 0 and 1, got {self.min_score}.")
         if self.max_side_pixels < DETECTOR_STRIDE:
             raise DetectorError(f"max_side_pixels: expected at least {DETECTOR_STRIDE}, got {self.max_side_pixels}.")
-        if self.max_faces < 1 or self.min_face_pixels < 0 or self.threads < 0:
+        if self.min_face_pixels < 0 or self.threads < 0:
             raise DetectorError(
-                "expected max_faces >= 1, min_face_pixels >= 0 and threads >= 0, got "
-                f"{self.max_faces}, {self.min_face_pixels} and {self.threads}."
+                f"expected min_face_pixels >= 0 and threads >= 0, got {self.min_face_pixels} and {self.threads}."
             )
 
 
@@ -142,7 +141,7 @@ def build_detector(settings: DetectorSettings, device: str = "cpu") -> Detector:
             assert_never(other)
     if settings.turns == "upright":
         return detector
-    return TurningDetector(detector, settings.max_faces, always=settings.turns == "all")
+    return TurningDetector(detector, always=settings.turns == "all")
 
 
 @final
@@ -226,9 +225,8 @@ class TurningDetector(Detector):
     does in its own turn and that the detector is as sure of.
     """
 
-    def __init__(self, detector: Detector, max_faces: int, *, always: bool) -> None:
+    def __init__(self, detector: Detector, *, always: bool) -> None:
         self._detector = detector
-        self._max_faces = max_faces
         self._always = always
 
     def detect(self, frame: np.ndarray) -> list[Face]:
@@ -252,7 +250,7 @@ class TurningDetector(Detector):
             for face in turned:
                 if not any(_overlap(face, other) for other in kept):
                     kept.append(face)
-        return sorted(kept, key=_by_score)[: self._max_faces]
+        return sorted(kept, key=_by_score)
 
 
 def decode_centerface(
@@ -348,7 +346,7 @@ def _faces(
         for box, points, score in zip(boxes, landmarks, scores_K, strict=True)
         if score >= settings.min_score and (box[1] - box[0]).min() >= settings.min_face_pixels
     ]
-    return sorted(found, key=_by_score)[: settings.max_faces]
+    return sorted(found, key=_by_score)
 
 
 def _by_score(face: Face) -> tuple[float, float, float]:

@@ -25,6 +25,7 @@ from ops.editing.smoothing import SmoothingSettings
 from ops.face.shots import find_cuts
 from pipeline.engine.stage import Chunk, Result, Source, Step
 from pipeline.engine.timer import Timer
+from pipeline.steps.track import NEVER_ACTS
 from pipeline.store.columns import array_from_column, edits_table, rows_or_none, wplus_from_table
 from pipeline.store.parts import DamagedPart
 from pipeline.store.places import Place, joined, place, writing
@@ -82,10 +83,13 @@ class Plan(Step):
             pieces: list[tuple[PlannedRows, np.ndarray]] = []
             applied = []
             spans = shot_spans(store, source)
+            begin = 0 if recipe.clock == "container" else int(source.info.pts[0])
+            seen: list[tuple[int, np.ndarray]] = []
             for track, start, count in zip(tracks, starts, counts, strict=True):
                 rows = codes.slice(start, count)
                 pts_N, wplus_NLD = rows["pts"].to_numpy(), wplus_from_table(rows)
-                seconds_N = pts_N * float(source.info.time_base)
+                seconds_N = (pts_N - begin) * float(source.info.time_base)
+                seen.append((track, seconds_N))
                 with timer("edit"):
                     planned = plan_edits(recipe, editors, wplus_NLD, seconds_N, track, settings.smoothing)
                 fade_N = fades(pts_N, spans, source.info.time_base, settings.fade_seconds)
@@ -110,6 +114,7 @@ class Plan(Step):
                     offsets[row] = offset_S
                 planned_rows = PlannedRows(pts_N, tracks_N, fade_N, planned.base_NLD, planned.edited_NLD, offsets)
                 pieces.append((planned_rows, np.flatnonzero(active)))
+            failures += never_acting(recipe, seen, source)
             edited = 0
             with timer("store"):
                 # Where the recipe acts on nothing the plan says so: one that is lost must not look like it.
@@ -122,6 +127,25 @@ class Plan(Step):
             return Result({"edits": edited}, timer.seconds, tuple(failures), tuple(files))
 
         return plan
+
+
+def never_acting(recipe: EditRecipe, seen: Sequence[tuple[int, np.ndarray]], source: Source) -> list[Failure]:
+    """A row for each entry whose span lies outside all that is seen of its faces: it does nothing, and nobody would know.
+
+    `seen`: tracks, and the seconds of their frames on the recipe's clock.
+    """
+    rows = []
+    for entry in recipe.edits:
+        if entry.from_seconds is None and entry.to_seconds is None:
+            continue
+        mine = [seconds_N for track, seconds_N in seen if entry.tracks is None or track in entry.tracks]
+        if not mine or any((entry.weights(seconds_N, (entry.tracks or (0,))[0]) > 0).any() for seconds_N in mine):
+            continue
+        first, last = min(float(one[0]) for one in mine), max(float(one[-1]) for one in mine)
+        counted = "on its container's clock" if recipe.clock == "container" else "counted from its first frame"
+        message = f"{entry.to_text()} acts on no frame: its faces are seen from {first:.3f} to {last:.3f} s, {counted}"
+        rows.append(Failure(source.source_id, source.uri, "plan", NEVER_ACTS, message))
+    return rows
 
 
 def by_track(rows: pa.Table) -> pa.Table:

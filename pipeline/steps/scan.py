@@ -6,12 +6,13 @@ A model whose crop needs no face needs no detector either: then only the shots' 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
 
 from ops.device import Device
+from ops.face.appearance import describe
 from ops.face.detect import DetectorSettings, Face, build_detector, resolve_detector_device
 from ops.face.framing import Crop
 from ops.face.shots import shot_scores
@@ -48,7 +49,8 @@ class Scan(Step):
                     pts.append(at)
                     with timer("detect"):
                         faces = [] if detector is None else detector.detect(frame)
-                        found.append([face for face in faces if not gone.covers(at, face.box_xyxy)])
+                        left = [face for face in faces if not gone.covers(at, face.box_xyxy)]
+                        found.append([replace(face, appearance=describe(frame, face.landmarks_52)) for face in left])
                     yield frame
 
             # A cut is a change against the frame before, so a chunk looks at the last frame of the one before it.
@@ -73,6 +75,7 @@ class Scan(Step):
                         np.stack([face.landmarks_52 for _, _, face in faces]),
                         np.array([face.score for _, _, face in faces]),
                         [face.embedding for _, _, face in faces],
+                        [face.appearance for _, _, face in faces],
                     )
                     files.append(store.write_part("faces", source_id, part, rows))
             return Result({"frames": len(pts), "detections": len(faces)}, timer.seconds, files=tuple(files))

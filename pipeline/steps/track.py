@@ -22,7 +22,9 @@ from pipeline.store.deleted import Deleted, deleted_of
 from pipeline.store.tables import Store, Written, range_part
 from schemas import Failure
 
-PASSED_THROUGH = frozenset({"no_face", "track_dropped"})
+NEVER_ACTS = "never_acts"
+"""The reason of an entry of a recipe whose span no face is seen in: people are told, and nothing is lost."""
+PASSED_THROUGH = frozenset({"no_face", "track_dropped", NEVER_ACTS})
 """Reasons of `failures` rows that say why pixels were left alone, and not that something went wrong."""
 
 
@@ -91,10 +93,11 @@ def scanned_frames(store: Store, source: Source) -> list[FrameFaces]:
     faces = store.read("faces", source.source_id)
     boxes, landmarks = array_from_column(faces, "box"), array_from_column(faces, "landmarks")
     by_pts: dict[int, list[Face]] = {}
-    columns = zip(faces["pts"].to_pylist(), faces["score"].to_pylist(), faces["embedding"].to_pylist(), strict=True)
-    for row, (pts, score, embedding) in enumerate(columns):
+    columns = [faces[name].to_pylist() for name in ("pts", "score", "embedding", "appearance")]
+    for row, (pts, score, embedding, appearance) in enumerate(zip(*columns, strict=True)):
         vector = None if embedding is None else np.asarray(embedding, np.float32)
-        by_pts.setdefault(pts, []).append(Face(boxes[row], landmarks[row], score, vector))
+        looks = None if appearance is None else np.asarray(appearance, np.float32)
+        by_pts.setdefault(pts, []).append(Face(boxes[row], landmarks[row], score, vector, looks))
     frames = store.read("frames", source.source_id)
     return [
         FrameFaces(pts, cut_score or 0.0, by_pts.get(pts, []))
