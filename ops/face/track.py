@@ -74,7 +74,7 @@ class TrackSettings:
     """What a loss of 1 in cosine costs, in units of `max_distance`'s distance."""
     looks_ratio: float = 0.75
     """A face looks like one of two people if its difference from that one is at most this share of the other's."""
-    max_unlike: float = 0.1
+    max_unlike: float = 0.065
     """A face that differs by more (`appearance_distance`) from a track that was out of sight is not its."""
     max_faces: int | None = None
     """At most so many tracks at any time, the same ones over the whole shot: those that are largest for longest. None: all."""

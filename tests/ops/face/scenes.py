@@ -94,6 +94,6 @@ def wrong_frames(result: TrackResult, truth: Sequence[dict[int, tuple[float, flo
             middle = (box[:2] + box[2:]) / 2
             near = sorted((float(np.hypot(*(middle - at))), who) for who, at in truth[int(pts)].items())
             # Behind one another the one in front is seen, and so is the one in whose middle the face is.
-            seen.append(max(who for apart, who in near if apart < near[0][0] + 12))
+            seen.append(max(who for apart, who in near if apart < near[0][0] + 25))
         wrong += len(seen) - max(seen.count(who) for who in set(seen))
     return wrong
