@@ -350,8 +350,7 @@ def _paired(threads: Sequence[_Thread], faces: Sequence[Face], now: float, row: 
                     cost[seen, j] = REFUSED
                 elif _holds(threads[seen], face, now):
                     cost[hidden, j] = REFUSED
-    pairs = {int(i): int(j) for i, j in zip(*linear_sum_assignment(cost), strict=True) if cost[i, j] < REFUSED}
-    return pairs
+    return {int(i): int(j) for i, j in zip(*linear_sum_assignment(cost), strict=True) if cost[i, j] < REFUSED}
 
 
 def _holds(thread: _Thread, face: Face, now: float) -> bool:
@@ -383,8 +382,8 @@ def _in_doubt(
         if faces[j].embedding is None and unlike is not None and unlike > settings.max_unlike:
             ended.add(i)  # somebody else came out where this one went in
         for k, other in enumerate(threads):
-            if k == i or not _met(thread, other):
-                continue
+            if k == i or unlike is None or not _met(thread, other):
+                continue  # with nothing to compare, motion is all there is
             mine = _looks_like(thread, other, faces[j], settings)
             if mine is not thread:
                 ended.add(i)

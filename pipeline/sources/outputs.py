@@ -78,8 +78,8 @@ class Outputs:
 def edited_name(source: Source, suffix: str, *, whole: bool = False) -> str:
     """NAME.edited.SUFFIX, never longer than file systems allow.
 
-    With `whole`, different names stay different: one whose suffix changes keeps its old one (`a.avi.edited.mp4`), and so does one
-    that would then be the same (`a.avi.mp4`).
+    With `whole`, different names stay different: one whose suffix changes keeps its old one (`a.avi.edited.mp4`), and so
+    does one that would then be the same (`a.avi.mp4`).
     """
     path = PurePosixPath(source.output_name)
     keeps = whole and (path.suffix != suffix or PurePosixPath(path.stem).suffix.lower() in MEDIA_SUFFIXES)
