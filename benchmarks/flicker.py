@@ -190,7 +190,8 @@ def measure(faces: Faces, recipe: EditRecipe, bundle: Bundle, session: Session, 
     for settings, treatment in variants():
         planned = plan_edits(recipe, editors, faces.wplus_NLD, faces.seconds_N, 0, settings)
         residual = residual_for(faces, treatment, planned.base_NLD, settings, model)
-        edited, base = session.generate(planned.edited_NLD, residual), session.generate(planned.base_NLD, residual)
+        edited = session.generate(planned.edited_NLD, residual, unedited_NLD=planned.base_NLD)
+        base = session.generate(planned.base_NLD, residual)
         misfit = float(np.average(np.abs(base - at_model_size).mean(-1), weights=ovals))
         for mode in get_args(PasteMode):
             pasted = np.stack(

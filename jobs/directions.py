@@ -129,6 +129,6 @@ def strip(model: StyleRes, editor: Editor, crops: np.ndarray) -> np.ndarray:
     columns = [crops]
     for strength in STRIP_STRENGTHS:
         code = editor.apply(inversion.wplus_NLD, torch.full((len(crops),), strength))
-        edited = model.generate(code, inversion.detail)
+        edited = model.generate(code, inversion.detail, unedited_NLD=inversion.wplus_NLD)
         columns.append(crops_from_images(F.adaptive_avg_pool2d(edited, crops.shape[1])))
     return np.concatenate([np.concatenate(list(column), axis=0) for column in columns], axis=1)

@@ -45,6 +45,7 @@ def edit(
     crop: options.Crop = "fast",
     residual_codec: options.Codec = "float16",
     smoothing: options.Smoothing = "none",
+    size: options.Size = None,
     smoothing_seconds: options.SmoothingSeconds = None,
     paste: options.PasteMode = "composite",
     mask: options.Mask = "soft",
@@ -81,6 +82,7 @@ def edit(
             plan=PlanSettings(
                 recipe_from(edit, recipe, bundle, definitions_from(editor, editors)),
                 options.smoothing_from(smoothing, smoothing_seconds),
+                size=options.size_from(size, bundle),
             ),
             paste=options.paste_from(paste, mask, color_match, bundle),
             encode=options.encode_from(codec, quality, preset),

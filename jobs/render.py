@@ -39,6 +39,7 @@ def render(
     allow_hdr: options.AllowHdr = False,
     progress: options.ProgressMode = "auto",
     smoothing: options.Smoothing = "none",
+    size: options.Size = None,
     smoothing_seconds: options.SmoothingSeconds = None,
     paste: options.PasteMode = "composite",
     mask: options.Mask = "soft",
@@ -88,6 +89,7 @@ def render(
             plan=PlanSettings(
                 recipe_from(edit, recipe, bundle, definitions_from(editor, editors)),
                 options.smoothing_from(smoothing, smoothing_seconds),
+                size=options.size_from(size, bundle),
             ),
             paste=options.paste_from(paste, mask, color_match, bundle),
             encode=options.encode_from(codec, quality, preset),

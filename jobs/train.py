@@ -51,6 +51,7 @@ from ops.checkpoints.bundle import write_bundle
 from ops.data.faces import load_faces
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.training.e0 import E0Settings
+from ops.training.light import LightE0Settings, LightResidualSettings
 from ops.training.presets import Preset, e0_preset, prior_preset, prior_sizes, residual_preset, tail_preset
 from ops.training.prior import PriorSettings
 from ops.training.residual import ResidualSettings, residual_parts
@@ -61,6 +62,12 @@ app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode="markdown
 
 PresetName = Annotated[Preset, typer.Option("--preset", help="Sizes and figures: docs/training.md.")]
 StartFrom = Annotated[str | None, typer.Option("--start-from", help="Weights to begin with: an earlier result, or a bundle.")]
+
+
+Directions = Annotated[
+    Path | None,
+    typer.Option("--directions", help="Preset light: folder of official edits, to move drawn faces along."),
+]
 
 
 @app.command("e0")
@@ -76,6 +83,7 @@ def e0_command(
     precision: PrecisionName = None,
     settings: Set = [],  # noqa: B006 - typer copies it
     start_from: StartFrom = None,
+    directions: Directions = None,
     identity_network: IdentityNetwork = None,
     vgg_weights: VggWeights = None,
     lpips_weights: LpipsWeights = None,
@@ -92,7 +100,9 @@ def e0_command(
         task, loop = e0_preset(preset)
         loop = loop_from(loop, images, batch, seed, precision, max_minutes)
         files = perceptual_files(vgg_weights, lpips_weights, lpips_heads)
-        plan = _plan(data, prior, out, preset, changed(task, settings), loop, start_from, identity_network, files)
+        plan = _plan(
+            data, prior, out, preset, changed(task, settings), loop, start_from, identity_network, files, directions=directions
+        )
         start(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
 
 
@@ -183,6 +193,7 @@ def residual_command(
     settings: Set = [],  # noqa: B006 - typer copies it
     without_e2: Annotated[bool, typer.Option("--without-e2", help="Ablation: the residual is added as it is.")] = False,
     start_from: StartFrom = None,
+    directions: Directions = None,
     identity_network: IdentityNetwork = None,
     vgg_weights: VggWeights = None,
     lpips_weights: LpipsWeights = None,
@@ -199,7 +210,19 @@ def residual_command(
         task, loop = residual_preset(preset)
         loop = loop_from(loop, images, batch, seed, precision, max_minutes)
         files = perceptual_files(vgg_weights, lpips_weights, lpips_heads)
-        plan = _plan(data, prior, out, preset, changed(task, settings), loop, start_from, identity_network, files, without_e2)
+        plan = _plan(
+            data,
+            prior,
+            out,
+            preset,
+            changed(task, settings),
+            loop,
+            start_from,
+            identity_network,
+            files,
+            without_e2,
+            directions=directions,
+        )
         start(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
 
 
@@ -261,13 +284,14 @@ def _plan(
     prior: Path | None,
     out: Path,
     preset: Preset,
-    task: E0Settings | ResidualSettings | PriorSettings,
+    task: E0Settings | ResidualSettings | LightE0Settings | LightResidualSettings | PriorSettings,
     loop: LoopSettings,
     start_from: str | None,
     identity_network: Path | None,
     perceptual: Sequence[Path],
     without_e2: bool = False,
     sizes: StyleGAN2Config | None = None,
+    directions: Path | None = None,
 ) -> TrainingPlan:
     return TrainingPlan(
         data=faces_source(data),
@@ -281,6 +305,7 @@ def _plan(
         perceptual_weights=tuple(map(absolute, perceptual)),
         ablation=without_e2,
         sizes=sizes,
+        directions=absolute_or_none(directions),
     )
 
 

@@ -155,6 +155,7 @@ def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, comput
     gop = settings.encode.gop_frames
     chunk = max(1, compute.chunk_frames // gop) * gop
     planned = {"recipe": recipe_id, "smoothing": asdict(settings.plan.smoothing), "fade_seconds": settings.plan.fade_seconds}
+    planned |= {"size": settings.plan.size}
     pixels = {"paste": asdict(paste), "encode": asdict(settings.encode), "sheet_frames": settings.sheet_frames}
     rendered = pixels | {"model": bundle.digest, "precision": compute.precision}
     return [

@@ -85,6 +85,12 @@ Smoothing = Annotated[
 SmoothingSeconds = Annotated[
     float | None, typer.Option("--smoothing-seconds", help="Width of the smoothing; the filter's default if not given.")
 ]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        "--size", help="Side in pixels of the generated faces; the smallest that covers the source's largest face if not given."
+    ),
+]
 PasteMode = Annotated[
     paste.PasteMode,
     typer.Option(
@@ -225,6 +231,14 @@ def allowed_from(text: str) -> int | float:
     if value < 0 or (text.endswith("%") and value > 1):
         raise typer.BadParameter(f"--max-failed: expected a number such as 3 or a share such as 5%, got {text}")
     return value
+
+
+def size_from(size: int | None, bundle: Bundle) -> int | None:
+    """Raises UsageError for a size that the model does not have."""
+    sizes = bundle.config.generator.sizes
+    if size is not None and size not in sizes:
+        raise UsageError(f"--size {size}: {bundle.name} makes pictures of {' or '.join(map(str, sizes))} px")
+    return size
 
 
 def smoothing_from(kind: str, seconds: float | None) -> SmoothingSettings:

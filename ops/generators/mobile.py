@@ -25,6 +25,7 @@ from ops.generators.protocol import Generator, Injection, Place, StyleInput, pla
 from ops.nn.depthwise import depthwise
 from ops.nn.equalised import LRELU_SLOPE, normal_init
 from ops.nn.haar import haar_up
+from ops.nn.linear import linear
 from ops.nn.pointwise import pointwise
 
 ROWS_1024 = (0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 7, 7, 8, 9, 9, 10, 11, 11, 12, 13, 13, 14, 15)
@@ -280,7 +281,7 @@ class Mobile(Generator):
     def style(self, name: str, row_ND: Tensor) -> Tensor:
         affine = self.synthesis.get_submodule(name).affine
         assert isinstance(affine, nn.Linear)
-        return F.linear(row_ND, affine.weight, affine.bias)
+        return linear(row_ND, affine.weight, affine.bias)
 
     def features(self, styles: Sequence[Tensor], place: str, *, dtype: torch.dtype = torch.float32) -> Tensor:
         place_named(self.config, place)

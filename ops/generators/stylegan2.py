@@ -20,6 +20,7 @@ from ops.generators.mapping import MappingNetwork
 from ops.generators.protocol import Generator, Injection, place_named
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.nn.equalised import LRELU_GAIN, LRELU_SLOPE, FullyConnected, normal_init
+from ops.nn.linear import linear
 from ops.nn.pointwise import pointwise
 from ops.nn.resample import blur, fir_kernel, upsample_2x
 
@@ -47,7 +48,7 @@ class ModulatedConv(nn.Module):
         # keeps one dense convolution for the whole batch. lrelu is positively homogeneous, so its gain sqrt(2) joins d,
         # noise and bias.
         if weight_delta is None:
-            energy_NO = style_NI.square() @ self.weight.square().sum(dim=(2, 3)).t()
+            energy_NO = linear(style_NI.square(), self.weight.square().sum(dim=(2, 3)))
             y = self._convolve(x * style_NI[:, :, None, None].to(x.dtype), self.weight.to(x.dtype), groups=1)
         else:
             weight = self.weight * (1.0 + weight_delta)  # [N, O, I, k, k]

@@ -9,6 +9,7 @@ from ops.generators.build import sizes_from_json
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.hfgi import ConsultationConfig, HfgiConfig
 from ops.inversion.hyperstyle import HypernetConfig, HyperStyleConfig, WEncoderConfig
+from ops.inversion.light import LightConfig, LightEncoderConfig, LightResidualConfig
 from ops.inversion.methods import Method, MethodConfig
 from ops.inversion.residual import ResidualConfig
 from ops.inversion.sfe import FeatureConfig, SfeConfig
@@ -26,6 +27,9 @@ def config_from_json(method: Method, content: Mapping[str, Any]) -> MethodConfig
     match method:
         case "styleres":
             return StyleResConfig(generator, E4eConfig(**part("encoder")), ResidualConfig(**part("residual")))
+        case "styleres_light":
+            parts = LightEncoderConfig(**part("encoder")), LightResidualConfig(**part("residual"))
+            return LightConfig(generator, *parts, content["input_size"])
         case "e4e" | "psp":
             return WplusConfig(generator, E4eConfig(**part("encoder")))
         case "restyle":

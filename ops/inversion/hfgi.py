@@ -166,12 +166,20 @@ class Hfgi(Inverter):
         with self.reduced(residual.device):
             return consultation(alignment(residual, shown))
 
-    def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
+    def generate(
+        self,
+        wplus_NLD: Tensor,
+        detail: Tensor | None,
+        style_offset_NS: Tensor | None = None,
+        *,
+        unedited_NLD: Tensor | None = None,
+        size: int | None = None,
+    ) -> Tensor:
         if detail is None:
             raise ValueError("HFGI needs the residual image beside W+, got None; was this inverted with e4e?")
         styles = self.styles(wplus_NLD, style_offset_NS)
         scale, shift = self.consult(detail, self.shown(styles))
-        return self.generator(styles, injection=self.fusion(scale, shift), dtype=self.feature_dtype)
+        return self.generator(styles, size=size, injection=self.fusion(scale, shift), dtype=self.feature_dtype)
 
     def fusion(self, scale: Tensor, shift: Tensor) -> Injection:
         """F (1 + scale) + shift (HFGI, Eq. 6 and the official program)."""

@@ -321,12 +321,21 @@ class HyperStyle(Inverter):
         image = self.image(self.generator.styles(wplus_NLD), codes_NTK, times)
         return Round(codes_NTK, times, pooled(image, self.config.input_size))
 
-    def image(self, styles: Sequence[Tensor], codes_NTK: Tensor, times: int) -> Tensor:
+    def image(self, styles: Sequence[Tensor], codes_NTK: Tensor, times: int, size: int | None = None) -> Tensor:
         """G(S; D(codes))."""
-        return self.generator(styles, weight_deltas=WeightDeltas(self.deltas, codes_NTK, times), dtype=self.feature_dtype)
+        deltas = WeightDeltas(self.deltas, codes_NTK, times)
+        return self.generator(styles, size=size, weight_deltas=deltas, dtype=self.feature_dtype)
 
-    def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
+    def generate(
+        self,
+        wplus_NLD: Tensor,
+        detail: Tensor | None,
+        style_offset_NS: Tensor | None = None,
+        *,
+        unedited_NLD: Tensor | None = None,
+        size: int | None = None,
+    ) -> Tensor:
         if detail is None:
             raise ValueError("HyperStyle needs the codes of its weight deltas beside W+, got None; was this inverted with e4e?")
         styles = self.styles(wplus_NLD, style_offset_NS)
-        return self.image(styles, detail, self.config.hypernet.rounds)
+        return self.image(styles, detail, self.config.hypernet.rounds, size)

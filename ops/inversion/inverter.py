@@ -71,9 +71,20 @@ class Inverter(nn.Module, ABC):
         """images [N, 3, S, S] in [-1, 1], S the config's input size => Inversion."""
 
     @abstractmethod
-    def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
+    def generate(
+        self,
+        wplus_NLD: Tensor,
+        detail: Tensor | None,
+        style_offset_NS: Tensor | None = None,
+        *,
+        unedited_NLD: Tensor | None = None,
+        size: int | None = None,
+    ) -> Tensor:
         """W+ (edited or not) and the detail of the same images => images float32 [N, 3, R, R].
 
+        unedited_NLD: the code that came with the detail, where `wplus_NLD` is another; None says that it is the same. Methods
+            whose detail follows an edit need it, others take no notice.
+        size: R, one of the generator's sizes; None for its largest.
         style_offset_NS: added to S of the code, all entries one after the other (`ops.generators.protocol.style_channels`).
         """
 
@@ -104,8 +115,16 @@ class CodeAlone(Inverter):
     def invert(self, images: Tensor) -> Inversion:
         return Inversion(self.whole[0].invert(images).wplus_NLD, None)
 
-    def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
-        return self.generator(self.styles(wplus_NLD, style_offset_NS), dtype=self.feature_dtype)
+    def generate(
+        self,
+        wplus_NLD: Tensor,
+        detail: Tensor | None,
+        style_offset_NS: Tensor | None = None,
+        *,
+        unedited_NLD: Tensor | None = None,
+        size: int | None = None,
+    ) -> Tensor:
+        return self.generator(self.styles(wplus_NLD, style_offset_NS), size=size, dtype=self.feature_dtype)
 
 
 def offset_styles(styles: Sequence[Tensor], style_offset_NS: Tensor | None) -> Sequence[Tensor]:

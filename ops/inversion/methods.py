@@ -7,12 +7,13 @@ from typing import Literal
 from ops.inversion.hfgi import Hfgi, HfgiConfig
 from ops.inversion.hyperstyle import HyperStyle, HyperStyleConfig
 from ops.inversion.inverter import Inverter, Parts
+from ops.inversion.light import LightConfig, LightStyleRes
 from ops.inversion.sfe import Sfe, SfeConfig
 from ops.inversion.styleres import StyleRes, StyleResConfig
 from ops.inversion.wplus import E4e, Psp, Restyle, RestyleConfig, WplusConfig
 
-Method = Literal["styleres", "e4e", "psp", "restyle", "hfgi", "hyperstyle", "sfe"]
-MethodConfig = StyleResConfig | WplusConfig | RestyleConfig | HfgiConfig | HyperStyleConfig | SfeConfig
+Method = Literal["styleres", "styleres_light", "e4e", "psp", "restyle", "hfgi", "hyperstyle", "sfe"]
+MethodConfig = StyleResConfig | LightConfig | WplusConfig | RestyleConfig | HfgiConfig | HyperStyleConfig | SfeConfig
 
 
 def build_inverter(method: Method, config: MethodConfig, parts: Parts = "all") -> Inverter:
@@ -20,6 +21,8 @@ def build_inverter(method: Method, config: MethodConfig, parts: Parts = "all") -
     match method, config:
         case "styleres", StyleResConfig():
             return StyleRes(config, parts)
+        case "styleres_light", LightConfig():
+            return LightStyleRes(config, parts)
         case "e4e", WplusConfig():
             return E4e(config, parts)
         case "psp", WplusConfig():

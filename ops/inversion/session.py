@@ -66,15 +66,25 @@ class Session:
         return np.concatenate([code for code, _ in done]), np.concatenate(details) if details else None
 
     def generate(
-        self, wplus_NLD: np.ndarray, detail: np.ndarray | None, style_offset_NS: np.ndarray | None = None
+        self,
+        wplus_NLD: np.ndarray,
+        detail: np.ndarray | None,
+        style_offset_NS: np.ndarray | None = None,
+        *,
+        unedited_NLD: np.ndarray | None = None,
+        size: int | None = None,
     ) -> np.ndarray:
-        """W+, detail and what is added to S of the same N images => float32 [N, R, R, 3] on the 0..255 scale, not rounded."""
+        """W+, detail and what is added to S of the same N images => float32 [N, R, R, 3] on the 0..255 scale, not rounded.
+
+        unedited_NLD, size: as `Inverter.generate` takes them.
+        """
 
         def one(rows: int, padded: np.ndarray) -> np.ndarray:
             code = self._tensor(wplus_NLD[padded])
             kept = None if detail is None else self._tensor(detail[padded])
             offset = None if style_offset_NS is None else self._tensor(style_offset_NS[padded])
-            return levels_from_images(self.model.generate(code, kept, offset))[:rows]
+            before = None if unedited_NLD is None else self._tensor(unedited_NLD[padded])
+            return levels_from_images(self.model.generate(code, kept, offset, unedited_NLD=before, size=size))[:rows]
 
         return np.concatenate(self._in_batches(len(wplus_NLD), one))
 

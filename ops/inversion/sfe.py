@@ -258,14 +258,22 @@ class Sfe(Inverter):
         """The generator's features of S, where F replaces them."""
         return self.generator.features(styles, self.config.place, dtype=self.feature_dtype)
 
-    def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
+    def generate(
+        self,
+        wplus_NLD: Tensor,
+        detail: Tensor | None,
+        style_offset_NS: Tensor | None = None,
+        *,
+        unedited_NLD: Tensor | None = None,
+        size: int | None = None,
+    ) -> Tensor:
         if detail is None:
             raise ValueError("SFE needs its features beside W+, got None; was this inverted with e4e?")
         styles = self.styles(wplus_NLD, style_offset_NS)
         if not self.config.feature_editor:
-            return self.inserted(styles, detail.unflatten(1, self.config.feature_shape))
+            return self.inserted(styles, detail.unflatten(1, self.config.feature_shape), size)
         kept = Detail.of(detail, self.config)
-        return self.inserted(styles, self.edited(kept, self.change(kept, wplus_NLD, style_offset_NS)))
+        return self.inserted(styles, self.edited(kept, self.change(kept, wplus_NLD, style_offset_NS)), size)
 
     def change(self, kept: Detail, wplus_NLD: Tensor, style_offset_NS: Tensor | None) -> Tensor:
         """D: features of v minus features of v'."""
@@ -277,7 +285,7 @@ class Sfe(Inverter):
         with self.reduced(change.device):
             return only(self.editor, "generate")(kept.features.to(change.dtype), change)
 
-    def inserted(self, styles: Sequence[Tensor], features: Tensor) -> Tensor:
+    def inserted(self, styles: Sequence[Tensor], features: Tensor, size: int | None = None) -> Tensor:
         """G(S) whose blocks above R see other features; colour up to R stays that of S."""
         place = Injection(self.config.place, lambda x: features.to(x.dtype))
-        return self.generator(styles, injection=place, dtype=self.feature_dtype)
+        return self.generator(styles, size=size, injection=place, dtype=self.feature_dtype)

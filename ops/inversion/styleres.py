@@ -118,7 +118,15 @@ class StyleRes(Inverter):
         with self.reduced(wplus_NLD.device):
             return extraction(alignment(encoder_features.to(features.dtype), features))
 
-    def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
+    def generate(
+        self,
+        wplus_NLD: Tensor,
+        detail: Tensor | None,
+        style_offset_NS: Tensor | None = None,
+        *,
+        unedited_NLD: Tensor | None = None,
+        size: int | None = None,
+    ) -> Tensor:
         if detail is None:
             raise ValueError("StyleRes needs the aligned residual F_a beside W+, got None; was this inverted with e4e?")
         gates, residual = self.generating(), detail.to(self.feature_dtype)
@@ -129,4 +137,4 @@ class StyleRes(Inverter):
 
         injection = Injection(self.config.place, transform)
         styles = self.styles(wplus_NLD, style_offset_NS)
-        return self.generator(styles, injection=injection, dtype=self.feature_dtype)
+        return self.generator(styles, size=size, injection=injection, dtype=self.feature_dtype)

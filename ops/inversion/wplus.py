@@ -53,8 +53,16 @@ class WplusOnly(Inverter):
         """What the encoder says, added to a code: [N, L, D]."""
         return self.encoded(only(self.encoder, "invert"), images, start_NLD)[0]
 
-    def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
-        return self.generator(self.styles(wplus_NLD, style_offset_NS), dtype=self.feature_dtype)
+    def generate(
+        self,
+        wplus_NLD: Tensor,
+        detail: Tensor | None,
+        style_offset_NS: Tensor | None = None,
+        *,
+        unedited_NLD: Tensor | None = None,
+        size: int | None = None,
+    ) -> Tensor:
+        return self.generator(self.styles(wplus_NLD, style_offset_NS), size=size, dtype=self.feature_dtype)
 
 
 @final

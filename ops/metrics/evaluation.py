@@ -174,7 +174,11 @@ class Evaluator:
                 code_after = self._shown(code_alone.generate(edited.wplus_NLD, None))
                 for reading, logits_before in zip(readings, before, strict=True):
                     whole = reading.model is model and edited.detail is not None
-                    outputs = self._shown(model.generate(edited.wplus_NLD, edited.detail)) if whole else code_after
+                    outputs = (
+                        self._shown(model.generate(edited.wplus_NLD, edited.detail, unedited_NLD=part.wplus_NLD))
+                        if whole
+                        else code_after
+                    )
                     concerned = self.pictures.chosen(references, chosen)
                     self._score(reading, place, editors, concerned, outputs, logits_before[some])
                     reading.edits[place].add_ghosts(images[some], outputs, code_before[some], code_after)
@@ -207,7 +211,9 @@ class Evaluator:
         if place < 2 and undone is not None:  # both signs of the first edit
             again = reading.model.invert(images_from_crops(results, self.device))
             back = _edited(editors, undone, again)
-            returned = crops_from_images(self._shown(reading.model.generate(back.wplus_NLD, back.detail)))
+            returned = crops_from_images(
+                self._shown(reading.model.generate(back.wplus_NLD, back.detail, unedited_NLD=again.wplus_NLD))
+            )
             errors = images_from_crops(returned) - images_from_crops(references.crops)
             distance = feature_distance(self.pictures.taps(returned), references.taps)
             scores.add_cycle(errors.double().square().mean(dim=(1, 2, 3)).numpy(), distance.cpu().numpy())
@@ -234,7 +240,7 @@ class Evaluator:
             inversion = model.invert(images_from_crops(crop[None], self.device))
             inverted = self._now()
             edited = _edited(editors, self.edits[0], inversion) if self.edits else inversion
-            model.generate(edited.wplus_NLD, edited.detail)
+            model.generate(edited.wplus_NLD, edited.detail, unedited_NLD=inversion.wplus_NLD)
             done = self._now()
             seconds[INVERT].append(inverted - started)
             seconds[FIRST_EDIT].append(done - started)
@@ -254,7 +260,11 @@ class Evaluator:
         pictures = []
         for edit in self.edits[:2]:
             edited = _edited(editors, edit, inversion)
-            pictures.append(crops_from_images(self._shown(reading.model.generate(edited.wplus_NLD, edited.detail))))
+            pictures.append(
+                crops_from_images(
+                    self._shown(reading.model.generate(edited.wplus_NLD, edited.detail, unedited_NLD=inversion.wplus_NLD))
+                )
+            )
         unedited = np.concatenate(reading.examples)
         added, removed = pictures if pictures else (unedited, unedited)
         return Examples(unedited, added, removed)
@@ -267,6 +277,10 @@ class Evaluator:
         if self.judge is None:
             return torch.zeros(len(crops), 0)
         return logits(self.judge, images_from_crops(crops, self.device))
+
+    def _after(self, model: Inverter, edited: Inversion, before: Inversion) -> Tensor:
+        """Pictures of an edited code, at the size where everything is measured."""
+        return self._shown(model.generate(edited.wplus_NLD, edited.detail, unedited_NLD=before.wplus_NLD))
 
     def _shown(self, images: Tensor) -> Tensor:
         """The generator's images at the size of the encoder's, where everything is measured."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ops.nn.linear import linear
 
 LRELU_SLOPE = 0.2
 LRELU_GAIN = 2.0**0.5
@@ -12,7 +13,7 @@ LRELU_GAIN = 2.0**0.5
 
 def equalised_linear(x: Tensor, weight: Tensor, bias: Tensor, *, lr_multiplier: float = 1.0) -> Tensor:
     """y = x (W * lr / sqrt(fan_in))^T + b * lr (Karras et al. 2018, section 4.1)."""
-    return F.linear(x, weight * (lr_multiplier / weight.shape[1] ** 0.5), bias * lr_multiplier)
+    return linear(x, weight * (lr_multiplier / weight.shape[1] ** 0.5), bias * lr_multiplier)
 
 
 def normal_init(*shape: int, std: float = 1.0) -> Tensor:

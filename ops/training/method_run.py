@@ -159,8 +159,10 @@ def mini_sizes(method: Method, generator: StyleGAN2Config) -> MethodConfig:
             blocks = ((32, 2, 2), (64, 3, 1), (128, 4, 1), (128, 2, 2))
             features = FeatureConfig(size, 32, blocks, depth=2)
             return SfeConfig(generator, features, encoder, image_size=size)
-        case "psp" | "restyle":
-            raise TrainingError(f"{method} is not trained here, only converted; e4e, hfgi, hyperstyle and sfe are")
+        case "psp" | "restyle" | "styleres_light":
+            raise TrainingError(
+                f"{method} is not trained by this command; e4e, hfgi, hyperstyle and sfe are (docs/training.md)"
+            )
         case other:
             assert_never(other)
 

@@ -1,6 +1,7 @@
 """Figures of the trainings we name.
 
 mini     the embedded 64 px model on two CPU cores; ours
+light    the embedded model `ffhq` on a MobileStyleGAN, on two CPU cores; ours
 paper    every loss of StyleRes's Eq. 4-9, the pixel term of the cycle included. The paper's weights are in a supplement that
          is not public: these are those of its group's training tree, where that has them
 tree     that tree's: no pixel term in the cycle, the cycle on every sample, R1 in every step
@@ -21,12 +22,13 @@ from ops.inversion.presets import mini64
 from ops.inversion.residual import ResidualConfig
 from ops.inversion.styleres import StyleResConfig
 from ops.training.e0 import E0Settings
+from ops.training.light import LightE0Settings, LightResidualSettings
 from ops.training.prior import PriorSettings
 from ops.training.residual import ResidualSettings
 from ops.training.tail import TailSettings
 from ops.training.trainer import LoopSettings, TrainingError
 
-Preset = Literal["mini", "paper", "tree"]
+Preset = Literal["mini", "light", "paper", "tree"]
 
 
 def model_config(preset: Preset, generator: GeneratorSizes) -> StyleResConfig:
@@ -41,6 +43,8 @@ def model_config(preset: Preset, generator: GeneratorSizes) -> StyleResConfig:
                 encoder=replace(mini.encoder, input_size=size, w_dim=generator.w_dim, num_ws=generator.num_ws),
                 residual=replace(mini.residual, resolution=size // 2, generator_channels=channels),
             )
+        case "light":
+            raise TrainingError("preset light: trains a method of its own; give it to train e0, residual and bundle alone")
         case "paper" | "tree":
             if generator.resolution < 256:
                 raise TrainingError(
@@ -53,8 +57,12 @@ def model_config(preset: Preset, generator: GeneratorSizes) -> StyleResConfig:
             )
 
 
-def e0_preset(preset: Preset) -> tuple[E0Settings, LoopSettings]:
+def e0_preset(preset: Preset) -> tuple[E0Settings | LightE0Settings, LoopSettings]:
     match preset:
+        case "light":
+            return LightE0Settings(), LoopSettings(
+                images=60_000, batch=8, precision="fp32", ema_halflife_images=2000, clip_norm=5.0
+            )
         case "mini":
             return E0Settings(), LoopSettings(images=30_000, batch=32)
         case "paper" | "tree":  # e4e's released figures
@@ -103,7 +111,7 @@ def prior_sizes(
         raise TrainingError(str(error)) from error
 
 
-def residual_preset(preset: Preset) -> tuple[ResidualSettings, LoopSettings]:
+def residual_preset(preset: Preset) -> tuple[ResidualSettings | LightResidualSettings, LoopSettings]:
     tree = ResidualSettings(
         learning_rate=1e-4,
         discriminator_learning_rate=1e-4,
@@ -133,6 +141,10 @@ def residual_preset(preset: Preset) -> tuple[ResidualSettings, LoopSettings]:
         clip_norm=float("inf"),
     )
     match preset:
+        case "light":
+            return LightResidualSettings(), LoopSettings(
+                images=12_000, batch=4, precision="fp32", ema_halflife_images=1000, preview_images=1500
+            )
         case "mini":
             return ResidualSettings(), LoopSettings(images=30_000, batch=16)
         case "tree":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +20,15 @@ from ops.checkpoints.convert import sha256_of
 from ops.checkpoints.prior import ANCHOR, DISCRIMINATOR, GENERATOR, Prior, read_prior_config, read_prior_tensors, write_prior
 from ops.data.faces import load_faces
 from ops.device import channels_last, keep_freed_memory
+from ops.editing.definitions import DirectionDefinition
+from ops.editing.direction import load_direction
+from ops.editing.official_folder import definitions_in
 from ops.generators.discriminator import Discriminator
 from ops.generators.mobile import Mobile, MobileConfig, Tail
 from ops.generators.protocol import GeneratorConfig
 from ops.generators.stylegan2 import StyleGAN2
 from ops.generators.stylegan2_config import StyleGAN2Config
+from ops.inversion.light import LightConfig, LightStyleRes
 from ops.inversion.styleres import StyleRes
 from ops.networks.ir import load_arcface
 from ops.networks.lpips_alex import load_lpips
@@ -32,26 +36,33 @@ from ops.networks.mobilefacenet import load_mobilefacenet
 from ops.networks.perceptual import LpipsPerceptual, Perceptual, VggPerceptual
 from ops.networks.vgg16 import load_vgg16
 from ops.networks.weights import read_tensors
+from ops.nn.lite import load_imagenet
 from ops.spaces import crops_from_images, images_from_crops
 from ops.training.distributed import Worker
 from ops.training.e0 import E0Settings, E0Task, start_near_the_mean
-from ops.training.methods import MethodSettings
+from ops.training.light import LightE0Settings, LightE0Task, LightResidualSettings, LightResidualTask, start_light_encoder
+from ops.training.light import residual_parts as light_parts
 from ops.training.presets import Preset, model_config
 from ops.training.prior import Anchored, Features, PriorSettings, PriorTask
 from ops.training.residual import Distance, ResidualSettings, ResidualTask, residual_parts
 from ops.training.tail import TAILS, TailSettings, TailTask, start_tail
 from ops.training.trainer import LoopSettings, Progress, TrainingError, load_result, result_weights, train
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 DIRECTIONS, EDITS = "directions.safetensors", "edits.json"
 PRIOR = "prior"
 HELD_OUT_FACES = 512
+HELD_OUT_LIGHT = 48
+TYPICAL_STRENGTHS = {"smile": 1.5, "age": 2.0, "pose": 2.0}
 PRIOR_CARD = """# A StyleGAN2 prior of {size} px
 
 Trained by `styleres train prior` on {images} images of {data}, anchored by an encoder. `generator.safetensors` is the moving
 average; `anchor.safetensors` is the encoder, where `styleres train e0` may start. It has the licence of its data.
 """
 PREVIEW_FACES = 16
-SettingsT = TypeVar("SettingsT", E0Settings, ResidualSettings, PriorSettings, TailSettings, MethodSettings, LoopSettings)
+SettingsT = TypeVar("SettingsT", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ class TrainingPlan:
     """Folder with generator.safetensors, discriminator.safetensors and config.json."""
     out: str
     preset: Preset
-    task: E0Settings | ResidualSettings | PriorSettings | TailSettings
+    task: E0Settings | ResidualSettings | LightE0Settings | LightResidualSettings | PriorSettings | TailSettings
     """Its type says what is trained. For a prior, `prior` is where it starts: a folder, or nothing."""
     loop: LoopSettings
     start_from: str | None = None
@@ -81,14 +92,16 @@ class TrainingPlan:
 
     size: int = 0
     """Of a tail's pictures, in pixels."""
+    directions: str | None = None
+    """Of the light presets: a folder of official edits, along which drawn faces are moved."""
 
     @property
     def name(self) -> str:
         """Of its files in `out`."""
         match self.task:
-            case E0Settings():
+            case E0Settings() | LightE0Settings():
                 return "e0"
-            case ResidualSettings():
+            case ResidualSettings() | LightResidualSettings():
                 return "residual"
             case PriorSettings():
                 return "prior"
@@ -107,6 +120,8 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
         return _run_prior(plan, plan.task, worker, watch)
     if isinstance(plan.task, TailSettings):
         return _run_tail(plan, plan.task, worker, watch)
+    if isinstance(plan.task, LightE0Settings | LightResidualSettings):
+        return _run_light(plan, plan.task, worker, watch)
     model = model_on_prior(prior, plan.preset, without_e2=plan.ablation)
     faces = load_faces(plan.data, model.config.encoder.input_size, "train")
     picture = preview_of(model, plan.data) if worker.rank == 0 else None
@@ -169,6 +184,67 @@ def _run_prior(plan: TrainingPlan, settings: PriorSettings, worker: Worker, watc
     if worker.rank == 0:
         write_trained_prior(Path(plan.out) / PRIOR, plan, learnt, discriminator, seen)
     return seen
+
+
+def _run_light(
+    plan: TrainingPlan,
+    settings: LightE0Settings | LightResidualSettings,
+    worker: Worker,
+    watch: Callable[[Progress], None] | None,
+) -> int:
+    out, prior = Path(plan.out), Path(plan.prior)
+    model = light_on_prior(prior)
+    encoder = model.encoder
+    assert encoder is not None
+    if isinstance(settings, LightE0Settings) and settings.size not in model.config.generator.sizes:
+        raise TrainingError(f"{prior}: has no pictures of {settings.size} px; styleres train tail --size {settings.size} first")
+    faces = load_faces(plan.data, model.config.input_size, "train")
+    held_out = None
+    if worker.rank == 0:
+        held_out = load_faces(plan.data, model.config.input_size, "held_out", limit=HELD_OUT_LIGHT).images
+    model.to(worker.device)
+    perceptual, _ = perceptual_of(plan.perceptual_weights, 128, worker.device)
+    embed = None if plan.identity_network is None else identity_network(Path(plan.identity_network)).to(worker.device)
+    directions = None if plan.directions is None else typical_steps(Path(plan.directions))
+    common: dict[str, Any] = {"embed": embed, "directions_KD": directions, "clip_norm": plan.loop.clip_norm}
+    common |= {"worker": worker, "held_out": held_out}
+    task: LightE0Task | LightResidualTask
+    match settings:
+        case LightE0Settings():
+            load_imagenet(encoder.trunk)
+            start_light_encoder(encoder)
+            if plan.start_from is not None:
+                load_but(encoder, anchor_weights(plan.start_from), Path(plan.start_from), missing=())
+            task = LightE0Task(model, perceptual, settings, **common)
+        case LightResidualSettings():
+            load_result(encoder, out / "e0.pt")
+            if plan.start_from is not None:
+                load_result(light_parts(model), Path(plan.start_from))
+            task = LightResidualTask(model, perceptual, settings, seed=plan.loop.seed, **common)
+    about: dict[str, Any] = {"task": settings, "data": {"source": plan.data, "faces": len(faces.images)}}
+    about["prior"] = {"generator": sha256_of(prior / GENERATOR)}
+    return train(task, faces.images, plan.loop, out, worker=worker, watch=watch, about=about)
+
+
+def light_on_prior(prior: Path) -> LightStyleRes:
+    """An untrained light model on the prior's generator, starting from its mean code."""
+    model = channels_last(LightStyleRes(LightConfig(generator=read_prior_config(prior))))
+    model.generator.load_state_dict(prior_weights(prior / GENERATOR))
+    model.latent_avg.copy_(model.generator.mapping.w_avg.expand_as(model.latent_avg))
+    return model
+
+
+def typical_steps(folder: Path) -> torch.Tensor:
+    """The official InterFaceGAN directions in a folder, [K, D], each as long as an edit that one would use."""
+    definitions = {one.name: one for one in definitions_in(folder).definitions}
+    found = [
+        strength * load_direction(one.path).reshape(-1, 512)[0]
+        for name, strength in TYPICAL_STRENGTHS.items()
+        if isinstance(one := definitions.get(name), DirectionDefinition)
+    ]
+    if not found:
+        raise TrainingError(f"{folder}: holds none of {', '.join(TYPICAL_STRENGTHS)}.pt")
+    return torch.stack(found)
 
 
 def _run_tail(plan: TrainingPlan, settings: TailSettings, worker: Worker, watch: Callable[[Progress], None] | None) -> int:

@@ -22,7 +22,9 @@ from ops.editing.library import load_edits
 from ops.editing.plan import plan_edits
 from ops.editing.recipe import EditRecipe
 from ops.editing.smoothing import SmoothingSettings
+from ops.face.align import quad_side_pixels
 from ops.face.shots import find_cuts
+from ops.inversion.inverter import ModelConfig
 from pipeline.engine.stage import Chunk, Result, Source, Step
 from pipeline.engine.timer import Timer
 from pipeline.steps.track import NEVER_ACTS
@@ -41,6 +43,8 @@ class PlanSettings:
     smoothing: SmoothingSettings = field(default_factory=SmoothingSettings)
     fade_seconds: float = 0.2
     """How long an edit takes to appear where a track begins or ends in the middle of a shot."""
+    size: int | None = None
+    """Side in pixels of the pictures that the generator makes; None for the smallest that covers the source's largest face."""
 
 
 @final
@@ -85,6 +89,7 @@ class Plan(Step):
             spans = shot_spans(store, source)
             begin = 0 if recipe.clock == "container" else int(source.info.pts[0])
             seen: list[tuple[int, np.ndarray]] = []
+            size = settings.size or covering(largest_face(store, source), bundle.config)
             for track, start, count in zip(tracks, starts, counts, strict=True):
                 rows = codes.slice(start, count)
                 pts_N, wplus_NLD = rows["pts"].to_numpy(), wplus_from_table(rows)
@@ -112,7 +117,7 @@ class Plan(Step):
                 offsets: list[np.ndarray | None] = [None] * len(pts_N)
                 for row, offset_S in zip(np.flatnonzero(planned.style_active_N), planned.style_offset_AS, strict=True):
                     offsets[row] = offset_S
-                planned_rows = PlannedRows(pts_N, tracks_N, fade_N, planned.base_NLD, planned.edited_NLD, offsets)
+                planned_rows = PlannedRows(pts_N, tracks_N, fade_N, planned.base_NLD, planned.edited_NLD, offsets, size)
                 pieces.append((planned_rows, np.flatnonzero(active)))
             failures += never_acting(recipe, seen, source)
             edited = 0
@@ -178,6 +183,21 @@ class PlannedRows:
     edited_NLD: np.ndarray
     style_offset: Sequence[np.ndarray | None]
     """What is added to S of the edited code, float32 [S]; None for the faces on which no edit in S acts."""
+    size: int
+    """Side in pixels of the pictures to make; one for a whole source, or a clip would change its sharpness."""
+
+
+def largest_face(store: Store, source: Source) -> float:
+    """Longest side in source pixels of all quads of a source; 0 where it has no face."""
+    quads_N42 = array_from_column(store.read("tracks", source.source_id, columns=["quad"]), "quad")
+    return max((quad_side_pixels(quad) for quad in quads_N42), default=0.0)
+
+
+def covering(pixels: float, config: ModelConfig) -> int:
+    """The smallest picture of a model that has a pixel for each of the source's; no smaller than the model's input, which
+    the rest of the picture is made from."""
+    sizes = [size for size in config.generator.sizes if size >= min(config.input_size, config.generator.resolution)]
+    return next((size for size in sizes if size >= pixels), sizes[-1])
 
 
 def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], out: IO[bytes] | RawIOBase) -> int:
@@ -201,6 +221,7 @@ def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], out: IO[bytes] 
                     "track_id": np.array([planned.track_N[row] for planned, row in group], np.int32),
                     "pts": np.array([planned.pts_N[row] for planned, row in group], np.int64),
                     "fade": np.array([planned.fade_N[row] for planned, row in group], np.float32),
+                    "size": np.array([planned.size for planned, _ in group], np.int32),
                     "base": nested(np.stack([planned.base_NLD[row] for planned, row in group])),
                     "edited": nested(np.stack([planned.edited_NLD[row] for planned, row in group])),
                     # Lists rather than arrays of one size: a face without an offset then takes no space.
@@ -228,6 +249,7 @@ def read_plan(store: str, source: Source, pts_range: tuple[int, int]) -> Planned
         array_from_column(rows, "base"),
         array_from_column(rows, "edited"),
         rows_or_none(rows, "style_offset"),
+        rows["size"][0].as_py(),
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import final
 
@@ -50,6 +50,8 @@ class Face:
     edited_LD: np.ndarray
     style_offset_S: np.ndarray | None
     residual: np.ndarray | None
+    size: int
+    """Side in pixels of the pictures to make of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,13 +171,10 @@ class Render(Step):
         here = [face for frame in frames for face in frame.one.faces.get(frame.pts, ())]
         generated = None
         if here:
-            residuals = [face.residual for face in here if face.residual is not None]
-            detail = np.stack(residuals) if residuals else None
             with frames[0].one.timer("model"):
-                edited = session.generate(np.stack([face.edited_LD for face in here]), detail, style_offsets(here))
-                # What is unchanged but for the edit: the difference of the two is the edit and nothing else.
-                base = session.generate(np.stack([face.base_LD for face in here]), detail)
-            generated = zip(here, framing.content(edited), framing.content(base), strict=True)
+                # Faces of one batch may be of several sources, and so of several sizes.
+                groups = [list(group) for _, group in groupby(here, key=lambda face: face.size)]
+                generated = (made for group in [generate(group, session, framing) for group in groups] for made in group)
         for frame in frames:
             one, result = frame.one, frame.rgb
             for _ in one.faces.get(frame.pts, ()):
@@ -229,9 +228,22 @@ def faces_of(store: Store, chunk: Chunk) -> dict[int, list[Face]]:
             plan.edited_NLD[row],
             plan.style_offset[row],
             residuals[residual_rows[key]] if has_residuals else None,
+            plan.size,
         )
         faces.setdefault(key[1], []).append(face)
     return faces
+
+
+def generate(faces: Sequence[Face], session: Session, framing: Framing) -> list[tuple[Face, np.ndarray, np.ndarray]]:
+    """=> (face, its edited crop, its crop without the edit) for faces of one size."""
+    residuals = [face.residual for face in faces if face.residual is not None]
+    detail = np.stack(residuals) if residuals else None
+    base_NLD, edited_NLD = (np.stack(codes) for codes in zip(*((face.base_LD, face.edited_LD) for face in faces), strict=True))
+    size = faces[0].size
+    edited = session.generate(edited_NLD, detail, style_offsets(faces), unedited_NLD=base_NLD, size=size)
+    # What is unchanged but for the edit: the difference of the two is the edit and nothing else.
+    base = session.generate(base_NLD, detail, size=size)
+    return list(zip(faces, framing.content(edited), framing.content(base), strict=True))
 
 
 def style_offsets(faces: Sequence[Face]) -> np.ndarray | None:

@@ -200,7 +200,15 @@ class PaintsOver(Inverter):
     def invert(self, images: Tensor) -> Inversion:
         return Inversion(self.inner.invert(images).wplus_NLD, images)
 
-    def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
+    def generate(
+        self,
+        wplus_NLD: Tensor,
+        detail: Tensor | None,
+        style_offset_NS: Tensor | None = None,
+        *,
+        unedited_NLD: Tensor | None = None,
+        size: int | None = None,
+    ) -> Tensor:
         return self.inner.wplus_only().generate(wplus_NLD, None) if detail is None else detail
 
 
@@ -216,7 +224,15 @@ class Pastes(Inverter):
         code = self.inner.invert(images).wplus_NLD
         return Inversion(code, images - self.inner.wplus_only().generate(code, None))
 
-    def generate(self, wplus_NLD: Tensor, detail: Tensor | None, style_offset_NS: Tensor | None = None) -> Tensor:
+    def generate(
+        self,
+        wplus_NLD: Tensor,
+        detail: Tensor | None,
+        style_offset_NS: Tensor | None = None,
+        *,
+        unedited_NLD: Tensor | None = None,
+        size: int | None = None,
+    ) -> Tensor:
         images = self.inner.wplus_only().generate(wplus_NLD, None)
         return images if detail is None else images + detail
 

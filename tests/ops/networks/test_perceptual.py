@@ -1,4 +1,4 @@
-"""Perceptual distances: gradients of our own convolution, and formulas written out in float64."""
+"""Perceptual distances: formulas written out in float64."""
 
 from __future__ import annotations
 
@@ -8,72 +8,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from jobs.common.errors import UsageError
 from jobs.common.train_options import perceptual_files
 from ops.files.errors import CheckpointError
 from ops.networks.lpips_alex import LpipsAlex
 from ops.networks.perceptual import (
-    EfficientNetFeatures,
     LpipsPerceptual,
     Perceptual,
     VggPerceptual,
-    _Depthwise,
     feature_distance,
-    same_conv,
 )
 from ops.networks.vgg16 import Vgg16Block4
 from ops.training.presets import Preset, residual_preset
 from ops.training.run import perceptual_of
-
-
-@pytest.mark.parametrize(("kernel", "stride", "side"), [(3, 1, 8), (5, 1, 7), (3, 2, 8), (5, 2, 8), (3, 2, 7)])
-def test_the_gradient_of_a_depthwise_convolution(kernel: int, stride: int, side: int) -> None:
-    """Against torch's own and, for one value, against a difference quotient."""
-    draws = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 3, side, side, dtype=torch.float64, generator=draws)
-    weight, bias = torch.randn(3, 1, kernel, kernel, dtype=torch.float64, generator=draws), torch.randn(3).double()
-    total = kernel - stride
-    pad = (total // 2, total - total // 2)
-
-    def gradient(ours: bool) -> tuple[Tensor, Tensor]:
-        leaf = x.clone().requires_grad_()
-        y = _Depthwise.apply(leaf, weight, bias, stride, pad) if ours else same_conv(leaf, weight, bias, stride, pad, 3)
-        weights = torch.linspace(-1, 2, y.numel(), dtype=torch.float64).reshape(y.shape)
-        (found,) = torch.autograd.grad((y * weights).sum(), leaf)
-        return y, found
-
-    ours, theirs = gradient(True), gradient(False)
-    torch.testing.assert_close(ours[0], theirs[0])
-    torch.testing.assert_close(ours[1], theirs[1])
-    moved = x.clone()
-    moved[0, 1, 2, 3] += 1e-6
-    y, y_moved = (same_conv(one, weight, bias, stride, pad, 3) for one in (x, moved))
-    weights = torch.linspace(-1, 2, y.numel(), dtype=torch.float64).reshape(y.shape)
-    assert float(((y_moved - y) * weights).sum() / 1e-6) == pytest.approx(float(ours[1][0, 1, 2, 3]), rel=1e-5, abs=1e-7)
-
-
-def test_the_whole_network_has_torch_s_gradient() -> None:
-    """In float32, and in bf16 to its noise."""
-    network = EfficientNetFeatures().to(memory_format=torch.channels_last)
-    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-    def gradient(dtype: torch.dtype) -> Tensor:
-        leaf = images.clone().requires_grad_()
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            taps = network(leaf)
-        (found,) = torch.autograd.grad(sum(tap.float().square().mean() for tap in taps), leaf)
-        return found
-
-    ours, reduced = gradient(torch.float32), gradient(torch.bfloat16)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            _Depthwise, "apply", lambda x, weight, bias, stride, pad: same_conv(x, weight, bias, stride, pad, len(weight))
-        )
-        theirs = gradient(torch.float32)
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-    assert F.cosine_similarity(reduced.flatten(), ours.flatten(), dim=0) > 0.98
 
 
 def test_feature_distance_is_lpips_s_form() -> None:

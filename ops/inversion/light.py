@@ -1,0 +1,256 @@
+"""StyleRes (Pehlivan et al., CVPR 2023) in networks that a laptop runs: the method's three parts, of our own sizes.
+
+    E0   images => W+            EfficientNet-Lite0, three of its scales added on one grid and read as a whole: faces are
+                                 aligned, so where something is, matters
+    E1   images, F => F_a                    what W+ could not encode, once per image
+    E2   F_a, F, G_a => dF                   how it looks after an edit; x' = G(W_a) with G_a + dF at the place
+
+F and G_a are the generator's features of the unedited and of the edited code. The released model gives E2 only G_a; here it
+also sees G_a - F, which says what the edit changed, and where. F_a is small: it is what a face costs in the store.
+
+Legend: N batch, L rows of W+, D width of W, C channels, R R the grid of F_a.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ops.generators.build import GeneratorSizes, build_generator
+from ops.generators.mobile import MobileConfig
+from ops.generators.protocol import Generator, Injection, between_convolutions
+from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, only
+from ops.nn.linear import Linear
+from ops.nn.lite import LiteTrunk
+from ops.nn.pointwise import Pointwise
+
+SLOPE = 0.2
+TRUNK_TAPS, TRUNK_CHANNELS = (4, 10, 15), (40, 112, 320)
+FEATURE_SCALE = 0.3
+"""Brings the generator's features to about unit variance."""
+
+
+@dataclass(frozen=True)
+class LightEncoderConfig:
+    seen_size: int = 160
+    """Side in pixels that pictures are resized to; a multiple of 32."""
+    channels: int = 96
+    """Of the grid, seen_size / 16 a side, that the trunk's scales are added on."""
+    width: int = 768
+    """Of the vector that is read from the grid."""
+    depth: int = 2
+    """Two-layer blocks on that vector."""
+    w_dim: int = 512
+    num_ws: int = 18
+
+
+@dataclass(frozen=True)
+class LightResidualConfig:
+    resolution: int = 64
+    """R: where the generator's features are read and replaced."""
+    generator_channels: int = 512
+    width: int = 64
+    """Channels inside E1 and E2."""
+    depth: int = 4
+    """Blocks in each of them."""
+    residual_channels: int = 32
+    """Channels of F_a; with R it decides what a face and frame costs in the store."""
+
+
+@dataclass(frozen=True)
+class LightConfig:
+    """The defaults are the embedded model `ffhq`'s, but for the generator's tails."""
+
+    generator: GeneratorSizes = field(default_factory=MobileConfig)
+    encoder: LightEncoderConfig = field(default_factory=LightEncoderConfig)
+    residual: LightResidualConfig = field(default_factory=LightResidualConfig)
+    input_size: int = 256
+    """Side of the images that E0 and E1 see."""
+
+    def __post_init__(self) -> None:
+        generator, encoder, residual = self.generator, self.encoder, self.residual
+        misfits(
+            {
+                "rows of W+": (encoder.num_ws, generator.num_ws),
+                "width of W": (encoder.w_dim, generator.w_dim),
+                "generator channels at the injection": (
+                    between_convolutions(generator, residual.resolution).channels,
+                    residual.generator_channels,
+                ),
+                "images in whole cells": (self.input_size % residual.resolution, 0),
+                "what the encoder sees, in cells of 32 px": (encoder.seen_size % 32, 0),
+            }
+        )
+
+    @property
+    def detail_shape(self) -> tuple[int, int, int]:
+        return self.residual.residual_channels, self.residual.resolution, self.residual.resolution
+
+    @property
+    def injection_resolution(self) -> int:
+        return self.residual.resolution
+
+    @property
+    def place(self) -> str:
+        """Where the generator's features are read and replaced."""
+        return between_convolutions(self.generator, self.residual.resolution).name
+
+
+class Residue(nn.Module):
+    """x + conv(lrelu(conv(lrelu(x))))."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(F.leaky_relu(self.first(F.leaky_relu(x, SLOPE)), SLOPE))
+        return x + y
+
+
+class Perceptron(nn.Module):
+    """x + linear(gelu(linear(norm(x))))."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm, self.first, self.second = nn.LayerNorm(width), Linear(width, width), Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(F.gelu(self.first(self.norm(x))))
+        return x + y
+
+
+class LightEncoder(nn.Module):
+    """E0: images [N, 3, S, S] in [-1, 1] => offsets of W+ from the mean code [N, L, D] float32."""
+
+    def __init__(self, config: LightEncoderConfig):
+        super().__init__()
+        self.config = config
+        side = config.seen_size // 16
+        self.trunk = LiteTrunk(TRUNK_TAPS)
+        self.fine, self.middle, self.coarse = (Pointwise(count, config.channels) for count in TRUNK_CHANNELS)
+        self.norm = nn.GroupNorm(8, config.channels)
+        self.read = Linear(config.channels * side * side, config.width)
+        self.blocks = nn.ModuleList(Perceptron(config.width) for _ in range(config.depth))
+        self.last_norm = nn.LayerNorm(config.width)
+        self.rows = Linear(config.width, config.num_ws * config.w_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        size = self.config.seen_size
+        if images.shape[-1] != size:
+            images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+        fine, middle, coarse = self.trunk(images)
+        x = F.avg_pool2d(self.fine(fine), 2) + self.middle(middle)
+        x = x + F.interpolate(self.coarse(coarse), scale_factor=2.0, mode="nearest")
+        x = self.read(F.gelu(self.norm(x)).flatten(1))
+        for block in self.blocks:
+            x = block(x)
+        offsets: Tensor = self.rows(self.last_norm(x)).float()
+        return offsets.unflatten(1, (self.config.num_ws, self.config.w_dim))
+
+
+class LightExtraction(nn.Module):
+    """E1: (images [N, 3, S, S], F) => F_a [N, C, R, R]."""
+
+    def __init__(self, config: LightResidualConfig, input_size: int):
+        super().__init__()
+        self.cell = input_size // config.resolution
+        self.of_image = nn.Conv2d(3 * self.cell**2, config.width, 3, padding=1)
+        self.of_features = Pointwise(config.generator_channels, config.width)
+        self.blocks = nn.Sequential(*(Residue(config.width) for _ in range(config.depth)))
+        self.last = Pointwise(config.width, config.residual_channels)
+
+    def forward(self, images: Tensor, features: Tensor) -> Tensor:
+        x = self.blocks(self.of_image(cells(images, self.cell)) + self.of_features(features * FEATURE_SCALE))
+        residual: Tensor = self.last(x)
+        return residual
+
+
+class LightTransform(nn.Module):
+    """E2: (F_a, F, G_a) => dF [N, C, R, R], which is added to G_a."""
+
+    def __init__(self, config: LightResidualConfig):
+        super().__init__()
+        self.of_residual = nn.Conv2d(config.residual_channels, config.width, 3, padding=1)
+        self.of_features = Pointwise(config.generator_channels, config.width)
+        self.of_change = Pointwise(config.generator_channels, config.width)
+        self.blocks = nn.Sequential(*(Residue(config.width) for _ in range(config.depth)))
+        self.last = Pointwise(config.width, config.generator_channels)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, residual: Tensor, features: Tensor, edited: Tensor) -> Tensor:
+        x = self.of_residual(residual) + self.of_features(features * FEATURE_SCALE)
+        delta: Tensor = self.last(self.blocks(x + self.of_change((edited - features) * FEATURE_SCALE)))
+        return delta
+
+
+def cells(pictures: Tensor, side: int) -> Tensor:
+    """[N, C, R side, R side] => [N, C side^2, R, R]: the pixels of each cell."""
+    return F.pixel_unshuffle(pictures, side).contiguous(memory_format=torch.channels_last)
+
+
+@final
+class LightStyleRes(Inverter):
+    """W+ and F_a, as StyleRes has them; `generate` needs the unedited code beside the edited one."""
+
+    config: LightConfig
+
+    def __init__(self, config: LightConfig, parts: Parts = "all"):
+        super().__init__()
+        self.config = config
+        inverts, generates = parts != "generate", parts != "invert"
+        self.encoder = LightEncoder(config.encoder) if inverts else None
+        self.extraction = LightExtraction(config.residual, config.input_size) if inverts else None
+        self.transform = LightTransform(config.residual) if generates else None
+        self.generator: Generator = build_generator(config.generator)
+        self.latent_avg = nn.Buffer(torch.zeros(config.generator.num_ws, config.generator.w_dim))
+
+    def invert(self, images: Tensor) -> Inversion:
+        wplus_NLD = self.code(images)
+        return Inversion(wplus_NLD, self.residual(images, wplus_NLD))
+
+    def code(self, images: Tensor) -> Tensor:
+        """E0: images => W+ [N, L, D] float32."""
+        with self.reduced(images.device):
+            offsets_NLD = only(self.encoder, "invert")(images)
+        wplus: Tensor = self.latent_avg + offsets_NLD.float()
+        return wplus
+
+    def residual(self, images: Tensor, wplus_NLD: Tensor) -> Tensor:
+        """F_a = E1(images, F), with F from the unedited code: only the generator's lower half runs."""
+        features = self.generator.features(self.generator.styles(wplus_NLD), self.config.place, dtype=self.feature_dtype)
+        with self.reduced(images.device):
+            residual: Tensor = only(self.extraction, "invert")(images, features)
+        return residual
+
+    def generate(
+        self,
+        wplus_NLD: Tensor,
+        detail: Tensor | None,
+        style_offset_NS: Tensor | None = None,
+        *,
+        unedited_NLD: Tensor | None = None,
+        size: int | None = None,
+    ) -> Tensor:
+        if detail is None:
+            raise ValueError("StyleRes needs the residual F_a beside W+, got None; was this inverted with e4e?")
+        residual, place = detail.to(self.feature_dtype), self.config.place
+        features = None
+        if unedited_NLD is not None and unedited_NLD is not wplus_NLD:
+            features = self.generator.features(self.generator.styles(unedited_NLD), place, dtype=self.feature_dtype)
+
+        def transform(edited: Tensor) -> Tensor:
+            with self.reduced(edited.device):
+                delta: Tensor = only(self.transform, "generate")(residual, edited if features is None else features, edited)
+            return edited + delta
+
+        styles = self.styles(wplus_NLD, style_offset_NS)
+        return self.generator(styles, size=size, injection=Injection(place, transform), dtype=self.feature_dtype)
