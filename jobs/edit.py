@@ -90,7 +90,7 @@ def edit(
         )
         compute = options.compute_from(device, precision, batch_size, chunk_frames, decoder, cpus_per_worker, gpus_per_worker)
         allowed = options.allowed_from(max_failed)
-        given = Given(inputs, reporter, allow_hdr=allow_hdr)
+        given = Given(inputs, reporter, allow_hdr=allow_hdr, out=out)
         outputs = outputs_from(
             out,
             rendering.encode,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import mimetypes
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -29,8 +30,8 @@ from pipeline.engine.stage import Source, Stage
 from pipeline.engine.summary import MOST_KEPT, Summary
 from pipeline.flow import Policy, course_of
 from pipeline.sources.fetch import is_plain
-from pipeline.sources.inputs import MEDIA_SUFFIXES, Entry, Probing, entries, is_explicit, probed
-from pipeline.sources.outputs import Outputs
+from pipeline.sources.inputs import Entry, LeftOut, Probing, entries, is_explicit, probed
+from pipeline.sources.outputs import MEDIA_SUFFIXES, Outputs
 from pipeline.store import journal, upkeep
 from pipeline.store.lock import held
 from pipeline.store.parts import DamagedPart, named
@@ -55,16 +56,39 @@ class Given:
     What cannot be read is told at once, and becomes a row of the store as soon as there is one.
     """
 
-    def __init__(self, arguments: Sequence[str], reporter: Reporter, *, allow_hdr: bool) -> None:
+    def __init__(self, arguments: Sequence[str], reporter: Reporter, *, allow_hdr: bool, out: str | None = None) -> None:
+        """`out`: where results go, which are no inputs of the same run, nor of the next."""
         self.failures: list[Failure] = []
         self.failed = 0
         self._arguments = len(arguments)
         self._reporter = reporter
         self._store: Store | None = None
-        probing = iter(Probing(entries(arguments), self.lose, allow_hdr=allow_hdr))
+        found = entries(arguments, self._below(out))
+        probing = iter(Probing(found, self.lose, allow_hdr=allow_hdr, own=self._own))
         explicit = all(is_explicit(one) for one in arguments)
         self.listed: list[Source] | None = named_apart(self._once(list(probing))) if explicit else None
         self.sources: Iterator[Source] = iter(self.listed) if self.listed is not None else probing
+
+    def _below(self, out: str | None) -> LeftOut:
+        """Leaves out what lies below a local output folder that is inside of the folder that is listed."""
+        if out is None or is_url(out):
+            return lambda path, root: False
+        results, said = os.path.realpath(out), set[str]()
+
+        def left_out(path: str, root: str) -> bool:
+            if not results.startswith(os.path.realpath(root) + os.sep):
+                return False
+            real = os.path.realpath(path)
+            inside = real == results or real.startswith(results + os.sep)
+            if inside and results not in said:
+                said.add(results)
+                self._reporter.note("left_out", "it is --out, and results are no inputs", results)
+            return inside
+
+        return left_out
+
+    def _own(self, uri: str) -> None:
+        self._reporter.note("left_out", "styleres made it; name the file itself to edit it again", uri)
 
     @classmethod
     def stored(cls, store: Store, only: Sequence[str], reporter: Reporter, *, allow_hdr: bool) -> Given:

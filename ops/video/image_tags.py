@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
@@ -31,6 +31,9 @@ _STRUCTURAL = frozenset(
     | {_EXIF, _GPS, _INTEROP, _ICC}
     | set(range(50706, 50779))
 )
+PROCESSED_BY = int(ExifTags.Base.ProcessingSoftware)
+MARK = "styleres-video"
+"""What edited pictures name as the software that processed them."""
 _SPACES = {"RGB": "RGB", "GRAY": "grey", "CMYK": "CMYK", "Lab": "LAB"}
 
 
@@ -71,6 +74,18 @@ def travels(image: Image.Image, made_mode: str, size: tuple[int, int], *, conver
     profile = _profile(image, made_mode, converted, kept, dropped)
     dpi = _density(image.info)
     return Travels(exif, xmp, text, profile, dpi, tuple(kept), tuple(dropped))
+
+
+def marked(carried: Travels) -> Travels:
+    """The same, and who made the copy: so that a later run knows its own results from photographs."""
+    exif = Image.Exif() if carried.exif is None else carried.exif
+    exif[PROCESSED_BY] = MARK
+    return replace(carried, exif=exif)
+
+
+def is_marked(image: Image.Image) -> bool:
+    """Whether a picture says that this program made it."""
+    return str(image.getexif().get(PROCESSED_BY, "")).strip("\0 ") == MARK
 
 
 def profile_space(profile: bytes | None) -> str | None:
@@ -124,7 +139,7 @@ def _xmp(image: Image.Image) -> bytes | None:
 
 def _exif(
     image: Image.Image, size: tuple[int, int], converted: bool, kept: list[str], dropped: list[tuple[str, str]]
-) -> Image.Exif | None:
+) -> Image.Exif:
     source = image.getexif()
     made = Image.Exif()
     count = 0
@@ -157,8 +172,6 @@ def _exif(
         if good:
             made.get_ifd(directory).update(good)
             count += len(good)
-    if not count and ORIENTATION not in source:
-        return None
     if ORIENTATION in source:
         made[ORIENTATION] = 1
     if count:

@@ -49,6 +49,12 @@ PROBED_TOGETHER = 16
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
+LeftOut = Callable[[str, str], bool]
+"""(path, the folder that is listed) => whether it is no input; whoever decides says so to the user."""
+MADE_WITH = "styleres-video"
+"""What edited videos say of themselves in their comment; pictures say it in EXIF."""
+
+
 class InputError(ValueError):
     """An input that names nothing; the message says what was expected."""
 
@@ -60,6 +66,8 @@ class Entry:
     uri: str
     name: str
     """Where its results go below the output folder."""
+    found: bool = False
+    """Found in a folder or by a pattern, so that nobody has asked for this file by name."""
 
 
 def is_explicit(argument: str) -> bool:
@@ -95,11 +103,11 @@ def unreadable(uri: str, reason: str, message: str) -> Failure:
     return Failure(source_id_of_unreadable(named), named, "probe", reason, message)
 
 
-def entries(arguments: Sequence[str], left_out: Callable[[str], bool] = lambda path: False) -> Iterator[Entry | Failure]:
+def entries(arguments: Sequence[str], left_out: LeftOut = lambda path, root: False) -> Iterator[Entry | Failure]:
     """Every input of every argument, in no particular order within a folder; a failure for what cannot be listed.
 
     No two entries have one name: where several arguments are sets, the second of two equal names gets part of its place's
-    digest. `left_out`: local paths below a folder or glob that are no inputs, such as a run's own results.
+    digest. `left_out`: which local paths below a folder or glob are no inputs, such as a run's own results.
     """
     names = _Names()
     for argument in arguments:
@@ -159,7 +167,7 @@ class _Names:
         return new
 
 
-def _expanded(argument: str, left_out: Callable[[str], bool]) -> Iterator[Entry | Failure]:
+def _expanded(argument: str, left_out: LeftOut) -> Iterator[Entry | Failure]:
     braces = _BRACES.search(argument)
     if argument.startswith("@"):
         yield from _of_list(Path(argument[1:]), left_out)
@@ -181,17 +189,17 @@ def _expanded(argument: str, left_out: Callable[[str], bool]) -> Iterator[Entry 
         yield from _of_folder(argument, left_out)
 
 
-def _named(uri: str, name: str) -> Iterator[Entry | Failure]:
+def _named(uri: str, name: str, *, found: bool = False) -> Iterator[Entry | Failure]:
     """An entry, unless a store could not write its name down."""
     try:
         uri.encode()
     except UnicodeEncodeError:
         yield unreadable(uri, "bad_name", f"{shown(uri)}: its name is not UTF-8, and a store keeps text; rename the file")
     else:
-        yield Entry(uri, name)
+        yield Entry(uri, name, found)
 
 
-def _of_list(path: Path, left_out: Callable[[str], bool]) -> Iterator[Entry | Failure]:
+def _of_list(path: Path, left_out: LeftOut) -> Iterator[Entry | Failure]:
     try:
         # Windows' editors put a mark before the first line.
         with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -207,7 +215,7 @@ def _of_list(path: Path, left_out: Callable[[str], bool]) -> Iterator[Entry | Fa
         raise InputError(f"@{path}: expected a text file with an input on each line ({error})") from error
 
 
-def _of_folder(argument: str, left_out: Callable[[str], bool]) -> Iterator[Entry | Failure]:
+def _of_folder(argument: str, left_out: LeftOut) -> Iterator[Entry | Failure]:
     root = place(argument)
     pending, empty = deque([root]), True
     above: dict[tuple[int, int], None] = {}  # folders that were entered by a link, which may lead back
@@ -217,7 +225,7 @@ def _of_folder(argument: str, left_out: Callable[[str], bool]) -> Iterator[Entry
             if isinstance(path, Failure):
                 empty = False
                 yield path
-            elif left_out(str(path)):
+            elif left_out(str(path), str(root)):
                 empty = False
             elif is_folder:
                 if isinstance(path, Path) and path.is_symlink():
@@ -230,7 +238,7 @@ def _of_folder(argument: str, left_out: Callable[[str], bool]) -> Iterator[Entry
                 pending.append(path)
             elif path.suffix.lower() in MEDIA_SUFFIXES:
                 empty = False
-                yield from _named(str(path), str(path).removeprefix(f"{root}/"))
+                yield from _named(str(path), str(path).removeprefix(f"{root}/"), found=True)
     if empty:
         raise InputError(
             f"{argument}: expected videos or images in this folder, found none ({', '.join(sorted(MEDIA_SUFFIXES))})"
@@ -275,7 +283,7 @@ def _reason(error: OSError) -> str:
     return "link_loop" if error.errno == errno.ELOOP else snake_case(type(error).__name__)
 
 
-def _of_glob(pattern: str, left_out: Callable[[str], bool]) -> Iterator[Entry | Failure]:
+def _of_glob(pattern: str, left_out: LeftOut) -> Iterator[Entry | Failure]:
     absolute = os.path.abspath(pattern)
     fixed = absolute
     while glob.has_magic(fixed):
@@ -292,8 +300,8 @@ def _of_glob(pattern: str, left_out: Callable[[str], bool]) -> Iterator[Entry | 
             yield path
         elif os.path.isfile(path):
             empty = False
-            if not left_out(path):
-                yield from _named(path, os.path.relpath(path, fixed))
+            if not left_out(path, fixed):
+                yield from _named(path, os.path.relpath(path, fixed), found=True)
     if empty:
         raise InputError(f"{pattern}: no file fits this pattern")
 
@@ -347,23 +355,32 @@ class Probing:
     """
 
     def __init__(
-        self, found: Iterator[Entry | Failure], lost: Callable[[Failure], None], *, allow_hdr: bool = False, threads: int = 4
+        self,
+        found: Iterator[Entry | Failure],
+        lost: Callable[[Failure], None],
+        *,
+        allow_hdr: bool = False,
+        own: Callable[[str], None] = lambda uri: None,
+        threads: int = 4,
     ) -> None:
-        self._found, self._lost, self._allow_hdr = found, lost, allow_hdr
+        """`own`: told of each file that was found and is a result of this program, and so left out."""
+        self._found, self._lost, self._allow_hdr, self._own = found, lost, allow_hdr, own
         self._pool = ThreadPoolExecutor(threads, "probe")
         self._threads = threads
         self.failed = 0
 
     def __iter__(self) -> Iterator[Source]:
-        waiting: deque[Future[list[Source | Failure]]] = deque()
+        waiting: deque[Future[list[tuple[Entry | Failure, Source | Failure]]]] = deque()
         try:
             while True:
                 while len(waiting) < 2 * self._threads and (block := list(islice(self._found, PROBED_TOGETHER))):
                     waiting.append(self._pool.submit(self._probe_all, block))
                 if not waiting:
                     return
-                for one in waiting.popleft().result():
-                    if isinstance(one, Source):
+                for entry, one in waiting.popleft().result():
+                    if isinstance(one, Source) and isinstance(entry, Entry) and entry.found and made_here(one):
+                        self._own(one.uri)
+                    elif isinstance(one, Source):
                         yield one
                     else:
                         self.failed += 1
@@ -371,8 +388,16 @@ class Probing:
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _probe_all(self, block: Sequence[Entry | Failure]) -> list[Source | Failure]:
-        return [one if isinstance(one, Failure) else probed(one, allow_hdr=self._allow_hdr) for one in block]
+    def _probe_all(self, block: Sequence[Entry | Failure]) -> list[tuple[Entry | Failure, Source | Failure]]:
+        return [(one, one if isinstance(one, Failure) else probed(one, allow_hdr=self._allow_hdr)) for one in block]
+
+
+def made_here(source: Source) -> bool:
+    """Whether a file is a result of this program, by what it says of itself."""
+    contents = source.info.contents
+    if contents.picture is not None:
+        return contents.picture.own
+    return any(key.lower() == "comment" and f'"made_with":"{MADE_WITH}"' in value for key, value in contents.tags)
 
 
 def probed(entry: Entry, *, allow_hdr: bool = False) -> Source | Failure:

@@ -27,7 +27,7 @@ from typing import IO, Any, TypeAlias, final
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 
-from ops.files.atomic import PUBLISHING
+from ops.files.atomic import PUBLISHING, beginning
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 GOOGLE = ("gs", "gcs")
@@ -219,7 +219,7 @@ def upload(data: memoryview, path: Remote) -> None:
 def replaced(path: Path) -> Iterator[Path]:
     """A temporary name in the same folder; renamed to `path` if the body succeeds, else removed. The body syncs the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    temporary = path.parent / f".{beginning(path.name)}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         yield temporary
         with PUBLISHING.get()():
