@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "render": Subcommand("jobs.render", "render", "Apply edits to the stored faces and write the edited videos."),
     "edit": Subcommand("jobs.edit", "edit", "Edit the faces of every INPUT: invert, then render."),
     "plan": Subcommand("jobs.plan", "plan", "What an edit will take: frames, faces, seconds of work, bytes, hours."),
+    "describe": Subcommand("jobs.describe", "describe", "The whole contract as JSON: commands, options, exit codes, files."),
     "inspect": Subcommand("jobs.inspect", "inspect", "Sources, tracks, sizes, lost items of a store; edits, their units."),
     "convert": Subcommand("jobs.convert", "convert_command", "Convert another project's checkpoint into a folder of ours."),
     "fetch": Subcommand("jobs.fetch", "fetch", "Fetch an official file: download, verify, convert."),
@@ -64,7 +65,7 @@ def loaded(name: str) -> Any:
     wanted = COMMANDS[name]
     what = getattr(import_module(wanted.module), wanted.attribute)
     if not isinstance(what, typer.Typer):
-        alone = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="markdown")
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
         alone.command()(what)
         what = alone
     command = typer.main.get_command(what)

@@ -13,18 +13,21 @@ from jobs.common.prepare import (
     open_store,
     outputs_from,
     recipe_from,
+    rendering_from,
     require_untouched,
     temporary_place,
     working,
 )
 from jobs.common.report import Reporter
+from jobs.common.settings import TABLE, RunnerSettings
+from jobs.common.values import Chosen, options_of
 from pipeline import flow
 from pipeline.engine.stage import Stage
-from pipeline.steps.plan import PlanSettings
 from pipeline.store.places import place
 from pipeline.store.tables import Store
 
 
+@options_of(TABLE, flow.InvertSettings, flow.RenderSettings, flow.Compute, RunnerSettings)
 def edit(
     inputs: options.Inputs,
     out: options.Out,
@@ -39,56 +42,22 @@ def edit(
     dry_run: options.DryRun = False,
     allow_hdr: options.AllowHdr = False,
     progress: options.ProgressMode = "auto",
-    detector: options.Detector = "centerface",
-    insightface_pack: options.Pack = "buffalo_l",
-    insightface_root: options.PackRoot = None,
-    crop: options.Crop = "fast",
     residual_codec: options.Codec = "float16",
-    smoothing: options.Smoothing = "none",
-    size: options.Size = None,
-    smoothing_seconds: options.SmoothingSeconds = None,
-    paste: options.PasteMode = "composite",
-    mask: options.Mask = "soft",
-    color_match: options.ColorMatch = False,
-    codec: options.VideoCodec = "auto",
     container: options.Container = "auto",
     drop_unsupported: options.DropUnsupported = False,
-    quality: options.Quality = None,
-    preset: options.Preset = "medium",
     contact_sheet: options.ContactSheet = None,
-    no_contact_sheet: options.NoSheet = False,
     side_by_side: options.SideBySide = False,
-    device: options.DeviceName = "auto",
-    precision: options.PrecisionName = "fp32",
-    batch_size: options.BatchSize = 16,
-    chunk_frames: options.ChunkFrames = 64,
-    decoder: options.Decoder = "auto",
-    runner: options.RunnerName = "in-process",
-    ray_address: options.RayAddress = None,
-    workers: options.Workers = None,
-    cpus_per_worker: options.CpusPerWorker = 1.0,
-    gpus_per_worker: options.GpusPerWorker = 0.0,
-    num_gpus: options.NumGpus = None,
-    item_seconds: options.ItemSeconds = 1800.0,
-    node_seconds: options.NodeSeconds = 0.0,
     max_failed: options.MaxFailed = "0",
+    *,
+    chosen: Chosen,
 ) -> None:
     """Edit the faces of every INPUT. The same command again does what is missing."""
     with explained(), Reporter(progress=progress) as reporter:
         out = options.out_from(out)
         bundle = options.bundle_from(model, method)
-        inverting = options.invert_settings_from(detector, insightface_pack, insightface_root, crop)
-        rendering = flow.RenderSettings(
-            plan=PlanSettings(
-                recipe_from(edit, recipe, bundle, definitions_from(editor, editors)),
-                options.smoothing_from(smoothing, smoothing_seconds),
-                size=options.size_from(size, bundle),
-            ),
-            paste=options.paste_from(paste, mask, color_match, bundle),
-            encode=options.encode_from(codec, quality, preset),
-            sheet_frames=0 if no_contact_sheet else 6,
-        )
-        compute = options.compute_from(device, precision, batch_size, chunk_frames, decoder, cpus_per_worker, gpus_per_worker)
+        inverting = chosen.make(flow.InvertSettings)
+        rendering = rendering_from(chosen, recipe_from(edit, recipe, bundle, definitions_from(editor, editors)), bundle)
+        compute = chosen.make(flow.Compute)
         allowed = options.allowed_from(max_failed)
         given = Given(inputs, reporter, allow_hdr=allow_hdr, out=out)
         outputs = outputs_from(
@@ -97,7 +66,7 @@ def edit(
             given.listed,
             container=container,
             sheet=contact_sheet,
-            with_sheet=not no_contact_sheet,
+            with_sheet=bool(rendering.sheet_frames),
             side_by_side=side_by_side,
         )
         admit = admission(outputs, overwrite=overwrite, drop_unsupported=drop_unsupported)
@@ -105,8 +74,7 @@ def edit(
         summary = flow.Summary()
         if dry_run:
             given.show_plan("edit", outputs, admit)
-        elif given.first() is not None:
-            root = place(store) if store is not None else temporary_place(out)
+        elif given.worth_a_run(root := place(store) if store is not None else temporary_place(out)):
 
             def stages_of(opened: Store) -> list[Stage]:
                 return flow.invert_stages(opened, bundle, inverting, compute) + flow.render_stages(
@@ -116,10 +84,9 @@ def edit(
             require_untouched(root, bundle, residual_codec, stages_of, given, policy, reporter.see)
             with (
                 working(root, out, "edit", keep=store is not None),
-                options.runner_from(runner, ray_address, workers, num_gpus, item_seconds, node_seconds) as run,
+                options.runner_from(chosen.make(RunnerSettings)) as run,
             ):
                 opened = open_store(root, bundle, residual_codec)
-                given.record_in(opened)
                 summary = flow.edit(
                     given.sources,
                     outputs,

@@ -26,7 +26,7 @@ from jobs.common.evaluate_report import SOURCE, Report, Run, card_section, print
 from jobs.evaluate_video import video_command
 from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.data.faces import DataError, FaceSource, load_faces, open_faces
-from ops.device import Device, channels_last, keep_freed_memory, reproducible_cuda, resolve_device
+from ops.device import Device, channels_last, resolve_device, set_up
 from ops.face.detect import DetectorSettings, build_detector
 from ops.inversion.inverter import Inverter
 from ops.inversion.session import Precision, feature_dtype
@@ -118,8 +118,7 @@ def evaluate_command(
             detector=None if identity is None else build_detector(DetectorSettings()),
         )
         chosen = chosen_metrics(metrics, networks)
-        keep_freed_memory()
-        reproducible_cuda()
+        set_up(resolve_device(device))
         everyone = open_faces(data, size, "held_out")
         held_out = open_faces(data, size, "held_out", limit=faces)
         if len(held_out) < 2:

@@ -16,7 +16,7 @@ from jobs.common import evaluate_options, options
 from jobs.common.errors import FAILED, UsageError, explained
 from jobs.common.evaluate_options import rich_table, write_reports
 from jobs.common.prepare import open_settled, probe_inputs
-from ops.face.detect import Detector, DetectorSettings, Face, build_detector
+from ops.face.detect import Detector, DetectorSettings, Face
 from ops.face.mask import MaskSettings
 from ops.face.shots import shot_scores
 from ops.face.track import FrameFaces, track_faces
@@ -61,7 +61,7 @@ def video_command(
             )
             origin = f"store {store}"
             if tracks is None:
-                tracks = detected_tracks(before, build_detector(DetectorSettings()))
+                tracks = detected_tracks(before, DetectorSettings().build("cpu"))
                 origin = "found by CenterFace for this report, not by the edit"
             measurements = measure_video(frame_pairs(before, after), tracks, before.time_base, MaskSettings(mask), identity)
     except (MediaError, MetricError) as error:

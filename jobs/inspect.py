@@ -22,6 +22,7 @@ from ops.editing.definitions import Definition
 from ops.editing.editor import EditError, check_fits
 from ops.editing.library import incomplete, load_offer, offers
 from ops.files.errors import CheckpointError
+from pipeline.store.places import folders
 from pipeline.store.tables import Store, StoreError
 
 FAILURE_COLUMNS = ["stage", "reason", "uri", "pts", "last_pts", "message"]
@@ -74,6 +75,13 @@ def print_store(console: Console, store: Store, facts: dict[str, Any]) -> None:
             escape(state),
         )
     console.print(sources)
+    kinds: dict[str, set[str]] = {}
+    for row in facts["sources"]:
+        for step, its in (row["devices"] or {}).items():
+            kinds.setdefault(step, set()).update(its)
+    if kinds:
+        said = "; ".join(f"{step} {' and '.join(sorted(its))}" for step, its in kinds.items())
+        console.print(f"computed on: {said}")
     sizes = Table("table", "rows", "bytes", "bytes per face and frame")
     for name, one in facts["tables"].items():
         sizes.add_row(name, str(one["rows"]), str(one["bytes"]), f"{one['bytes_per_face_frame']:.0f}")
@@ -149,7 +157,7 @@ def store_facts(store: Store) -> dict[str, Any]:
             facts = [source_facts(store, row) for row in store.read("sources", source_id).to_pylist()]
             its_rows, lost = store.row_counts(source_id), store.failures(source_id).select(FAILURE_COLUMNS).to_pylist()
         except StoreError as error:
-            blank = dict.fromkeys(("uri", "frames", "width", "height", "tracks", "faces"))
+            blank = dict.fromkeys(("uri", "frames", "width", "height", "tracks", "faces", "devices"))
             sources.append({"source_id": source_id, **blank, "recipes": [], "complete": False, "damaged": str(error)})
         else:
             sources += facts
@@ -188,8 +196,18 @@ def source_facts(store: Store, row: Mapping[str, Any]) -> dict[str, Any]:
         "faces": len(latents),
         "recipes": pc.unique(recipes["recipe_id"]).to_pylist(),
         "complete": store.is_complete(source_id),
+        "devices": devices_of(store, source_id),
         "damaged": next(iter(store.broken_manifests(source_id, ["invert"]).values()), None),
     }
+
+
+def devices_of(store: Store, source_id: str) -> dict[str, list[str]]:
+    """Step => kinds of device that computed what is stored of a source and what its renders made; empty for older stores."""
+    found: dict[str, list[str]] = {}
+    for stage in folders(store.root / "manifests"):
+        for step, kinds in ((store.read_manifest(stage, source_id) or {}).get("devices") or {}).items():
+            found[step] = sorted({*found.get(step, []), *kinds})
+    return found
 
 
 def main() -> None:

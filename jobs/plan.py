@@ -17,6 +17,8 @@ from rich.table import Table
 from jobs.common import options
 from jobs.common.errors import FAILED, UsageError, explained
 from jobs.common.prepare import definitions_from, open_store, recipe_from
+from jobs.common.settings import TABLE
+from jobs.common.values import Chosen, options_of
 from ops.checkpoints.bundle import Bundle, open_bundle
 from pipeline import flow
 from pipeline.engine.course import silent
@@ -52,6 +54,7 @@ class Estimate:
     """Workers => hours, if all of them are busy all the time."""
 
 
+@options_of(TABLE, flow.InvertSettings, flow.Compute)
 def plan(
     inputs: options.Inputs,
     edit: options.Edits = [],  # noqa: B006 (typer copies it)
@@ -59,28 +62,24 @@ def plan(
     editor: options.UserEditors = [],  # noqa: B006
     editors: options.EditorFolders = [],  # noqa: B006
     model: options.Model = "mini64",
-    detector: options.Detector = "centerface",
-    insightface_pack: options.Pack = "buffalo_l",
-    insightface_root: options.PackRoot = None,
     residual_codec: options.Codec = "float16",
-    device: options.DeviceName = "auto",
-    precision: options.PrecisionName = "fp32",
-    batch_size: options.BatchSize = 16,
     allow_hdr: options.AllowHdr = False,
     sample: Annotated[int, typer.Option("--sample", min=1, help="Inputs to look at, evenly spread.")] = 3,
     frames: Annotated[int, typer.Option("--frames", min=1, help="Frames of each of them to run.")] = 16,
     workers: Annotated[int, typer.Option("--workers", min=1, help="The most to say hours for.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+    *,
+    chosen: Chosen,
 ) -> None:
     """Frames, faces, seconds of work, bytes and hours of an edit, measured on a few frames. Writes nothing."""
     with explained():
         bundle = open_bundle(model)
         parsed = recipe_from(edit, recipe, bundle, definitions_from(editor, editors)) if edit or recipe else None
-        compute = flow.Compute(device, precision, batch_size)
-        inverting = options.invert_settings_from(detector, insightface_pack, insightface_root, "fast")
+        compute = chosen.make(flow.Compute)
+        inverting = chosen.make(flow.InvertSettings)
         rendering = None if parsed is None else flow.RenderSettings(PlanSettings(parsed), sheet_frames=0)
-        count, chosen = sampled(inputs, sample)
-        found = [probed(entry, allow_hdr=allow_hdr) for entry in chosen]
+        count, picked = sampled(inputs, sample)
+        found = [probed(entry, allow_hdr=allow_hdr) for entry in picked]
         sources = [one for one in found if isinstance(one, Source)]
         if not sources:
             said = "; ".join(one.message for one in found if isinstance(one, Failure)) or "there is nothing"

@@ -13,17 +13,20 @@ from jobs.common.prepare import (
     open_settled,
     outputs_from,
     recipe_from,
+    rendering_from,
     require_untouched,
     working,
 )
 from jobs.common.report import Reporter
+from jobs.common.settings import TABLE, RunnerSettings
+from jobs.common.values import Chosen, options_of
 from ops.files.errors import CheckpointError
 from pipeline import flow
 from pipeline.engine.stage import Stage
-from pipeline.steps.plan import PlanSettings
 from pipeline.store.tables import Store
 
 
+@options_of(TABLE, flow.RenderSettings, flow.Compute, RunnerSettings)
 def render(
     store: options.StoreFolder,
     out: options.Out,
@@ -38,34 +41,13 @@ def render(
     dry_run: options.DryRun = False,
     allow_hdr: options.AllowHdr = False,
     progress: options.ProgressMode = "auto",
-    smoothing: options.Smoothing = "none",
-    size: options.Size = None,
-    smoothing_seconds: options.SmoothingSeconds = None,
-    paste: options.PasteMode = "composite",
-    mask: options.Mask = "soft",
-    color_match: options.ColorMatch = False,
-    codec: options.VideoCodec = "auto",
     container: options.Container = "auto",
     drop_unsupported: options.DropUnsupported = False,
-    quality: options.Quality = None,
-    preset: options.Preset = "medium",
     contact_sheet: options.ContactSheet = None,
-    no_contact_sheet: options.NoSheet = False,
     side_by_side: options.SideBySide = False,
-    device: options.DeviceName = "auto",
-    precision: options.PrecisionName = "fp32",
-    batch_size: options.BatchSize = 16,
-    chunk_frames: options.ChunkFrames = 64,
-    decoder: options.Decoder = "auto",
-    runner: options.RunnerName = "in-process",
-    ray_address: options.RayAddress = None,
-    workers: options.Workers = None,
-    cpus_per_worker: options.CpusPerWorker = 1.0,
-    gpus_per_worker: options.GpusPerWorker = 0.0,
-    num_gpus: options.NumGpus = None,
-    item_seconds: options.ItemSeconds = 1800.0,
-    node_seconds: options.NodeSeconds = 0.0,
     max_failed: options.MaxFailed = "0",
+    *,
+    chosen: Chosen,
 ) -> None:
     """Apply edits to the stored faces and write the edited videos. The same command again does what is missing."""
     with explained(), Reporter(progress=progress) as reporter:
@@ -85,17 +67,8 @@ def render(
                 f"{store} was made with another {opened.info.model_name} than {bundle.path} holds now; "
                 "name that bundle with --model, or invert again"
             )
-        settings = flow.RenderSettings(
-            plan=PlanSettings(
-                recipe_from(edit, recipe, bundle, definitions_from(editor, editors)),
-                options.smoothing_from(smoothing, smoothing_seconds),
-                size=options.size_from(size, bundle),
-            ),
-            paste=options.paste_from(paste, mask, color_match, bundle),
-            encode=options.encode_from(codec, quality, preset),
-            sheet_frames=0 if no_contact_sheet else 6,
-        )
-        compute = options.compute_from(device, precision, batch_size, chunk_frames, decoder, cpus_per_worker, gpus_per_worker)
+        settings = rendering_from(chosen, recipe_from(edit, recipe, bundle, definitions_from(editor, editors)), bundle)
+        compute = chosen.make(flow.Compute)
         allowed = options.allowed_from(max_failed)
         given = Given.stored(opened, only, reporter, allow_hdr=allow_hdr)
         outputs = outputs_from(
@@ -104,7 +77,7 @@ def render(
             given.listed,
             container=container,
             sheet=contact_sheet,
-            with_sheet=not no_contact_sheet,
+            with_sheet=bool(settings.sheet_frames),
             side_by_side=side_by_side,
         )
         admit = admission(outputs, overwrite=overwrite, drop_unsupported=drop_unsupported)
@@ -112,7 +85,7 @@ def render(
         summary = flow.Summary()
         if dry_run:
             given.show_plan("render", outputs, admit)
-        elif given.first() is not None:
+        elif given.worth_a_run(opened.root):
 
             def stages_of(opened: Store) -> list[Stage]:
                 return flow.render_stages(opened, bundle, settings, compute, outputs)
@@ -120,7 +93,7 @@ def render(
             require_untouched(opened.root, bundle, opened.info.residual_codec, stages_of, given, policy, reporter.see)
             with (
                 working(opened.root, out, "render", keep=True),
-                options.runner_from(runner, ray_address, workers, num_gpus, item_seconds, node_seconds) as run,
+                options.runner_from(chosen.make(RunnerSettings)) as run,
             ):
                 summary = flow.render(given.sources, outputs, opened, bundle, settings, compute, run, reporter.see, policy)
         given.add_to(summary)

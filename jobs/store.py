@@ -10,6 +10,7 @@ import typer
 
 from jobs.common.errors import FAILED, UsageError, explained
 from jobs.common.prepare import finish, named_sources, open_settled
+from pipeline.engine.ledger import Ledger
 from pipeline.store import upkeep
 from pipeline.store.lock import held
 from pipeline.store.tables import DamagedPart, Store
@@ -47,7 +48,7 @@ def verify(
         with held(opened.root, "store verify"):
             finish(opened.root)
             for source_id in chosen(opened, only):
-                damaged += opened.verify(source_id).values() if keep else upkeep.put_aside(opened, source_id)
+                damaged += opened.verify(source_id).values() if keep else Ledger(opened).put_damaged_aside(source_id)
     ended("store verify", damaged)
 
 

@@ -30,6 +30,14 @@ def resolve_device(device: Device) -> str:
     return device
 
 
+def set_up(device: str | torch.device) -> None:
+    """Ready this process to compute on a device: whatever computes, inference and training alike, calls it first."""
+    if torch.device(device).type == "cpu":
+        keep_freed_memory()
+    else:
+        reproducible_cuda()
+
+
 def reproducible_cuda() -> None:
     """Make CUDA's float32 float32, and its results the same from run to run. A process calls this before it computes.
 

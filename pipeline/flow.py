@@ -25,21 +25,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 from ops.checkpoints.bundle import Bundle
 from ops.device import Device
 from ops.editing.library import load_edits, offers
 from ops.editing.recipe import EditRecipe
 from ops.face.align import CropMode
-from ops.face.detect import DetectorSettings
+from ops.face.detect import DetectorFactory, DetectorSettings
 from ops.face.paste import PasteSettings
 from ops.face.track import TrackSettings
 from ops.inversion.session import Precision
 from ops.video.decode import Backend
 from ops.video.encode import EncodeOptions
 from pipeline.engine.course import Course
-from pipeline.engine.ledger import Ledger, Seal, digest
+from pipeline.engine.ledger import Ledger, Seal
 from pipeline.engine.runner import Report, Runner
 from pipeline.engine.stage import Source, Stage
 from pipeline.engine.summary import Summary, lost_of
@@ -53,6 +52,7 @@ from pipeline.steps.render import Render
 from pipeline.steps.scan import Scan
 from pipeline.steps.track import TrackFaces
 from pipeline.store.parts import Written
+from pipeline.store.records import digest
 from pipeline.store.tables import Store
 from schemas import Failure
 
@@ -78,7 +78,7 @@ class Compute:
 class InvertSettings:
     """What decides the rows of the store, besides the model."""
 
-    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    detector: DetectorFactory = field(default_factory=DetectorSettings)
     tracking: TrackSettings = field(default_factory=TrackSettings)
     crop: CropMode = "fast"
 
@@ -91,6 +91,7 @@ class RenderSettings:
     paste: PasteSettings = field(default_factory=PasteSettings)
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     sheet_frames: int = 6
+    """Frames on the contact sheet, evenly spread over those that are edited; 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -109,15 +110,17 @@ def invert_stages(store: Store, bundle: Bundle, settings: InvertSettings, comput
     """sources => rows of the store."""
     root, model, cpus, gpus = str(store.root), str(bundle.path.absolute()), compute.cpus_per_worker, compute.gpus_per_worker
     chunk, framing = compute.chunk_frames, bundle.framing
+    # A model whose crop needs no face has no detector, and nothing of one decides.
+    detector = settings.detector.decides() if framing.crop == "ffhq" else None
     return [
         # Detection is a small network on every frame: a share of a GPU, or one core.
         Stage(
             "scan",
-            Scan(root, settings.detector, compute.backend, compute.device, framing.crop),
+            Scan(root, settings.detector, compute.backend, compute.device, framing.crop, detector),
             cpus,
             gpus,
             chunk,
-            decides={"detector": asdict(settings.detector), "crop": framing.crop},
+            decides={"detector": detector, "crop": framing.crop},
             writes=("frames", "faces"),
             counted=("frames", "detections"),
         ),
@@ -163,7 +166,7 @@ def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, comput
         # Codes are kilobytes per frame, and smoothing needs a track as a whole.
         Stage(
             "plan",
-            Plan(root, model, settings.plan),
+            Plan(root, model, settings.plan, recipe_id),
             cpus,
             frames=chunk,
             whole=True,
@@ -210,7 +213,7 @@ def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, comput
 
 
 def invert(
-    sources: Iterable[Source],
+    sources: Iterable[Source | Failure],
     store: Store,
     bundle: Bundle,
     settings: InvertSettings,
@@ -224,7 +227,7 @@ def invert(
 
 
 def render(
-    sources: Iterable[Source],
+    sources: Iterable[Source | Failure],
     outputs: Outputs,
     store: Store,
     bundle: Bundle,
@@ -239,7 +242,7 @@ def render(
 
 
 def edit(
-    sources: Iterable[Source],
+    sources: Iterable[Source | Failure],
     outputs: Outputs,
     store: Store,
     bundle: Bundle,
@@ -258,7 +261,7 @@ def edit(
 
 
 def run(
-    stages: Sequence[Stage], sources: Iterable[Source], store: Store, runner: Runner, report: Report, policy: Policy
+    stages: Sequence[Stage], sources: Iterable[Source | Failure], store: Store, runner: Runner, report: Report, policy: Policy
 ) -> Summary:
     """Move every source along the stages, keeping account in the store."""
     course = course_of(stages, sources, store, report, policy)
@@ -266,7 +269,9 @@ def run(
     return course.summary
 
 
-def course_of(stages: Sequence[Stage], sources: Iterable[Source], store: Store, report: Report, policy: Policy) -> Course:
+def course_of(
+    stages: Sequence[Stage], sources: Iterable[Source | Failure], store: Store, report: Report, policy: Policy
+) -> Course:
     """The stages with what a store has to say about each source."""
     ledger = Ledger(store)
     inverts = stages[0].name == "scan"
@@ -311,8 +316,3 @@ def identity_of(recipe: EditRecipe, bundle: Bundle) -> tuple[str, dict[str, str]
     if used := [f"{name}: {given[name].record}" for name in dict.fromkeys(recipe.names) if name in given]:
         metadata["editors"] = "; ".join(used)
     return recipe.id_with(records), metadata
-
-
-def invert_settings_json(settings: InvertSettings) -> dict[str, Any]:
-    """Settings as JSON values, for manifests: two runs with equal ones give equal rows."""
-    return asdict(settings)

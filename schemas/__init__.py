@@ -21,7 +21,7 @@ from schemas.common import (
 )
 from schemas.edits import edits_schema, segments_schema
 from schemas.faces import faces_schema, frames_schema
-from schemas.failures import Failure, failures_schema, failures_table
+from schemas.failures import NEVER_ACTS, PASSED_THROUGH, Failure, failures_schema, failures_table
 from schemas.latents import (
     RESIDUAL_CODECS,
     ResidualCodec,
@@ -34,7 +34,9 @@ from schemas.sources import sources_schema
 from schemas.tracks import tracks_schema
 
 __all__ = [
+    "NEVER_ACTS",
     "NO_TRACK",
+    "PASSED_THROUGH",
     "RESIDUAL_CODECS",
     "SCHEMA_VERSION",
     "SCHEMA_VERSION_KEY",

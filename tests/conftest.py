@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+from tests import needs
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        needs.require(*mark.args)
 
 
 @pytest.fixture
 def shared() -> Path:
-    """The folder of real material (golden vectors, clips, models); the test is skipped where it is absent."""
-    if not SHARED.is_dir():
-        pytest.skip(f"no shared material at {SHARED}: golden vectors, clips and models are not in the repository")
-    return SHARED
+    """The folder of real material (golden vectors, clips, models)."""
+    return needs.shared(".")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.conftest import SHARED
+from tests.needs import SHARED
 
 SALT = "public"
 RTOL = 2e-4

@@ -12,9 +12,10 @@ import typer
 import yaml
 
 from jobs.edit import edit
+from tests import needs
 
 ROOT = Path(__file__).resolve().parents[1]
-ray = pytest.importorskip("ray")
+ray = needs.package("ray")
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "deploy/cluster.local.yaml"])

@@ -6,15 +6,17 @@ and the residual matters, so a test that compares two runs compares something.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
 import numpy as np
 import pyarrow as pa
+import pytest
 import torch
 from av.video.frame import VideoFrame
 from safetensors.torch import save_file
@@ -25,7 +27,7 @@ from ops.checkpoints.bundle import Bundle, EditEntry, write_bundle
 from ops.device import Device
 from ops.editing.definitions import Definition, parse_definition
 from ops.editing.recipe import parse_edits
-from ops.face.detect import Detector, DetectorSettings, Face
+from ops.face.detect import Detector, DetectorFactory, DetectorSettings, Face
 from ops.face.framing import Crop
 from ops.face.paste import PasteSettings
 from ops.generators.protocol import style_channels
@@ -39,9 +41,8 @@ from ops.video.encode import EncodeOptions
 from ops.video.probe import probe
 from pipeline import flow
 from pipeline.engine.runner import InProcessRunner, Runner, silent
-from pipeline.engine.stage import Chunk, Result, Source, Step
+from pipeline.engine.stage import Source
 from pipeline.sources.outputs import Outputs
-from pipeline.steps import scan
 from pipeline.steps.plan import PlanSettings
 from pipeline.store.places import Place
 from pipeline.store.tables import Store
@@ -192,6 +193,32 @@ class MarkDetector(Detector):
         return sorted(faces, key=lambda face: -face.score)
 
 
+@dataclass(frozen=True)
+class MarkFactory(DetectorFactory):
+    """Gives steps the stub detector, in whichever process they run."""
+
+    setting: float = 0.5
+
+    def build(self, device: Device) -> Detector:
+        return MarkDetector()
+
+    def decides(self) -> dict[str, Any]:
+        return {"kind": "marks", "setting": self.setting}
+
+
+def command_finds_marks(patch: pytest.MonkeyPatch) -> None:
+    """The command, which takes no other detectors than its own, finds marks in this process."""
+    patch.setattr(DetectorSettings, "build", lambda self, device="cpu": MarkDetector())
+
+
+def refuse_detectors(patch: pytest.MonkeyPatch, why: str = "a detector was built") -> None:
+    def refused(*arguments: object) -> None:
+        raise AssertionError(why)
+
+    for one in (DetectorSettings, MarkFactory):
+        patch.setattr(one, "build", refused)
+
+
 def marked_clip(path: Path, n: int = 40, *, people: int = 2, absent: range = range(0), sound: str | None = "aac") -> Path:
     """A clip of marked faces, with sound, and with key frames every 12 frames, so that readers seek."""
     options = {"preset": "ultrafast", "crf": "8", "g": "12"}
@@ -224,6 +251,9 @@ def source_of(path: Path) -> Source:
     return Source(source_id_from_sha256(info.sha256), info)
 
 
+INVERTING = flow.InvertSettings(detector=MarkFactory())
+
+
 def inverted(
     root: Place,
     sources: Sequence[Source],
@@ -239,7 +269,7 @@ def inverted(
     """A new store with these sources in it."""
     store = open_store(root, bundle, codec)
     compute = flow.Compute("cpu", "fp32", batch_size, chunk_frames, backend, gpus_per_worker=gpus_per_worker)
-    summary = flow.invert(sources, store, bundle, flow.InvertSettings(), compute, runner or InProcessRunner(), silent)
+    summary = flow.invert(sources, store, bundle, INVERTING, compute, runner or InProcessRunner(), silent)
     return store, summary
 
 
@@ -286,18 +316,3 @@ def rows_of(store: Store) -> dict[str, pa.Table]:
 def without(weights: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
     """A state dict without some of its parts."""
     return {name: tensor for name, tensor in weights.items() if not name.startswith(prefixes)}
-
-
-@dataclass(frozen=True)
-class MarkScan(Step):
-    """`Scan` with the stub detector, for workers in other processes, where a patch of the driver does not reach."""
-
-    store: str
-    detector: DetectorSettings = field(default_factory=DetectorSettings)
-    backend: Backend = "auto"
-    device: Device = "auto"
-    crop: Crop = "ffhq"
-
-    def open(self) -> Callable[[Chunk], Result]:
-        setattr(scan, "build_detector", lambda settings, device: MarkDetector())  # noqa: B010 (this process is a worker's)
-        return scan.Scan(self.store, self.detector, self.backend, self.device, self.crop).open()

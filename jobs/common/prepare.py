@@ -8,30 +8,36 @@ import mimetypes
 import os
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
+import typer
+
 import schemas
 from jobs.common.errors import UsageError
 from jobs.common.report import Reporter
+from jobs.common.values import Chosen
 from ops.checkpoints.bundle import Bundle
 from ops.editing.definitions import Definition, parse_definition, parse_folder
 from ops.editing.library import load_edits, offers
 from ops.editing.recipe import EditRecipe, load_recipe, parse_edits
+from ops.face.paste import PasteError
 from ops.video.carriage import SUFFIXES_OF_CODEC, options_for, refusal
 from ops.video.contents import FORMATS
 from ops.video.encode import EncodeOptions
 from ops.video.image import IMAGE_SUFFIXES
 from pipeline.engine.course import OUTPUT_EXISTS, Report
 from pipeline.engine.stage import Source, Stage
-from pipeline.engine.summary import MOST_KEPT, Summary
-from pipeline.flow import Policy, course_of
+from pipeline.engine.summary import Summary
+from pipeline.flow import Policy, RenderSettings, course_of
 from pipeline.sources.fetch import is_plain
 from pipeline.sources.inputs import Entry, LeftOut, Probing, entries, is_explicit, probed
 from pipeline.sources.outputs import MEDIA_SUFFIXES, Outputs
+from pipeline.steps.plan import PlanSettings
 from pipeline.store import journal, upkeep
 from pipeline.store.lock import held
 from pipeline.store.parts import DamagedPart, named
@@ -53,21 +59,21 @@ MOST_LISTED = 10_000
 class Given:
     """The inputs of a command: a list that is checked before any work, or a set that is listed as it is worked off.
 
-    What cannot be read is told at once, and becomes a row of the store as soon as there is one.
+    What cannot be read is told at once. It stands among `sources` as a failure, in its place, so that the run that takes them
+    counts it and writes it down.
     """
 
     def __init__(self, arguments: Sequence[str], reporter: Reporter, *, allow_hdr: bool, out: str | None = None) -> None:
         """`out`: where results go, which are no inputs of the same run, nor of the next."""
-        self.failures: list[Failure] = []
-        self.failed = 0
+        self._lost: deque[Failure] = deque()
+        """Those that stand before the next source."""
         self._arguments = len(arguments)
         self._reporter = reporter
-        self._store: Store | None = None
         found = entries(arguments, self._below(out))
         probing = iter(Probing(found, self.lose, allow_hdr=allow_hdr, own=self._own))
         explicit = all(is_explicit(one) for one in arguments)
         self.listed: list[Source] | None = named_apart(self._once(list(probing))) if explicit else None
-        self.sources: Iterator[Source] = iter(self.listed) if self.listed is not None else probing
+        self.sources = self._all(probing if self.listed is None else iter(self.listed))
 
     def _below(self, out: str | None) -> LeftOut:
         """Leaves out what lies below a local output folder that is inside of the folder that is listed."""
@@ -97,53 +103,68 @@ class Given:
         found, count = stored_sources(store, only, given.lose, allow_hdr=allow_hdr)
         given._arguments = count
         given.listed = named_apart(list(found)) if count <= MOST_LISTED else None
-        given.sources = iter(given.listed) if given.listed is not None else found
+        given.sources = given._all(found if given.listed is None else iter(given.listed))
         return given
+
+    def _all(self, found: Iterator[Source]) -> Iterator[Source | Failure]:
+        for source in found:
+            while self._lost:
+                yield self._lost.popleft()
+            yield source
+        while self._lost:
+            yield self._lost.popleft()
 
     @property
     def count(self) -> int | None:
-        """Sources, where that is known beforehand."""
-        return None if self.listed is None else len(self.listed)
+        """Inputs, lost ones included, where that is known beforehand."""
+        return None if self.listed is None else self._arguments
 
     def inputs(self, summary: Summary) -> int:
         """How many inputs there were, after the end."""
         return self._arguments if self.listed is not None else summary.sources_done + summary.sources_failed
 
     def add_to(self, summary: Summary) -> None:
-        """What never came to be a source counts as lost."""
-        summary.fail(self.failures)
-        summary.lost_count += self.failed - len(self.failures)
-        summary.sources_failed += self.failed
+        """What no run has taken, because there was none, counts as lost too."""
+        for one in self.sources:
+            if isinstance(one, Failure):
+                summary.fail([one])
+                summary.sources_failed += 1
 
     def lose(self, failure: Failure) -> None:
-        self.failed += 1
         self._reporter.lost(failure)
-        if self._store is not None:
-            self._store.write_failures("probe", [failure])
-        if len(self.failures) < MOST_KEPT:
-            self.failures.append(failure)
+        self._lost.append(failure)
 
-    def record_in(self, store: Store) -> None:
-        store.write_failures("probe", self.failures)
-        self._store = store
+    def any(self, *, lost: bool = False) -> bool:
+        """Whether there is a source at all, or (lost) at least a failure. Nothing is taken away from `sources`."""
+        looked_at: list[Source | Failure] = []
+        for one in self.sources:
+            looked_at.append(one)
+            if lost or isinstance(one, Source):
+                break
+        self.sources = chain(looked_at, self.sources)
+        return any(lost or isinstance(one, Source) for one in looked_at)
+
+    def planned(self) -> list[Source]:
+        """Every source, for a dry run; failures stay for `add_to`."""
+        everything = list(self.sources)
+        self._lost.extend(one for one in everything if isinstance(one, Failure))
+        self.sources = self._all(iter(()))
+        return [one for one in everything if isinstance(one, Source)]
+
+    def worth_a_run(self, root: Place) -> bool:
+        """Whether a run has anything to do: sources, or failures to write into a store that is there."""
+        return self.any() or (exists(joined(root, "meta/info.json")) and self.any(lost=True))
 
     def show_plan(self, job: str, outputs: Outputs, admit: Callable[[Source], Failure | None]) -> None:
         """What --dry-run prints; what would be refused is a loss here, too."""
         sources: list[Source] = []
         refused: list[Source] = []
-        for source in self.sources:
+        for source in self.planned():
             failure = admit(source)
             (sources if failure is None else refused).append(source)
             if failure is not None:
                 self.lose(failure)
         self._reporter.plan(job, sources, outputs, refused)
-
-    def first(self) -> Source | None:
-        """The first source, which stays the first; None where there is none at all."""
-        found = next(self.sources, None)
-        if found is not None:
-            self.sources = chain([found], self.sources)
-        return found
 
     def _once(self, sources: Sequence[Source]) -> list[Source]:
         kept: dict[str, Source] = {}
@@ -194,6 +215,21 @@ def recipe_from(
     parsed.require_known({*own, *offers(parsed.editors)})
     load_edits(parsed.names, bundle.editors(), parsed.editors, bundle.config.generator)
     return parsed
+
+
+def rendering_from(chosen: Chosen, recipe: EditRecipe, bundle: Bundle) -> RenderSettings:
+    """The chosen settings of a render of this recipe.
+
+    Raises BadParameter for a mask that the model's crop cannot have, UsageError for a size that it does not make.
+    """
+    settings = chosen.make(RenderSettings, {PlanSettings: {"recipe": recipe}})
+    size, sizes = settings.plan.size, bundle.config.generator.sizes
+    if size is not None and size not in sizes:
+        raise UsageError(f"--size {size}: {bundle.name} makes pictures of {' or '.join(map(str, sizes))} px")
+    try:
+        return replace(settings, paste=settings.paste.fitted(bundle.framing.crop))
+    except PasteError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def store_info(bundle: Bundle, codec: schemas.ResidualCodec) -> StoreInfo:

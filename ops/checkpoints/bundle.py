@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -28,12 +29,14 @@ from ops.editing.direction import DirectionEditor
 from ops.editing.editor import Editor
 from ops.editing.ganspace import GanSpaceBasis, GanSpaceEdit, GanSpaceEditor
 from ops.face.framing import Crop, Framing
+from ops.files.atomic import replaced_folder
 from ops.files.errors import CheckpointError, listing
 from ops.inversion.configs import config_from_json
 from ops.inversion.inverter import Inverter, Parts
 from ops.inversion.methods import Method, MethodConfig, build_inverter
 
 FORMAT = 1
+DATA_FILES = ("config.json", "weights.safetensors", "directions.safetensors")
 EMBEDDED = Path(__file__).resolve().parents[1] / "bundles"
 
 
@@ -63,8 +66,11 @@ class Bundle:
     """How its images are cut out of pictures, and where in the model's square they lie."""
     edits: tuple[EditEntry, ...]
     licence: str
-    digest: str
-    """SHA-256 over the config, weights and directions: the model's identity."""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the config, weights and directions: the model's identity. Reads all of them, the first time."""
+        return bundle_digest(self.path)
 
     @property
     def wplus_shape(self) -> tuple[int, int]:
@@ -144,6 +150,9 @@ def open_bundle(model: str | Path) -> Bundle:
             raise CheckpointError(
                 f"{path}: a generator without an encoder, which cannot invert pictures; styleres train --prior starts from it"
             )
+        for name in DATA_FILES:
+            if not (path / name).is_file():
+                raise CheckpointError(f"{path}: lacks {name}; a bundle has config.json, weights and directions")
         if content["format"] != FORMAT:
             raise CheckpointError(f"{config_path}: bundle format {content['format']}, this version reads {FORMAT}")
         if content["method"] not in get_args(Method):
@@ -160,7 +169,6 @@ def open_bundle(model: str | Path) -> Bundle:
                 for entry in content["edits"]
             ),
             licence=content["licence"],
-            digest=bundle_digest(path),
         )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{config_path}: not a bundle's config ({error!r}); write it again") from error
@@ -203,9 +211,10 @@ def write_bundle(
 ) -> Bundle:
     """Write a bundle into a folder (made if needed) and open it again.
 
+    One that is there is replaced in one step (`ops.files.atomic.replaced_folder`); other files in its folder stay.
+
     crop, content: see `ops.face.framing`; content is [height, width] in pixels of the encoder's input, all of it if None.
     """
-    path.mkdir(parents=True, exist_ok=True)
     framing = framing_of(path, crop, content, config)
     written = {
         "format": FORMAT,
@@ -217,10 +226,11 @@ def write_bundle(
         **dataclasses.asdict(config),
         "edits": [dataclasses.asdict(entry) for entry in edits],
     }
-    (path / "config.json").write_text(json.dumps(written, indent=1) + "\n", "utf-8")
-    safetensors.torch.save_file({k: v.contiguous() for k, v in weights.items()}, path / "weights.safetensors")
-    safetensors.torch.save_file({k: v.contiguous() for k, v in directions.items()}, path / "directions.safetensors")
-    (path / "README.md").write_text(card, "utf-8")
+    with replaced_folder(path, ours=(*DATA_FILES, "README.md")) as folder:
+        (folder / "config.json").write_text(json.dumps(written, indent=1) + "\n", "utf-8")
+        safetensors.torch.save_file({k: v.contiguous() for k, v in weights.items()}, folder / "weights.safetensors")
+        safetensors.torch.save_file({k: v.contiguous() for k, v in directions.items()}, folder / "directions.safetensors")
+        (folder / "README.md").write_text(card, "utf-8")
     return open_bundle(path)
 
 
@@ -241,14 +251,20 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def bundle_digest(path: Path) -> str:
-    """SHA-256 over the three data files, each with its name and length; the card may be rewritten freely."""
+    """SHA-256 over the three data files, each with its name and length; the card may be rewritten freely.
+
+    A process reads the files once: again only when one of them has another inode, length or time of change.
+    """
+    facts = [(path / name).stat() for name in DATA_FILES]
+    return _bundle_digest(path, tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in facts))
+
+
+@lru_cache(maxsize=32)
+def _bundle_digest(path: Path, facts: tuple[tuple[int, int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for name in ("config.json", "weights.safetensors", "directions.safetensors"):
-        file = path / name
-        if not file.is_file():
-            raise CheckpointError(f"{path}: lacks {name}; a bundle has config.json, weights and directions")
-        digest.update(f"{name}:{file.stat().st_size}:".encode())
-        with file.open("rb") as stream:
+    for name, (_, size_bytes, _) in zip(DATA_FILES, facts, strict=True):
+        digest.update(f"{name}:{size_bytes}:".encode())
+        with (path / name).open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()

@@ -9,9 +9,6 @@ MobileStyleGAN's PyPI wheel     => the same
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,6 +26,7 @@ from ops.checkpoints.formats.nvidia import discriminator_from_pickle, generator_
 from ops.checkpoints.formats.official import config_from_official, state_dict_from_official
 from ops.checkpoints.formats.rosinality import generator_from_rosinality
 from ops.checkpoints.prior import GENERATOR, Prior, write_prior
+from ops.files.atomic import replaced_folder
 from ops.files.errors import CheckpointError, listing
 from ops.generators.build import build_generator
 from ops.inversion.styleres import StyleResConfig
@@ -184,7 +182,7 @@ def convert(
     read = read_checkpoint(path, wanted, preset, beside)
     source = "; ".join(f"{file.name}, SHA-256 {sha256_of(file)}" for file in (path, *beside))
     name = name or out.name
-    with replaced_folder(out) as folder:
+    with writable(out), replaced_folder(out) as folder:
         match read:
             case Model():
                 terms = licence or RESEARCH
@@ -225,29 +223,16 @@ def check_free(out: Path, overwrite: bool) -> None:
         raise CheckpointError(f"{out} is not a model's folder, so it is not replaced; use another --out")
 
 
-@contextmanager
-def replaced_folder(out: Path) -> Iterator[Path]:
-    """Yield a new folder beside `out`; on success it takes its place. If the body raises, `out` stays as it was."""
-    out = out.absolute()
-    mark = uuid.uuid4().hex[:12]
-    temporary, old = out.with_name(f".{out.name}.{mark}.tmp"), out.with_name(f".{out.name}.{mark}.old")
-    try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise CheckpointError(f"{out}: cannot write there ({error.strerror}: {error.filename})") from error
-    try:
-        yield temporary
-        if out.exists():
-            os.replace(out, old)
-        os.replace(temporary, out)
-    finally:
-        if old.exists() and not out.exists():
-            os.replace(old, out)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def writable(out: Path) -> Iterator[None]:
+    """Raises CheckpointError for a folder that cannot be made."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{out}: cannot write there ({error.strerror}: {error.filename})") from error

@@ -20,6 +20,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from ops.files.atomic import replaced_folder
 from ops.files.errors import CheckpointError
 from ops.generators.build import GeneratorSizes, sizes_among, sizes_to_json
 
@@ -38,8 +39,10 @@ class Prior:
 
 
 def write_prior(path: Path, prior: Prior, *, licence: str, source: str, card: str) -> None:
-    """Write into a folder, made if needed. `source`: what it was converted from, for config.json."""
-    path.mkdir(parents=True, exist_ok=True)
+    """Write into a folder, made if needed. `source`: what it was converted from, for config.json.
+
+    One that is there is replaced in one step; a discriminator or anchor of another generator does not outlive it.
+    """
     config = prior.config
     content = {
         "kind": KIND,
@@ -48,11 +51,12 @@ def write_prior(path: Path, prior: Prior, *, licence: str, source: str, card: st
         "licence": licence,
         "source": source,
     }
-    (path / "config.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    for name, tensors in ((GENERATOR, prior.generator), (DISCRIMINATOR, prior.discriminator), (ANCHOR, prior.anchor)):
-        if tensors is not None:
-            safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, path / name)
-    (path / "README.md").write_text(card, "utf-8")
+    with replaced_folder(path, ours=("config.json", GENERATOR, DISCRIMINATOR, ANCHOR, "README.md")) as folder:
+        (folder / "config.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        for name, tensors in ((GENERATOR, prior.generator), (DISCRIMINATOR, prior.discriminator), (ANCHOR, prior.anchor)):
+            if tensors is not None:
+                safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, folder / name)
+        (folder / "README.md").write_text(card, "utf-8")
 
 
 def read_prior_config(path: Path) -> GeneratorSizes:

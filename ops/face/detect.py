@@ -14,9 +14,11 @@ Convention (everything that leaves this module)
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal, assert_never, final
@@ -67,9 +69,25 @@ class Face:
                 raise DetectorError(f"Face.{name}: expected float32 {list(shape)}, got {value.dtype} {list(value.shape)}.")
 
 
+class DetectorFactory(ABC):
+    """Builds a detector, wherever it is needed. Abstract; final classes are frozen dataclasses of settings, and pickle."""
+
+    @abstractmethod
+    def build(self, device: Device) -> Detector:
+        """Load the detector onto a device of this process. Raises DetectorError where it cannot be built."""
+
+    @abstractmethod
+    def decides(self) -> dict[str, Any]:
+        """What decides the faces that its detector finds, as JSON values: settings, and the bytes of its networks.
+
+        Raises DetectorError where the networks' files are missing.
+        """
+
+
+@final
 @dataclass(frozen=True)
-class DetectorSettings:
-    """What to detect faces with. Build the detector itself with `build_detector`."""
+class DetectorSettings(DetectorFactory):
+    """What to detect faces with, of the detectors that are here."""
 
     kind: Literal["centerface", "insightface"] = "centerface"
     pack: str = "buffalo_l"
@@ -100,9 +118,22 @@ class DetectorSettings:
                 f"expected min_face_pixels >= 0 and threads >= 0, got {self.min_face_pixels} and {self.threads}."
             )
 
+    def build(self, device: Device = "auto") -> Detector:
+        """See `DetectorFactory.build`; on the device that `resolve_detector_device` finds."""
+        return build_detector(self, resolve_detector_device(device))
+
+    def decides(self) -> dict[str, Any]:
+        """See `DetectorFactory.decides`. Where the files lie and how many threads run them decides nothing; nor does a pack's
+        name, for which its bytes speak: packs of one name with other weights are told apart."""
+        settings = {name: value for name, value in asdict(self).items() if name not in ("root", "pack", "threads")}
+        return settings | {"networks": networks_digest(self)}
+
 
 class Detector(ABC):
     """Frame => faces. Stateless: the answer for a frame does not depend on the frames before it."""
+
+    device_kind: str = "cpu"
+    """Of the device that it runs on: `cpu` or `cuda`."""
 
     @abstractmethod
     def detect(self, frame: np.ndarray) -> list[Face]:
@@ -144,6 +175,33 @@ def build_detector(settings: DetectorSettings, device: str = "cpu") -> Detector:
     return TurningDetector(detector, always=settings.turns == "all")
 
 
+def networks_digest(settings: DetectorSettings) -> str:
+    """SHA-256 over the ONNX files that a detector runs: CenterFace's, or all those of an insightface pack.
+
+    A process reads them once: again only when one of them has another inode, length or time of change.
+    """
+    match settings.kind:
+        case "centerface":
+            files = [_centerface_file()]
+        case "insightface":
+            files = sorted(_pack_folder(settings).glob("*.onnx"))
+        case other:
+            assert_never(other)
+    facts = [(path, path.stat()) for path in files]
+    return _networks_digest(tuple((path, one.st_ino, one.st_size, one.st_mtime_ns) for path, one in facts))
+
+
+@lru_cache(maxsize=32)
+def _networks_digest(files: tuple[tuple[Path, int, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for path, _, size_bytes, _ in files:
+        digest.update(f"{path.name}:{size_bytes}:".encode())
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 @final
 class CenterFaceDetector(Detector):
     """CenterFace (Xu et al. 2019, "CenterFace: joint face detection and alignment using face as point").
@@ -154,7 +212,7 @@ class CenterFaceDetector(Detector):
     """
 
     def __init__(self, settings: DetectorSettings, device: str = "cpu") -> None:
-        self._settings = settings
+        self._settings, self.device_kind = settings, device.partition(":")[0]
         self._session = onnxruntime.InferenceSession(
             _dynamic_centerface(_centerface_file()),
             sess_options=_session_options(settings.threads),
@@ -175,7 +233,7 @@ class InsightFaceDetector(Detector):
     """`insightface.app.FaceAnalysis` with any pack on disk: detection, and recognition where it has one."""
 
     def __init__(self, settings: DetectorSettings, device: str = "cpu") -> None:
-        self._settings = settings
+        self._settings, self.device_kind = settings, device.partition(":")[0]
         folder = _pack_folder(settings)
         if find_spec("insightface") is None:
             raise DetectorError("detector 'insightface' needs the package insightface: pip install insightface.")
@@ -226,7 +284,7 @@ class TurningDetector(Detector):
     """
 
     def __init__(self, detector: Detector, *, always: bool) -> None:
-        self._detector = detector
+        self._detector, self.device_kind = detector, detector.device_kind
         self._always = always
 
     def detect(self, frame: np.ndarray) -> list[Face]:

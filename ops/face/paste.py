@@ -48,7 +48,7 @@ AROUND_FACTOR: Final = 3.0  # of both, beyond the face: what an edit drags along
 class PasteSettings:
     """How an edited crop goes back into its frame."""
 
-    mode: PasteMode = "delta"
+    mode: PasteMode = "composite"
     mask: MaskSettings = field(default_factory=MaskSettings)
     color_match: bool = False
     """Scale (and, in replace, shift) each channel so that the *reconstruction* has the source crop's mean and

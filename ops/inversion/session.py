@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ops.device import channels_last, keep_freed_memory, reproducible_cuda
+from ops.device import channels_last, set_up
 from ops.inversion.inverter import Inverter
 from ops.spaces import images_from_crops, levels_from_images
 
@@ -40,10 +40,7 @@ class Session:
         if batch_size < 1:
             raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
         self.device = torch.device(device)
-        if self.device.type == "cpu":
-            keep_freed_memory()
-        else:
-            reproducible_cuda()
+        set_up(self.device)
         self.model = channels_last(model).to(self.device)
         self.model.feature_dtype = feature_dtype(precision)
         self.batch_size = batch_size

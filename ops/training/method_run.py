@@ -16,7 +16,7 @@ from ops.checkpoints.bundle import Bundle, open_bundle, write_bundle
 from ops.checkpoints.convert import sha256_of
 from ops.checkpoints.prior import DISCRIMINATOR, GENERATOR
 from ops.data.faces import load_faces
-from ops.device import channels_last, keep_freed_memory
+from ops.device import channels_last, set_up
 from ops.generators.discriminator import Discriminator
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.hfgi import ConsultationConfig, Hfgi, HfgiConfig
@@ -87,8 +87,7 @@ def run_plan(plan: Plan, worker: Worker | None = None, watch: Callable[[Progress
 def run_method(plan: MethodPlan, worker: Worker | None = None, watch: Callable[[Progress], None] | None = None) -> int:
     """Train what the plan says; => images seen in all. Raises TrainingError or DataError with what to do."""
     worker = worker or Worker()
-    if worker.device.type == "cpu":
-        keep_freed_memory()
+    set_up(worker.device)
     out, prior, part = Path(plan.out), Path(plan.prior), plan.task.part
     torch.manual_seed(plan.loop.seed)  # of the first weights; what is drawn later follows from seed and step
     model = model_for(method_of(part), prior, out, plan.base, needed_before(part))

@@ -19,7 +19,7 @@ from ops.checkpoints.bundle import EditEntry, load_tensors, open_bundle
 from ops.checkpoints.convert import sha256_of
 from ops.checkpoints.prior import ANCHOR, DISCRIMINATOR, GENERATOR, Prior, read_prior_config, read_prior_tensors, write_prior
 from ops.data.faces import load_faces
-from ops.device import channels_last, keep_freed_memory
+from ops.device import channels_last, set_up
 from ops.editing.definitions import DirectionDefinition
 from ops.editing.direction import load_direction
 from ops.editing.official_folder import definitions_in
@@ -112,8 +112,7 @@ class TrainingPlan:
 def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progress], None] | None = None) -> int:
     """Train what the plan says; => images seen in all. Raises TrainingError or DataError with what to do."""
     worker = worker or Worker()
-    if worker.device.type == "cpu":
-        keep_freed_memory()
+    set_up(worker.device)
     out, prior = Path(plan.out), Path(plan.prior)
     torch.manual_seed(plan.loop.seed)  # of the first weights; what is drawn later follows from seed and step
     if isinstance(plan.task, PriorSettings):

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ops.data.faces import epoch_indices
+from ops.device import set_up
 from ops.inversion.session import Precision, feature_dtype
 from ops.training.distributed import Worker
 
@@ -201,6 +202,7 @@ def train(
         TrainingError: a checkpoint of another run in `out`; a loss that is not finite (its batch is saved first).
     """
     worker = worker or Worker()
+    set_up(worker.device)
     if settings.batch % worker.world:
         raise TrainingError(f"a batch of {settings.batch} does not divide over {worker.world} processes; change one of them")
     share = settings.batch // worker.world

@@ -18,7 +18,7 @@ from pipeline.engine.stage import NO_SPACE, Chunk, Outcome, Source, Stage
 from pipeline.engine.summary import Summary, lost_of
 from pipeline.store.parts import DamagedPart, Written, named
 from pipeline.store.places import Place
-from schemas import Failure
+from schemas import Failure, source_id_of_unreadable
 
 SPARE_SOURCES = 64
 """In flight at once, besides one for each frame that workers may want."""
@@ -132,6 +132,8 @@ class Underway:
     outputs: list[Written] = field(default_factory=list)
     failed: bool = False
     """The last four since the last seal."""
+    devices: dict[str, set[str]] = field(default_factory=dict)
+    """Stage => kinds of device, since the last seal."""
     lost: bool = False
     """Anything, at any stage."""
     settled: list[tuple[Stage, Outcome]] = field(default_factory=list)
@@ -142,7 +144,8 @@ class Underway:
 
 @final
 class Course:
-    """`sources` may be endless for all we know: only its next element is ever asked for.
+    """`sources` may be endless for all we know: only its next element is ever asked for. A failure among them is an input that
+    could not become a source; whoever listed it has told of it, and here it is counted and written down.
 
     ledger: None keeps no account, so that nothing is resumed.
     begin: what the first stage depends on besides the source.
@@ -154,7 +157,7 @@ class Course:
     def __init__(
         self,
         stages: Sequence[Stage],
-        sources: Iterable[Source],
+        sources: Iterable[Source | Failure],
         ledger: Ledger | None,
         report: Report = silent,
         *,
@@ -170,7 +173,7 @@ class Course:
         self.summary = Summary()
         self.tallies = {stage.name: Tally() for stage in stages}
         self.count = count
-        self._sources: Iterator[Source] = iter(sources)
+        self._sources: Iterator[Source | Failure] = iter(sources)
         self._listed_all = False
         self._begin, self._admit, self._changed, self._started = begin, admit, changed, started
         self._queues: list[deque[Chunk]] = [deque() for _ in stages]
@@ -178,6 +181,7 @@ class Course:
         self._held: deque[Source] = deque()  # of the same bytes as one in flight, or to be begun again
         self._beginnings: Counter[str] = Counter()  # of those with damaged parts
         self._left = set() if ledger is None else ledger.left(self.stages)
+        self._refused = set() if ledger is None else ledger.refused()
         self._began = time.monotonic()
         self._ahead_frames = 1
 
@@ -226,6 +230,7 @@ class Course:
                     "same command again"
                 )
         state = self._underway[outcome.item.source.source_id]
+        self._see_devices(stage, state, outcome)
         if outcome.damaged is None:  # else it may not be lost: see when the source has no item in work
             self.report(Settled(stage, outcome, tally))
         state.outcomes.append(outcome)
@@ -233,12 +238,26 @@ class Course:
         if state.waiting == 0:
             self._leave(state)
 
+    def _see_devices(self, stage: Stage, state: Underway, outcome: Outcome) -> None:
+        """Say so, once for a source and stage, where another kind of device goes on than began; it may."""
+        new = set() if outcome.result is None else set(outcome.result.devices)
+        known = state.devices.setdefault(stage.name, set())
+        if known and not new <= known and len(known) == 1:
+            (before,), now = known, ", ".join(sorted(new - known))
+            said = f"{stage.name} goes on on {now}, and was begun on {before}: rows of the two differ in their last bits"
+            self.report(Noted("device", said, state.source.uri))
+        known |= new
+
     @property
     def finished(self) -> bool:
         """Nothing is in flight, and nothing more will come."""
         if not self._underway and not self._listed_all:
             self._list_more()
         return self._listed_all and not self._underway and not self._held
+
+    def holds(self, source_id: str) -> bool:
+        """Whether a source is in flight, so that more items of it may come."""
+        return source_id in self._underway
 
     def status(self, workers: int = 1, busy_share: float = 1.0) -> Status:
         known = self.count
@@ -280,6 +299,9 @@ class Course:
             source = next(self._sources, None)
             if source is None:
                 self._listed_all = True
+            elif isinstance(source, Failure):
+                self._refuse(source)
+                self.summary.sources_failed += 1
             elif source.source_id in self._underway:
                 self._held.append(source)
             else:
@@ -293,9 +315,8 @@ class Course:
         if self.ledger is not None and self._sealed_from(state) < len(self.stages):
             failure, what = self._refusal(state)
             if failure is not None:
-                self.summary.fail([failure])
                 self.report(Lost(failure))
-                self.ledger.store.write_failures("probe", [failure])
+                self._refuse(failure)
                 state.lost = True
                 self._end(state)
                 return
@@ -303,7 +324,14 @@ class Course:
                 self.report(Noted("again", f"done again, because {'; '.join(what)}", source.uri))
             if state.at == 0:
                 state.files += self._started(source)
+        if self.ledger is not None and not self._refused.isdisjoint({source.source_id, source_id_of_unreadable(source.uri)}):
+            self.ledger.admit(source)
         self._go_on(state)
+
+    def _refuse(self, failure: Failure) -> None:
+        self.summary.fail([failure])
+        if self.ledger is not None:
+            self.ledger.refuse(failure)
 
     def refusal(self, source: Source) -> Failure | None:
         """Why this source would not be touched; changes nothing."""
@@ -326,7 +354,7 @@ class Course:
         for stage in self.stages[state.at :]:
             key = key_of(stage, state.source, upstream)
             upstream = after(key, [(0, state.source.info.n_frames)])
-            decides[stage.name] = dict(stage.decides)
+            decides[stage.name] = stage.decided_by
             if stage.seals is not None:
                 seal = self.ledger.sealed(stage.seals, state.source.source_id)
                 if seal is None or seal.key == key:
@@ -385,6 +413,7 @@ class Course:
             tally.resumed += len(done)
             tally.queued += len(todo)
             state.outcomes = done
+            state.devices[stage.name] = {kind for one in done if one.result is not None for kind in one.result.devices}
             if todo:
                 state.waiting = len(todo)
                 self._queues[state.at].extend(todo)
@@ -471,22 +500,21 @@ class Course:
 
     def _write_down(self, stage: Stage, state: Underway) -> None:
         assert self.ledger is not None
-        source, store = state.source, self.ledger.store
+        source = state.source
         rows = [outcome.failure for outcome in state.outcomes if outcome.failure is not None]
         rows += [one for outcome in state.outcomes if outcome.result is not None for one in outcome.result.failures]
-        store.clear_failures(stage.name, [source.source_id])
-        if rows:
-            lost_rows = store.write_failures(stage.name, rows)
-            # What it lost is known to a later run that mends this stage. Those of renders are replaced by every other render.
-            state.files += [] if stage.vital else lost_rows
+        lost_rows = self.ledger.lose(stage.name, source.source_id, rows)
+        # What it lost is known to a later run that mends this stage. Those of renders are replaced by every other render.
+        state.files += [] if stage.vital else lost_rows
         if stage.seals is None:
             return
         if not (stage.vital and state.failed):
             chain = self.stages[: state.at + 1]
             first = max((i + 1 for i, one in enumerate(chain[:-1]) if one.seals), default=0)
-            decides = {one.name: dict(one.decides) for one in chain[first:]}
+            decides = {one.name: one.decided_by for one in chain[first:]}
             lost = tuple(lost_of(state.failures))
-            seal = Seal(state.key, source.uri, decides, lost, state.failed, tuple(state.outputs), state.upstream)
+            devices = {one.name: sorted(found) for one in chain[first:] if (found := state.devices.get(one.name))}
+            seal = Seal(state.key, source.uri, decides, lost, state.failed, tuple(state.outputs), state.upstream, devices)
             self.ledger.seal(stage.seals, source, seal, [file for file in state.files if not file.path.startswith("work/")])
             if not state.failed:
                 self.ledger.forget(chain[first:], source.source_id)

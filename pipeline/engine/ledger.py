@@ -13,21 +13,19 @@ Nothing here looks at a clock.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
 import schemas
 from ops.files.atomic import PUBLISHING
 from pipeline.engine.stage import Chunk, Outcome, Result, Source, Stage, gaps
 from pipeline.store.lock import Fence
-from pipeline.store.parts import DamagedPart, Written, range_of
+from pipeline.store.parts import DamagedPart, Written, as_written, range_of
 from pipeline.store.places import (
     Place,
-    digest_of,
     exists,
     folders,
     joined,
@@ -36,21 +34,17 @@ from pipeline.store.places import (
     remove,
     remove_tree,
     size_of,
-    tail_digest_of,
     write_text,
 )
-from pipeline.store.records import BrokenRecord, read_record, write_record
+from pipeline.store.records import BrokenRecord, digest, read_record, write_record
 from pipeline.store.tables import Store
 from schemas import Failure
 
+PROBE = "probe"
+"""The stage of whatever is said of an input before its first item."""
+
 MOST_FAILURES = 1000
 """A manifest repeats so many of a source's losses at most; the table `failures` has them all."""
-
-
-def digest(*values: Any) -> str:
-    """32 hex digits of the SHA-256 of JSON values."""
-    text = json.dumps(values, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -64,9 +58,14 @@ def merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return result
 
 
+def _part_of(uri: str) -> str:
+    """Two inputs of the same bytes are one source; what is said of each of them stays apart."""
+    return schemas.source_id_of_unreadable(uri)
+
+
 def key_of(stage: Stage, source: Source, upstream: str) -> str:
     """What an item of this stage depends on; `upstream` comes from the stage before (`after`)."""
-    return digest(schemas.SCHEMA_VERSION, stage.name, dict(stage.decides), source.info.sha256, upstream)
+    return digest(schemas.SCHEMA_VERSION, stage.name, stage.decided_by, source.info.sha256, upstream)
 
 
 def after(key: str, covered: Sequence[tuple[int, int]]) -> str:
@@ -94,6 +93,8 @@ class Seal:
     """Files outside the store that it vouches for."""
     after: str = ""
     """What the stages after it depend on."""
+    devices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Stage => kinds of device that its models ran on; for people."""
 
 
 @final
@@ -120,6 +121,7 @@ class Ledger:
             "failures": [asdict(one) for one in result.failures],
             "files": [asdict(one) for one in result.files],
             "outputs": [asdict(one) for one in result.outputs],
+            "devices": list(result.devices),
         }
         write_record(self._folder(stage, item.source.source_id) / f"{item.start:09d}-{item.stop:09d}.json", content)
 
@@ -170,12 +172,13 @@ class Ledger:
         except DamagedPart:
             return []
         found = []
+        devices = tuple((self.store.read_manifest(manifest, source.source_id) or {}).get("devices", {}).get(stage.name, ()))
         for start, stop in gaps(damaged, source.info.n_frames):
             item = Chunk(source, start, stop, key)
             first, last = item.pts_range
             inside = tuple(file for a, b, file in files if start <= a and b <= stop)
             failures = tuple(row for row in rows if row.pts is not None and first <= row.pts <= last)
-            found.append(Outcome(item, Result({}, {}, failures, inside), None, resumed=True))
+            found.append(Outcome(item, Result({}, {}, failures, inside, devices=devices), None, resumed=True))
         return found
 
     def _entry(self, path: Place, source: Source, key: str) -> Outcome | None:
@@ -186,6 +189,7 @@ class Ledger:
             outputs = tuple(Written(**one) for one in content["outputs"])
             failures = tuple(Failure(**one) for one in content["failures"])
             item = Chunk(source, content["start"], content["stop"], content["key"])
+            devices = tuple(content.get("devices", ()))
         except (BrokenRecord, KeyError, TypeError, FileNotFoundError):
             return None
         if item.key != key:
@@ -193,7 +197,7 @@ class Ledger:
         there = [joined(self.store.root, file.path) for file in files] + [place(file.path) for file in outputs]
         if not all(as_written(one, file) for one, file in zip(there, (*files, *outputs), strict=True)):
             return None
-        return Outcome(item, Result(content["counts"], {}, failures, files, outputs), None, resumed=True)
+        return Outcome(item, Result(content["counts"], {}, failures, files, outputs, devices), None, resumed=True)
 
     def put_aside(self, stages: Sequence[Stage], source_id: str, places: Iterable[Place]) -> list[Place]:
         """Take away those files of a source that are not what these stages or an inversion wrote; => which.
@@ -215,6 +219,39 @@ class Ledger:
             except OSError:
                 continue  # a place that cannot be reached now says nothing about the file
         return gone
+
+    # ------------------------------------------------------------------------------------------------------ losses
+
+    def lose(self, stage: str, source_id: str, failures: Sequence[Failure]) -> list[Written]:
+        """The rows of `failures` that a stage leaves of a source, in place of those that it left before; => their file."""
+        self.store.clear_failures(stage, [source_id])
+        return self.store.write_failures(stage, failures) if failures else []
+
+    def refuse(self, failure: Failure) -> None:
+        """The row of an input that is not begun: it cannot be read, or must not be touched. In place of an earlier such row."""
+        self.store.write_failures(failure.stage, [failure], part=_part_of(failure.uri))
+
+    def refused(self) -> set[str]:
+        """Keys of the sources that have rows of `failures`; those that `admit` need look at."""
+        return set(self.store.stored_source_ids("failures"))
+
+    def admit(self, source: Source) -> None:
+        """The source is begun, or finished already: what an earlier run said against this input is no longer true."""
+        for source_id in (source.source_id, schemas.source_id_of_unreadable(source.uri)):
+            for part in (_part_of(source.uri), 0):  # 0: of earlier versions
+                self.store.clear_failures(PROBE, [source_id], part=part)
+
+    def put_damaged_aside(self, source_id: str) -> list[str]:
+        """Take damaged files of a source away, so that the next invert or edit makes them again; => what was wrong."""
+        damaged = self.store.verify(source_id)
+        for name in damaged:
+            kind, stage, _ = name.split("/")
+            if kind == "manifests" and stage.startswith(
+                "render-"
+            ):  # what it vouched for is there, and stays that command's own
+                self.begin(stage, source_id)
+            self.store.put_aside(name)
+        return list(damaged.values())
 
     def makes(self, stages: Sequence[Stage], path: Place) -> bool:
         """Whether a file of the store is one that these stages write."""
@@ -279,6 +316,7 @@ class Ledger:
                 content["failed"],
                 tuple(Written(**one) for one in content["outputs"]),
                 content["after"],
+                content.get("devices", {}),
             )
         except (KeyError, TypeError):
             return None
@@ -293,18 +331,6 @@ class Ledger:
             for stranger in strangers:
                 self.store.put_aside(stranger)
         return not lacking and all(size_of(place(file.path)) == file.size_bytes for file in seal.outputs)
-
-
-def as_written(path: Place, file: Written) -> bool:
-    """Whether what was recorded of a file is true of what is there.
-
-    Of a part its length and its end are looked at: its pages have checksums, which every read verifies. Other files are read.
-    """
-    if size_of(path) != file.size_bytes:
-        return False
-    if file.tail_sha256:
-        return tail_digest_of(path, file.size_bytes) == file.tail_sha256
-    return not file.sha256 or digest_of(path) == file.sha256
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

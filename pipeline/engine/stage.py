@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any
+from typing import Any, ClassVar
 
 from ops.video.probe import SourceInfo
 from pipeline.store.parts import DamagedPart, Written
@@ -91,6 +91,9 @@ class Result:
     """What it wrote into the store: `pipeline.engine.ledger` vouches for them."""
     outputs: tuple[Written, ...] = ()
     """What it wrote elsewhere, by whole paths: the edited file and what goes with it."""
+    devices: tuple[str, ...] = ()
+    """Kinds of device that a model of it ran on (`cpu`, `cuda`); empty for a step without one. Part of no key: results differ
+    in their last bits between kinds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +128,10 @@ class Batched:
 class Step(ABC):
     """Abstract. Final classes are frozen dataclasses of settings; they pickle."""
 
+    VERSION: ClassVar[int] = 1
+    """Of the algorithm. Raise it by hand with every change of the rows or pixels that the same settings give: what earlier
+    versions did then counts as done with other settings. `tests/pipeline/steps/test_versions.py` reminds of it."""
+
     @abstractmethod
     def open(self) -> Callable[[Chunk], Result]:
         """Load what the step needs, once per worker, and return the function that does one item; `Batched` for several.
@@ -146,7 +153,7 @@ class Stage:
     whole: bool = False
     """An item is a whole source, whatever its length: the step needs all of its (small) rows."""
     decides: Mapping[str, Any] = field(default_factory=dict)
-    """What decides its results, besides its source and the stages before it; JSON values."""
+    """Settings that decide its results; JSON values."""
     writes: tuple[str, ...] = ()
     """Folders of the store that hold its files, each with a folder for every source."""
     seals: str | None = None
@@ -155,6 +162,11 @@ class Stage:
     """A source that loses an item of it goes no further."""
     counted: tuple[str, ...] = ()
     """Counts of its results that go into the job's summary."""
+
+    @property
+    def decided_by(self) -> dict[str, Any]:
+        """All that decides its results, besides its source and the stages before it: settings, and the step's version."""
+        return {**self.decides, "version": self.step.VERSION}
 
     def chunks(self, source: Source, key: str, done: Sequence[tuple[int, int]] = ()) -> list[Chunk]:
         """The items of a source but for those ranges that are done."""

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipeline.engine.stage import Outcome, Stage
-from pipeline.steps.track import PASSED_THROUGH
-from schemas import Failure
+from schemas import PASSED_THROUGH, Failure
 
 MOST_KEPT = 10_000
 

@@ -29,6 +29,7 @@ from pipeline.engine.ledger import Ledger
 from pipeline.engine.runner import STATUS_SECONDS, ResourceError, Runner, Worker, WorkersDie
 from pipeline.engine.stage import Chunk, Outcome, Result, Stage, lost
 from pipeline.on_ray.cluster import cluster_facts
+from pipeline.on_ray.wire import Receiver, Sender, Sent
 from pipeline.store.parts import DamagedPart
 from schemas import Failure
 
@@ -50,6 +51,7 @@ class Actor:
         self.set_threads = torch.set_num_threads
         self.threads = threads
         self.worker = Worker(*shared)
+        self.receiver = Receiver(ray.get)
 
     def who(self) -> dict[str, Any]:
         """Where it is, and the file that its standard error goes to."""
@@ -59,11 +61,12 @@ class Actor:
             log = ""
         return {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid(), "log": log}
 
-    def run(self, stage: str, items: Sequence[Chunk]) -> list[tuple[Result | None, Failure | None, DamagedPart | None]]:
+    def run(self, stage: str, items: Sequence[Sent]) -> list[tuple[Result | None, Failure | None, DamagedPart | None]]:
         # Ray gives a process CPUs to account for, not to obey: competing OpenMP pools are far slower than one thread each.
         # The setting is the calling thread's own.
         self.set_threads(self.threads)
-        return [(outcome.result, outcome.failure, outcome.damaged) for outcome in self.worker.run(stage, items)]
+        chunks = [self.receiver.item(one) for one in items]
+        return [(outcome.result, outcome.failure, outcome.damaged) for outcome in self.worker.run(stage, chunks)]
 
 
 def start(address: str, **options: Any) -> None:
@@ -185,6 +188,7 @@ class Crew:
         """Since an item was last finished."""
         # One object for all workers: a hundred of them do not cost a hundred copies.
         self.shared = ray.put((tuple(course.stages), course.ledger))
+        self.sender = Sender(ray.put)
         self.checked = self.told = time.monotonic()
         self.idle_since: float | None = None
         self.metrics = Metrics()
@@ -244,7 +248,7 @@ class Crew:
         now = time.monotonic()
         if not hand.flying:
             hand.looked = now
-        reference = hand.actor.run.remote(parcel.stage.name, parcel.items)
+        reference = hand.actor.run.remote(parcel.stage.name, [self.sender.sent(item) for item in parcel.items])
         hand.flying[reference] = Flight(parcel, now, alone)
 
     def _receive(self, reference: Any) -> None:
@@ -274,7 +278,13 @@ class Crew:
         for item, (result, failure, damaged) in zip(flight.parcel.items, answer, strict=True):
             if failure is not None and flight.alone:
                 failure = Failure(**(vars(failure) | {"attempts": MAX_ATTEMPTS}))
-            self.course.settle(flight.parcel.stage, Outcome(item, result, failure, damaged))
+            self._settle(flight.parcel.stage, Outcome(item, result, failure, damaged))
+
+    def _settle(self, stage: Stage, outcome: Outcome) -> None:
+        self.course.settle(stage, outcome)
+        source_id = outcome.item.source.source_id
+        if not self.course.holds(source_id):
+            self.sender.forget(source_id)
 
     # ------------------------------------------------------------------------------------------- deaths and limits
 
@@ -309,7 +319,7 @@ class Crew:
         stage = flight.parcel.stage
         for item in flight.parcel.items:
             if flight.alone:
-                self.course.settle(stage, Outcome(item, None, lost(stage.name, item, reason, why, MAX_ATTEMPTS)))
+                self._settle(stage, Outcome(item, None, lost(stage.name, item, reason, why, MAX_ATTEMPTS)))
             else:
                 self.alone.append((stage, item, why))
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
 
-from ops.checkpoints.bundle import open_bundle
 from ops.device import Device, resolve_device
 from ops.face.align import CropMode
 from ops.inversion.session import Precision, Session
@@ -16,6 +15,7 @@ from ops.video.decode import Backend
 from pipeline.engine.stage import Batched, Chunk, Result, Step
 from pipeline.engine.timer import Timer
 from pipeline.sources.readers import Readers
+from pipeline.steps.model import open_model
 from pipeline.store.columns import array_from_column, latents_table, residuals_table
 from pipeline.store.tables import Store, Written, range_part
 from schemas import Failure
@@ -34,9 +34,10 @@ class Invert(Step):
 
     def open(self) -> Batched:
         store, readers = Store.open(self.store), Readers(self.backend)
-        bundle = open_bundle(self.model)
+        bundle = open_model(self.model, store)
         model, framing = bundle.load("invert"), bundle.framing
         session = Session(model, device=resolve_device(self.device), precision=self.precision, batch_size=self.batch_size)
+        devices = (session.device.type,)
 
         def load(chunk: Chunk) -> Cropped:
             timer = Timer()
@@ -58,14 +59,15 @@ class Invert(Step):
             """The crops of all items fill batches together: many small clips and images cost no more than one long clip."""
             crops = np.concatenate([one.crops for one in loaded])
             if len(crops) == 0:
-                return [Result({"frames": one.chunk.frames}, one.timer.seconds) for one in loaded]
+                return [Result({"frames": one.chunk.frames}, one.timer.seconds, devices=devices) for one in loaded]
             with loaded[0].timer("model"):
                 wplus_NLD, detail = session.invert(crops)
             results, at = [], 0
             for one in loaded:
                 rows = slice(at, at + len(one.crops))
                 at = rows.stop
-                results.append(written(one, wplus_NLD[rows], None if detail is None else detail[rows], store))
+                done = written(one, wplus_NLD[rows], None if detail is None else detail[rows], store)
+                results.append(replace(done, devices=devices))
             return results
 
         return Batched(load, finish)

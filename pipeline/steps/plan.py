@@ -6,18 +6,18 @@ folder, one row per face and frame that the recipe acts on.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from io import RawIOBase
 from itertools import pairwise
-from typing import IO, Any, final
+from typing import IO, Any, ClassVar, final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ops.checkpoints.bundle import open_bundle
 from ops.editing.library import load_edits
 from ops.editing.plan import plan_edits
 from ops.editing.recipe import EditRecipe
@@ -27,12 +27,12 @@ from ops.face.shots import find_cuts
 from ops.inversion.inverter import ModelConfig
 from pipeline.engine.stage import Chunk, Result, Source, Step
 from pipeline.engine.timer import Timer
-from pipeline.steps.track import NEVER_ACTS
+from pipeline.steps.model import open_model
 from pipeline.store.columns import array_from_column, edits_table, rows_or_none, wplus_from_table
 from pipeline.store.parts import DamagedPart
 from pipeline.store.places import Place, joined, place, writing
-from pipeline.store.tables import Store, Written
-from schemas import Failure
+from pipeline.store.tables import Store, StoreError, Written
+from schemas import NEVER_ACTS, Failure
 
 ROWS_PER_GROUP = 256  # a render chunk reads the groups it overlaps
 
@@ -50,17 +50,26 @@ class PlanSettings:
 @final
 @dataclass(frozen=True)
 class Plan(Step):
+    VERSION: ClassVar[int] = 2  # 2: times count from the first frame.
+
     store: str
     model: str
     settings: PlanSettings
+    recipe_id: str
+    """Of the driver: the recipe with the bytes of the user's editor files."""
 
     def open(self) -> Callable[[Chunk], Result]:
-        store, bundle, settings = Store.open(self.store), open_bundle(self.model), self.settings
-        recipe = settings.recipe
+        store, settings = Store.open(self.store), self.settings
+        bundle, recipe = open_model(self.model, store), settings.recipe
         loaded = load_edits(recipe.names, bundle.editors(), recipe.editors, bundle.config.generator)
         editors = {name: edit.editor for name, edit in loaded.items()}
         records = {name: edit.record for name, edit in loaded.items() if edit.record is not None}
         recipe_id = recipe.id_with(records)
+        if recipe_id != self.recipe_id:
+            raise StoreError(
+                f"the files of the editors {', '.join(records) or 'none'} on {platform.node()} are not those that the run "
+                "began with; put the same files on every node"
+            )
 
         def plan(chunk: Chunk) -> Result:
             source, timer = chunk.source, Timer()

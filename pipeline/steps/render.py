@@ -18,7 +18,6 @@ from typing import final
 import numpy as np
 from av.video.frame import VideoFrame
 
-from ops.checkpoints.bundle import open_bundle
 from ops.device import Device, resolve_device
 from ops.face.framing import Framing
 from ops.face.paste import PasteSettings, paste
@@ -32,6 +31,7 @@ from pipeline.engine.stage import Batched, Chunk, Result, Source, Step
 from pipeline.engine.timer import Timer
 from pipeline.sources.fetch import file_digest
 from pipeline.sources.readers import Readers
+from pipeline.steps.model import open_model
 from pipeline.steps.plan import planned_pts, read_plan
 from pipeline.steps.sheet import sheet_moments, write_strip
 from pipeline.store.columns import array_from_column, residuals_from_table
@@ -99,7 +99,7 @@ class Render(Step):
     def open(self) -> Batched:
         # Frames that are encoded again are converted exactly: the fast conversion darkens by about one level each way.
         store, readers = Store.open(self.store), Readers(self.backend, "exact")
-        bundle = open_bundle(self.model)
+        bundle = open_model(self.model, store)
         model, framing = bundle.load("generate"), bundle.framing
         session = Session(model, device=resolve_device(self.device), precision=self.precision, batch_size=self.batch_size)
 
@@ -133,7 +133,8 @@ class Render(Step):
             seconds: list[dict[str, float]] = [one.timer.seconds for one in loaded]
             for name, spent in timer.seconds.items():
                 seconds[0][name] += spent
-            return [replace(result, seconds=each) for result, each in zip(results, seconds, strict=True)]
+            devices = (session.device.type,)
+            return [replace(result, seconds=each, devices=devices) for result, each in zip(results, seconds, strict=True)]
 
         return Batched(load, finish)
 

@@ -5,15 +5,16 @@ A model whose crop needs no face needs no detector either: then only the shots' 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import platform
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import Any, ClassVar, final
 
 import numpy as np
 
 from ops.device import Device
 from ops.face.appearance import describe
-from ops.face.detect import DetectorSettings, Face, build_detector, resolve_detector_device
+from ops.face.detect import Detector, DetectorError, DetectorFactory, DetectorSettings, Face
 from ops.face.framing import Crop
 from ops.face.shots import shot_scores
 from ops.video.decode import Backend
@@ -28,15 +29,28 @@ from pipeline.store.tables import Store, range_part
 @final
 @dataclass(frozen=True)
 class Scan(Step):
+    VERSION: ClassVar[int] = 2  # 2: rows say what a face looks like.
+
     store: str
-    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    detector: DetectorFactory = field(default_factory=DetectorSettings)
     backend: Backend = "auto"
     device: Device = "auto"
     crop: Crop = "ffhq"
+    decided_by: Mapping[str, Any] | None = None
+    """`DetectorFactory.decides` as the driver found it, to compare with what is on this node; None: nobody asks."""
 
     def open(self) -> Callable[[Chunk], Result]:
         store, readers = Store.open(self.store), Readers(self.backend)
-        detector = build_detector(self.detector, resolve_detector_device(self.device)) if self.crop == "ffhq" else None
+        detector: Detector | None = None
+        devices: tuple[str, ...] = ()
+        if self.crop == "ffhq":
+            if self.decided_by is not None and dict(self.decided_by) != self.detector.decides():
+                raise DetectorError(
+                    f"the detector's networks on {platform.node()} are not those that the run began with; put the same files "
+                    "on every node"
+                )
+            detector = self.detector.build(self.device)
+            devices = (detector.device_kind,)
 
         def scan(chunk: Chunk) -> Result:
             timer = Timer()
@@ -78,6 +92,6 @@ class Scan(Step):
                         [face.appearance for _, _, face in faces],
                     )
                     files.append(store.write_part("faces", source_id, part, rows))
-            return Result({"frames": len(pts), "detections": len(faces)}, timer.seconds, files=tuple(files))
+            return Result({"frames": len(pts), "detections": len(faces)}, timer.seconds, files=tuple(files), devices=devices)
 
         return scan

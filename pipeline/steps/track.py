@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import pyarrow as pa
@@ -22,15 +22,12 @@ from pipeline.store.deleted import Deleted, deleted_of
 from pipeline.store.tables import Store, Written, range_part
 from schemas import Failure
 
-NEVER_ACTS = "never_acts"
-"""The reason of an entry of a recipe whose span no face is seen in: people are told, and nothing is lost."""
-PASSED_THROUGH = frozenset({"no_face", "track_dropped", NEVER_ACTS})
-"""Reasons of `failures` rows that say why pixels were left alone, and not that something went wrong."""
-
 
 @final
 @dataclass(frozen=True)
 class TrackFaces(Step):
+    VERSION: ClassVar[int] = 2  # 2: looks tell people apart who meet.
+
     store: str
     settings: TrackSettings = field(default_factory=TrackSettings)
     framing: Framing | None = None

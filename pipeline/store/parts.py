@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import schemas
-from pipeline.store.places import Hashing, Place, writing
+from pipeline.store.places import Hashing, Place, digest_of, size_of, tail_digest_of, writing
 
 KEY_COLUMNS = ("source_id", "track_id", "pts")
 _RANGE = re.compile(r"(?:part|joined)-(\d+)-(\d+)")
@@ -209,3 +209,15 @@ def read_rows(part: Part, columns: list[str], schema: pa.Schema) -> pa.Table:
         return conformed(rows, pa.schema([schema.field(name) for name in columns]), where=str(part.path))
     except StoreError as error:
         raise StoreError(f"{error}; the part was not written for this store") from error
+
+
+def as_written(path: Place, file: Written) -> bool:
+    """Whether what was recorded of a file is true of what is there.
+
+    Of a part its length and its end are looked at: its pages have checksums, which every read verifies. Other files are read.
+    """
+    if size_of(path) != file.size_bytes:
+        return False
+    if file.tail_sha256:
+        return tail_digest_of(path, file.size_bytes) == file.tail_sha256
+    return not file.sha256 or digest_of(path) == file.sha256

@@ -9,8 +9,6 @@ server of one's own.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import hashlib
 import io
 import os
@@ -27,7 +25,7 @@ from typing import IO, Any, TypeAlias, final
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 
-from ops.files.atomic import PUBLISHING, beginning
+from ops.files.atomic import PUBLISHING, beginning, sync_folder
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 GOOGLE = ("gs", "gcs")
@@ -230,20 +228,6 @@ def replaced(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` survive a power cut, where the system can open folders at all."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass  # some network file systems refuse; their rename is as durable as they make it
-    finally:
-        os.close(descriptor)
-
-
 def write_text(path: Place, text: str) -> None:
     with writing(path) as file:
         file.write(text.encode("utf-8"))
@@ -335,31 +319,6 @@ def move(path: Place, to: Place) -> None:
     assert isinstance(path, Path) and isinstance(to, Path)
     to.parent.mkdir(parents=True, exist_ok=True)
     os.replace(path, to)
-
-
-def exchange(one: Path, other: Path) -> bool:
-    """Let two folders of one disk trade places in one step; False where the system cannot do that, and nothing has happened.
-
-    Linux can, on its own file systems; other systems and most network file systems cannot.
-    """
-    code = rename_exchange(one, other)
-    if code == 0:
-        sync_folder(one.parent)
-        sync_folder(other.parent)
-        return True
-    if code in (errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.ENOTSUP):
-        return False
-    raise OSError(code, os.strerror(code), str(one))
-
-
-def rename_exchange(one: Path, other: Path) -> int:
-    """`renameat2(…, RENAME_EXCHANGE)`, which Python does not offer; => 0 or an error's number."""
-    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if call is None:
-        return errno.ENOSYS
-    here, both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    failed = call(here, os.fsencode(one), here, os.fsencode(other), both) != 0
-    return ctypes.get_errno() if failed else 0
 
 
 def remove(path: Place) -> None:

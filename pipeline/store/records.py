@@ -67,3 +67,9 @@ def read_record(path: Place, *, unchecked: Collection[str] = ()) -> dict[str, An
 def _check(content: Mapping[str, Any]) -> str:
     text = json.dumps(dict(content), sort_keys=True, allow_nan=False, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest(*values: Any) -> str:
+    """32 hex digits of the SHA-256 of JSON values."""
+    text = json.dumps(values, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

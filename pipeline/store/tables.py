@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
+from ops.files.atomic import sync_folder
 from pipeline.store import journal
 from pipeline.store.dataset_card import dataset_card
 from pipeline.store.parts import (
@@ -60,7 +61,6 @@ from pipeline.store.places import (
     remove,
     remove_tree,
     size_of,
-    sync_folder,
     tail_digest_of,
     write_text,
 )

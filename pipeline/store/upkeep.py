@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.engine.ledger import Ledger, as_written, digest
+from ops.files.atomic import exchange, sync_folder
 from pipeline.store import journal
 from pipeline.store.columns import array_from_column
 from pipeline.store.deleted import deleted_from, deleted_of, detections, remember
@@ -26,6 +26,7 @@ from pipeline.store.parts import (
     Part,
     StoreError,
     Written,
+    as_written,
     conformed,
     range_of,
     range_part,
@@ -37,7 +38,6 @@ from pipeline.store.parts import (
 from pipeline.store.places import (
     Place,
     Remote,
-    exchange,
     exists,
     folders,
     joined,
@@ -47,25 +47,14 @@ from pipeline.store.places import (
     remove,
     remove_tree,
     replaced,
-    sync_folder,
     writing,
 )
+from pipeline.store.records import digest
 from pipeline.store.tables import Store
 
 JOINED_BYTES = 64 << 20
 """A render reads whole parts, so they stay small enough to be read for one chunk."""
 JOINED_TABLES = ("frames", "faces", "tracks", "latents", "residuals")
-
-
-def put_aside(store: Store, source_id: str) -> list[str]:
-    """Take damaged files of a source away, so that the next invert or edit makes them again; => what was wrong."""
-    damaged, ledger = store.verify(source_id), Ledger(store)
-    for name in damaged:
-        kind, stage, _ = name.split("/")
-        if kind == "manifests" and stage.startswith("render-"):  # what it vouched for is there, and stays that command's own
-            ledger.begin(stage, source_id)
-        store.put_aside(name)
-    return list(damaged.values())
 
 
 # --------------------------------------------------------------------------------------- what is finished once it is begun

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from ops.checkpoints.bundle import Bundle
-from pipeline.steps import scan
 from tests import tiny
 
 
@@ -60,7 +59,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def styleres(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> Styleres:
     """Runs `styleres …`; jobs that take a model get the tiny one, and CPU time is not spent on presets."""
-    monkeypatch.setattr(scan, "build_detector", lambda settings, device: tiny.MarkDetector())
+    tiny.command_finds_marks(monkeypatch)
 
     def run(job: str, *arguments: object) -> Ran:
         words = [job, *map(str, arguments)]

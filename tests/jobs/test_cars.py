@@ -16,7 +16,6 @@ from ops.inversion.presets import cars512, preset
 from ops.inversion.styleres import StyleRes
 from ops.video.decode import FrameReader
 from ops.video.probe import probe
-from pipeline.steps import scan
 from tests import tiny
 
 
@@ -24,10 +23,7 @@ from tests import tiny
 def test_a_car_is_edited_from_end_to_end(
     tmp_path: Path, shared_videos: Path, monkeypatch: pytest.MonkeyPatch, crop: Crop
 ) -> None:
-    def refused(*arguments: object) -> None:
-        raise AssertionError("a detector was built")
-
-    monkeypatch.setattr(scan, "build_detector", refused)
+    tiny.refuse_detectors(monkeypatch)
     clip = tiny.cut_of(shared_videos / "noface_car_3s.mp4", tmp_path / "car.mp4", 25)
     bundle = tiny.tiny_bundle(tmp_path / "bundle", crop=crop, content=(24, 32))
     words = ["edit", str(clip), "--edit", "warm=3", "--out", str(tmp_path / "out.mkv"), "--codec", "ffv1"]

@@ -16,6 +16,7 @@ import jobs.doctor
 from jobs.cli import app
 from ops.checkpoints.bundle import Bundle
 from pipeline.on_ray import cluster
+from tests import needs
 from tests.jobs.conftest import Styleres, tree
 
 
@@ -71,7 +72,7 @@ def test_a_cluster_that_does_not_answer_is_one_line_within_a_limit(
     monkeypatch: pytest.MonkeyPatch, styleres: Styleres, clip: Path, tmp_path: Path
 ) -> None:
     """Nobody listens; or somebody does who never answers. A job says the same before it touches anything."""
-    pytest.importorskip("ray")
+    needs.package("ray")
     code, checks = doctor("--ray-address", "no address")
     assert code == 1 and "cannot be joined: Invalid address format" in checks["cluster"]["found"]
     monkeypatch.setattr(cluster, "ANSWER_SECONDS", 2.0)

@@ -19,14 +19,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from jobs import evaluate_video
 from jobs.cli import app
 from jobs.common import evaluate_report
 from ops.checkpoints.bundle import open_bundle
 from ops.data.faces import split_of
 from ops.metrics.attributes import JUDGED, AttributeClassifier, load_judge, logits, save_judge
 from ops.networks.lpips_alex import LpipsAlex
-from tests import tiny
+from tests import needs, tiny
 from tests.jobs.conftest import Styleres
 from tests.ops.video.media import make_video
 
@@ -44,7 +43,7 @@ Evaluate = Callable[..., Evaluated]
 @pytest.fixture
 def evaluate(monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     """Runs `styleres evaluate …` on a wide terminal, with the stub detector."""
-    monkeypatch.setattr(evaluate_video, "build_detector", lambda settings: tiny.MarkDetector())
+    tiny.command_finds_marks(monkeypatch)
 
     def run(*arguments: object) -> Evaluated:
         result = CliRunner().invoke(app, ["evaluate", *map(str, arguments)], env={"COLUMNS": "200"})
@@ -278,7 +277,7 @@ def test_models_stand_side_by_side(
 
 
 def test_plots_are_drawn(evaluate: Evaluate, models: list[Path], face_file: Path, judge_file: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    needs.package("matplotlib")
     out = tmp_path / "out"
     arguments = ("--data", face_file, "--faces", 16, "--judge", judge_file, "--metrics", "ssim", "--out", out)
     assert evaluate(*arguments, "--model", models[0], "--edit", "warm=2:smiling").code == 0

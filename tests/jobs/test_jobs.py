@@ -17,7 +17,6 @@ from ops.checkpoints.bundle import Bundle
 from ops.video.decode import FrameReader
 from ops.video.probe import probe
 from pipeline.engine.ledger import Ledger
-from pipeline.steps import scan
 from pipeline.store.tables import Store
 from tests import tiny
 from tests.jobs.conftest import Styleres, tree
@@ -51,6 +50,16 @@ def test_edit_writes_the_video_a_sheet_and_a_store_and_counts(tmp_path: Path, st
     assert Store.open(store).is_complete(Store.open(store).stored_source_ids()[0])
 
 
+def test_the_last_status_of_a_finished_run_says_what_was_done_and_no_zeros(
+    tmp_path: Path, styleres: Styleres, clip: Path
+) -> None:
+    ran = styleres("edit", clip, "--edit", "warm=1", "--out", tmp_path / "out.mp4")
+    status = [line for line in ran.lines if line["event"] == "status"][-1]
+    assert list(status["steps"]) == ["scan", "track", "invert", "plan", "render", "finalize"]
+    for name, counts in status["steps"].items():
+        assert set(counts) == {"done", "frames_per_second"} and counts["done"] >= 1, name
+
+
 def test_without_a_store_nothing_else_is_left(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
     assert styleres("edit", clip, "--edit", "warm=1", "--out", tmp_path / "o", "--no-contact-sheet").code == 0
     assert [p.name for p in (tmp_path / "o").rglob("*")] == ["marked.edited.mp4"]
@@ -69,10 +78,7 @@ def test_a_second_edit_does_not_invert_again(
 
     before = inverted()
 
-    def refused(*arguments: object) -> None:
-        raise AssertionError("scanned again")
-
-    monkeypatch.setattr(scan, "build_detector", refused)
+    tiny.refuse_detectors(monkeypatch, "scanned again")
     second = styleres("edit", clip, "--edit", "cold=1", "--out", tmp_path / "b.mp4", "--store", store)
     third = styleres("render", "--store", store, "--edit", "cold=1", "--out", tmp_path / "c.mp4")
     assert (first.code, second.code, third.code) == (0, 0, 0)
@@ -121,7 +127,7 @@ def test_an_edit_that_was_killed_after_its_file_was_written_is_finished_by_the_s
     with pytest.raises(RuntimeError, match="killed"):
         styleres(*arguments)
     monkeypatch.undo()
-    monkeypatch.setattr(scan, "build_detector", lambda settings, device: tiny.MarkDetector())
+    tiny.command_finds_marks(monkeypatch)
     assert (tmp_path / "out.mp4").exists(), "the premise"
     assert styleres("edit", clip, "--edit", "warm=2", *arguments[4:]).code == 2
     again = styleres(*arguments)
@@ -315,6 +321,24 @@ def test_a_disk_that_is_full_before_anything_is_a_sentence(
     assert code == 1 and "No space left on device; the disk or quota is full" in error
     monkeypatch.undo()
     assert Store.open(store).read("latents").num_rows == 40 and not (store / ".lock").exists()
+
+
+def test_what_was_said_against_an_input_goes_when_it_is_admitted(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
+    """Unreadable, refused, and at last done: the table says what is true now, and of the input that it is true of."""
+    store, late, copy = tmp_path / "store", tmp_path / "late.mp4", tmp_path / "copy.mp4"
+    copy.write_bytes(clip.read_bytes())
+    invert = ("invert", clip, copy, late, "--store", store)
+    said = {("media_error", str(late)), ("duplicate", str(copy))}
+
+    def rows() -> set[tuple[str, str]]:
+        return {(row["reason"], row["uri"]) for row in Store.open(store).failures().to_pylist()}
+
+    assert styleres(*invert).code == 1 and rows() == said
+    assert styleres(*invert).code == 1 and rows() == said, "once each"
+    tiny.marked_clip(late, 9)
+    assert styleres("invert", late, "--store", store).code == 0
+    assert rows() == {("duplicate", str(copy))}, "that a name was given twice is still true"
+    assert styleres("invert", copy, "--store", store).code == 0 and rows() == set(), "it was finished before"
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
@@ -535,6 +559,15 @@ def test_render_takes_what_is_named_and_says_what_is_gone(tmp_path: Path, styler
     tiny.marked_clip(mine, 9)
     ran = styleres(*render, "--out", tmp_path / "c")
     assert ran.code == 1 and {line["reason"] for line in ran.lost} == {"media_error", "changed"}
+    kept = Store.open(store).failures().to_pylist()
+    assert {(row["stage"], row["reason"], row["uri"]) for row in kept} == {
+        ("probe", "media_error", str(gone)),
+        ("probe", "changed", str(mine)),
+    }, "what a render loses is a row, though nothing of it could be rendered"
+    mine.write_bytes(clip.read_bytes())
+    gone.write_bytes(other.read_bytes())
+    assert styleres(*render, "--out", tmp_path / "e").code == 0
+    assert Store.open(store).failures().num_rows == 0, "they are what they were again, and nothing is said against them"
     assert styleres("render", "--store", tmp_path / "none", "--edit", "warm=1", "--out", tmp_path / "d").code == 2
 
 
@@ -553,7 +586,8 @@ def test_images_are_sources_of_one_frame(tmp_path: Path, styleres: Styleres) -> 
     moved = np.abs(made.astype(int) - frame).max(axis=2)
     assert moved[:, :70].max() > 30 and moved[:, 90:].max() > 30 and moved[:, 78:82].max() == 0
     assert np.array_equal(np.asarray(Image.open(tmp_path / "o" / "nobody.edited.png")), frame[:, :30])
-    assert Image.open(tmp_path / "o" / "b.edited.jpg").format == "JPEG"
+    with Image.open(tmp_path / "o" / "b.edited.jpg") as jpeg:
+        assert jpeg.format == "JPEG"
     one = styleres("render", "--store", tmp_path / "s", "--edit", "cold=1", "--only", "a.png", "--out", tmp_path / "one.png")
     assert one.code == 0 and (tmp_path / "one.png").exists()
     wrong = styleres("render", "--store", tmp_path / "s", "--edit", "cold=1", "--only", "a.png", "--out", tmp_path / "x.mp4")
@@ -610,7 +644,7 @@ def test_inspect_lists_edits_and_what_others_lack(
 
 def test_on_a_terminal_there_are_bars_and_one_last_line(tmp_path: Path, clip: Path, bundle: Bundle) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "build_detector", lambda settings, device: tiny.MarkDetector())
+        tiny.command_finds_marks(patch)
         words = ["edit", str(clip), "--edit", "warm=1@track=0+9", "--out", str(tmp_path / "o.mp4"), "--progress", "bars"]
         result = CliRunner().invoke(app, [*words, "--model", str(bundle.path), "--preset", "ultrafast"])
     assert result.exit_code == 1

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from pipeline.store.tables import Store
-from tests import tiny
+from tests import needs, tiny
 from tests.ops.video.media import make_video, moving_frames
 
-pytest.importorskip("ray")
+needs.package("ray")
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 RUN_SECONDS, END_SECONDS = 420, 60

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from ops.video.probe import probe
-from tests import tiny
+from tests import needs, tiny
 
-pytest.importorskip("ray")
+needs.package("ray")
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS, JOB_SECONDS = 180, 420

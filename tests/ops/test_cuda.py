@@ -15,7 +15,7 @@ from ops.inversion.styleres import StyleRes
 from ops.training.residual import ResidualSettings, draw_edits
 from tests.small_model import SMALL
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+pytestmark = pytest.mark.needs("cuda")
 
 
 @pytest.fixture(autouse=True)

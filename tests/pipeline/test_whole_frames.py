@@ -16,7 +16,6 @@ from ops.files.errors import CheckpointError
 from ops.inversion.session import Session
 from ops.video.decode import FrameReader
 from pipeline.engine.stage import Source
-from pipeline.steps import scan
 from pipeline.store.columns import array_from_column, residuals_from_table, wplus_from_table
 from tests import tiny
 from tests.ops.video.media import decode_all, make_video, moving_frames
@@ -26,10 +25,7 @@ CONTENT = (24, 32)
 
 @pytest.fixture(autouse=True)
 def no_detector(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*arguments: object) -> None:
-        raise AssertionError("a detector was built")
-
-    monkeypatch.setattr(scan, "build_detector", refused)
+    tiny.refuse_detectors(monkeypatch)
 
 
 @pytest.fixture(scope="module")

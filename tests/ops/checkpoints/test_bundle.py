@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -15,6 +17,7 @@ from ops.files.errors import CheckpointError
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.residual import ResidualConfig
 from ops.inversion.styleres import StyleRes, StyleResConfig
+from tests import tiny
 from tests.small_model import SMALL
 
 MEGABYTE = 1e6
@@ -132,3 +135,28 @@ def test_the_embedded_model_is_small_and_says_what_it_is() -> None:
         assert word in card, f"the model card does not speak of {word}"
     names = {entry.name for entry in bundle.edits}
     assert {"smile", "age", "gender", "eyeglasses", "pose", "hair_colour", "bangs", "ganspace_0"} <= names
+
+
+@pytest.mark.parametrize("dies_at", [1, 2])
+def test_a_bundle_that_is_written_over_another_is_the_old_one_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
+) -> None:
+    """Killed between two files it was a config of one model with weights of another: a third digest that nobody made."""
+    old = tiny.tiny_bundle(tmp_path / "bundle")
+    (old.path / "notes.txt").write_text("mine", "utf-8")
+    before, digest = {file.name: file.read_bytes() for file in old.path.iterdir()}, old.digest
+    save, left = safetensors.torch.save_file, [dies_at]
+
+    def dies(*arguments: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        save(*arguments)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", dies)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.tiny_bundle(old.path, seed=1)
+    assert {file.name: file.read_bytes() for file in old.path.iterdir()} == before and list(tmp_path.iterdir()) == [old.path]
+    monkeypatch.setattr(safetensors.torch, "save_file", save)
+    new = tiny.tiny_bundle(old.path, seed=1)
+    assert new.digest != digest and (old.path / "notes.txt").read_text("utf-8") == "mine"

@@ -27,7 +27,6 @@ from ops.inversion.sfe import Sfe
 from ops.inversion.styleres import StyleRes, StyleResConfig
 from ops.inversion.wplus import E4e, Psp, Restyle
 from ops.spaces import crops_from_images
-from tests.conftest import SHARED
 from tests.golden import (
     SALT,
     Baseline,
@@ -40,6 +39,7 @@ from tests.golden import (
     input_image,
     synthetic_weights,
 )
+from tests.needs import SHARED
 
 GOLDEN = SHARED / "golden"
 ROOT = Path(__file__).resolve().parents[3]
@@ -47,7 +47,7 @@ PEAK_BYTES = 4e9
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN}: they are not in the repository"),
+    pytest.mark.needs("shared"),
 ]
 
 

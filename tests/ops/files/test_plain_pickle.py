@@ -144,7 +144,9 @@ def test_a_persistent_pickle_whose_storage_is_hostile_runs_nothing(tmp_path: Pat
 def test_tensors_stay_inside_their_storage(tmp_path: Path) -> None:
     path = tmp_path / "n.pkl"
     for offset, size, stride in ((0, (9,), (1,)), (7, (2,), (1,)), (0, (2, 2), (1, 9)), (-1, (1,), (1,)), (0, (3,), (-1,))):
-        tensor = Calls(torch._utils._rebuild_tensor_v2, torch.arange(8.0).storage(), offset, size, stride, False, OrderedDict())  # type: ignore[attr-defined]
+        tensor = Calls(
+            torch._utils._rebuild_tensor_v2, torch.arange(8.0)._typed_storage(), offset, size, stride, False, OrderedDict()
+        )  # type: ignore[attr-defined]
         path.write_bytes(pickle.dumps({"G_ema": tensor}))
         with pytest.raises(CheckpointError, match="pickle that asks for more than data"):
             load_pickle(path)

@@ -27,14 +27,14 @@ from ops.inversion.inverter import Inversion, offset_styles
 from ops.inversion.styleres import StyleRes, StyleResConfig
 from ops.spaces import crops_from_images
 from ops.training.losses import affine_reversal, edit_offset, simulated_edit
-from tests.conftest import SHARED
 from tests.golden import Golden, draw, input_image, synthetic_weights
+from tests.needs import SHARED
 from tests.ops.editing import official
 
 GOLDEN = SHARED / "golden"
 PEAK_BYTES = 4e9
 
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN}: they are not in the repository")
+needs_golden = pytest.mark.needs("shared")
 
 
 def official_model() -> StyleRes:

@@ -24,7 +24,6 @@ from ops.inversion.inverter import Inverter, bilinear, pooled
 from ops.inversion.methods import build_inverter
 from ops.inversion.sfe import Detail, Sfe, SfeConfig
 from ops.inversion.wplus import Psp, Restyle, RestyleConfig, WplusConfig
-from tests.conftest import SHARED
 from tests.golden import Baseline, baseline_section, decoder, e4e_encoder, edit_offset, input_image, peak_below, resident_bytes
 
 PEAK_BYTES = 4e9
@@ -32,7 +31,7 @@ GENERATOR = StyleGAN2Config(conv_clamp=None)
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (SHARED / "golden").is_dir(), reason=f"no golden vectors at {SHARED / 'golden'}"),
+    pytest.mark.needs("shared"),
 ]
 
 

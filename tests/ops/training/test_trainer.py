@@ -243,3 +243,17 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
         train(Toy(), FACES, LOOP, tmp_path, worker=Worker(rank=0, world=3))
     with pytest.raises(TrainingError, match="at least one batch of 4 faces, got 3"):
         train(Toy(), FACES[:3], LOOP, tmp_path)
+
+
+def test_training_on_cuda_computes_float32_in_float32(tmp_path: Path) -> None:
+    """Convolutions of float32 run in TF32 unless a process says otherwise; training said nothing. Needs no GPU to see."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, cudnn.deterministic
+    cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, cudnn.deterministic = True, True, True, False
+    try:
+        on_cuda = Worker(rank=0, world=3, device=torch.device("cuda"))
+        with pytest.raises(TrainingError, match="does not divide"):  # nothing of the GPU is touched before this
+            train(Toy(), FACES, LOOP, tmp_path, worker=on_cuda)
+        assert not cudnn.allow_tf32 and not matmul.allow_tf32 and not cudnn.benchmark and cudnn.deterministic
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, cudnn.deterministic = before

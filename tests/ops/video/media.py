@@ -12,11 +12,11 @@ from typing import Self
 
 import av
 import numpy as np
-import pytest
 from av.audio.frame import AudioFrame
 from av.video.frame import VideoFrame
 
-from tests.conftest import SHARED
+from tests import needs
+from tests.needs import SHARED
 
 VIDEOS = SHARED / "videos"
 
@@ -42,11 +42,8 @@ CLIPS = [
 
 
 def clip(name: str) -> Path:
-    """The path of a shared clip; skips the test where it is absent."""
-    path = VIDEOS / name
-    if not path.is_file():
-        pytest.skip(f"no clip {path}: the shared material is not in the repository")
-    return path
+    """The path of a shared clip; without it the test is skipped, or fails where the material is required."""
+    return needs.shared(f"videos/{name}")
 
 
 def moving_frames(n: int, width: int, height: int, seed: int = 0) -> list[np.ndarray]:

@@ -27,8 +27,7 @@ from pipeline.store.columns import frames_table
 from pipeline.store.lock import held
 from pipeline.store.parts import DamagedPart, Written
 from pipeline.store.tables import Store, range_part
-from pipeline.store.upkeep import put_aside
-from schemas import Failure
+from schemas import Failure, source_id_of_unreadable
 from tests.pipeline.store.test_tables import INFO
 
 DONE: Counter[str] = Counter()
@@ -218,6 +217,25 @@ def test_a_worker_of_a_run_that_was_given_up_writes_nothing(store: Store, when: 
     assert not list((store.root / "ledger").rglob("*.json"))
 
 
+def test_a_refusal_is_a_row_until_the_source_is_admitted(store: Store) -> None:
+    source, other = made(1, 12), made(2, 6)
+
+    def no(source: Source) -> Failure | None:
+        return Failure(source.source_id, source.info.uri, "probe", "not_now", "try again") if source is not other else None
+
+    first = ran(Course(stages(store), [source, other], Ledger(store), admit=no))
+    assert first.summary.sources_failed == 1 and store.failures()["reason"].to_pylist() == ["not_now"]
+    again = ran(Course(stages(store), [source, other], Ledger(store)))
+    assert again.summary.sources_done == 2 and store.failures().num_rows == 0
+    # One that could not even become a source stands among them, is counted, and is a row until it can be read.
+    unread = Failure(source_id_of_unreadable("/clips/3.mp4"), "/clips/3.mp4", "probe", "media_error", "no such file")
+    third = ran(Course(stages(store), [unread, source], Ledger(store)))
+    assert (third.summary.sources_failed, third.summary.sources_skipped, third.summary.lost_count) == (1, 1, 1)
+    assert store.failures()["uri"].to_pylist() == ["/clips/3.mp4"]
+    assert ran(Course(stages(store), [made(3, 6)], Ledger(store))).summary.sources_done == 1
+    assert store.failures().num_rows == 0
+
+
 def test_a_lost_item_is_tried_again_by_the_next_run_and_nothing_else_is(store: Store) -> None:
     source = made(1, 12)
 
@@ -287,7 +305,7 @@ def test_a_damaged_part_is_done_again_and_only_that(store: Store, damage: str) -
             path.unlink()
         case "flip":
             path.write_bytes(good[:50] + bytes([good[50] ^ 1]) + good[51:])
-            assert len(put_aside(store, source.source_id)) == 1 and not path.exists()
+            assert len(Ledger(store).put_damaged_aside(source.source_id)) == 1 and not path.exists()
     (store.root / "manifests" / "render-x" / f"{source.source_id}.json").unlink()
     DONE.clear()
     ran(Course(stages(store), [source], Ledger(store)))

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
+from tests import needs, tiny
 from tests.ops.video.media import make_video, moving_frames
 
-pytest.importorskip("ray")
+needs.package("ray")
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[3]
 RUN_SECONDS = 420

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from pipeline.engine.stage import Stage
+from tests import needs
 from tests.pipeline.engine.test_course import Write
 
-pytest.importorskip("ray")
+needs.package("ray")
 
 
 def stage(name: str, cpus: float, gpus: float) -> Stage:

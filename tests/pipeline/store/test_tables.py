@@ -21,6 +21,7 @@ from pipeline.store import columns
 from pipeline.store.places import TAIL_BYTES, tail_digest_of
 from pipeline.store.records import read_record, write_record
 from pipeline.store.tables import DamagedPart, Store, StoreError, StoreInfo, range_part
+from tests import needs
 
 L, D = 4, 6
 RESIDUAL = (3, 4, 5)
@@ -616,7 +617,7 @@ def test_parts_are_laid_out_for_streaming(store: Store) -> None:
 
 
 def test_pandas_reads_the_shapes(store: Store) -> None:
-    pandas = pytest.importorskip("pandas")
+    pandas = needs.package("pandas")
     pts = write_source(store)
     frame = pandas.read_parquet(store.root / "latents").sort_values(["track_id", "pts"])
     np.testing.assert_array_equal(np.stack(frame["wplus"].iloc[0]), codes(pts[:1], 0)[0])
@@ -628,7 +629,7 @@ def test_pandas_reads_the_shapes(store: Store) -> None:
 
 
 def test_polars_reads_the_shapes(store: Store) -> None:
-    polars = pytest.importorskip("polars")
+    polars = needs.package("polars")
     pts = write_source(store)
     frame = polars.read_parquet(f"{store.root}/latents/**/*.parquet").sort("track_id", "pts")
     assert frame.schema["wplus"] == polars.Array(polars.Float32, (L, D))
@@ -636,7 +637,7 @@ def test_polars_reads_the_shapes(store: Store) -> None:
 
 
 def test_duckdb_reads_the_shapes_and_joins(store: Store) -> None:
-    duckdb = pytest.importorskip("duckdb")
+    duckdb = needs.package("duckdb")
     pts = write_source(store)
     joined = duckdb.sql(
         f"""select tracks.pts, len(wplus), len(wplus[1]), wplus[2][3], octet_length(residual), len(quad)
@@ -674,7 +675,7 @@ def test_hugging_face_datasets_reads_every_table(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    datasets = pytest.importorskip("datasets")
+    datasets = needs.package("datasets")
     store = Store.create(tmp_path / "store", replace(INFO, residual_codec=codec))
     pts = write_source(store)
     applied = columns.edits_table(SOURCE, 0, pts, "r", ["smile"], np.ones((12, 1)), np.ones((12, 1)))

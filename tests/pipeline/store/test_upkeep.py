@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from jobs.common.prepare import open_settled
 from ops.checkpoints.bundle import Bundle
-from ops.face.detect import DetectorSettings
 from ops.face.track import TrackSettings
 from pipeline import flow
 from pipeline.engine.course import silent
@@ -163,7 +163,7 @@ def without_a_word(*words: object) -> dict[str, Any]:
 
 
 @pytest.fixture
-def two_people(tmp_path: Path, bundle: Bundle, marks: None) -> tuple[Source, Store]:
+def two_people(tmp_path: Path, bundle: Bundle) -> tuple[Source, Store]:
     """20 frames, two people, both edited; of another edit the plan and a segment, because its run was killed."""
     source = tiny.source_of(tiny.marked_clip(tmp_path / "marked.mp4", 20))
     store, _ = tiny.inverted(tmp_path / "store", [source], bundle, chunk_frames=8)
@@ -229,16 +229,16 @@ def test_a_deleted_person_is_not_found_again_whatever_is_made_again(
     assert shown(Path(str(store.root))) == set()
     with pytest.raises(StoreError, match=r"no track 0, and it was deleted before; it has \[1\]"):
         upkeep.delete_track(store, source.source_id, 0)
-    settings = flow.InvertSettings()
+    settings = tiny.INVERTING
     match way:
         case "manifest":
             (Path(str(store.root)) / "manifests" / "invert" / f"{source.source_id}.json").write_text("{")
         case "all tables":
             store.delete_source(source.source_id)
         case "other settings":
-            settings = flow.InvertSettings(detector=DetectorSettings(min_score=0.3))
+            settings = replace(settings, detector=tiny.MarkFactory(0.3))
         case "other tracks":
-            settings = flow.InvertSettings(tracking=TrackSettings(max_gap_seconds=0.3))
+            settings = replace(settings, tracking=TrackSettings(max_gap_seconds=0.3))
         case table:
             store.parts(table, source.source_id)[0].path.unlink()  # type: ignore[union-attr]
     compute = flow.Compute("cpu", "fp32", 4, 8)
@@ -251,7 +251,7 @@ def test_a_deleted_person_is_not_found_again_whatever_is_made_again(
         assert again.read(name).equals(rows), name
 
 
-def test_a_shot_that_was_deleted_from_a_model_of_whole_frames_is_not_found_again(tmp_path: Path, marks: None) -> None:
+def test_a_shot_that_was_deleted_from_a_model_of_whole_frames_is_not_found_again(tmp_path: Path) -> None:
     bundle = tiny.tiny_bundle(tmp_path / "bundle", crop="centre", content=(24, 32))
     frames = [*tiny.marked_frames(10, people=0), *(255 - frame for frame in tiny.marked_frames(10, people=0))]
     source = tiny.source_of(make_video(tmp_path / "cut.mp4", frames, options={"preset": "ultrafast", "crf": "8"}))

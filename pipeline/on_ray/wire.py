@@ -1,0 +1,81 @@
+"""Items on their way to a worker: small whatever their source is.
+
+A source knows the pts of every frame: 0.7 MB for an hour of video, whose thousands of items would each carry them, so that the
+traffic grew with the square of the length. Here an item is its source's id, a range and a key. The source itself is put down
+once (Ray's object store holds it, and each node fetches it once), and a worker keeps those that it met last.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, Final, final
+
+from pipeline.engine.stage import Chunk, Source
+
+INLINE_FRAMES: Final = 64
+"""A source of so few frames (a picture, above all) travels with its item: looking it up would cost more."""
+MOST_KEPT: Final = 128
+"""Sources that a worker keeps."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """A `Chunk` without its source."""
+
+    source_id: str
+    source: Any
+    """The source itself where it is small; else what `put` gave for it."""
+    start: int
+    stop: int
+    key: str
+
+
+@final
+class Sender:
+    """put: a source => something small that the receiver's `get` turns back into it."""
+
+    def __init__(self, put: Callable[[Source], Any]) -> None:
+        self._put = put
+        self._there: dict[str, Any] = {}
+
+    def sent(self, item: Chunk) -> Sent:
+        source = item.source
+        if source.info.n_frames <= INLINE_FRAMES:
+            return Sent(source.source_id, source, item.start, item.stop, item.key)
+        if source.source_id not in self._there:
+            self._there[source.source_id] = self._put(source)
+        return Sent(source.source_id, self._there[source.source_id], item.start, item.stop, item.key)
+
+    def forget(self, source_id: str) -> None:
+        """No more items of it will come."""
+        self._there.pop(source_id, None)
+
+
+@final
+class Receiver:
+    """The other end, in a worker; for several threads."""
+
+    def __init__(self, get: Callable[[Any], Source]) -> None:
+        self._get = get
+        self._kept: OrderedDict[str, tuple[Any, Source]] = OrderedDict()
+        self._lock = Lock()
+
+    def item(self, sent: Sent) -> Chunk:
+        return Chunk(self._source(sent), sent.start, sent.stop, sent.key)
+
+    def _source(self, sent: Sent) -> Source:
+        if isinstance(sent.source, Source):
+            return sent.source
+        with self._lock:
+            kept = self._kept.get(sent.source_id)
+            # Put down anew: probed again, and perhaps at another place now.
+            if kept is None or kept[0] != sent.source:
+                kept = sent.source, self._get(sent.source)
+            self._kept[sent.source_id] = kept
+            self._kept.move_to_end(sent.source_id)
+            if len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+            return kept[1]
