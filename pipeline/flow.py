@@ -206,6 +206,7 @@ def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, comput
             decides={"outputs": asdict(outputs), "metadata": metadata},
             # One manifest for each way to render, so that a second recipe does not forget the first.
             seals=f"render-{digest(planned, rendered, asdict(outputs))[:16]}",
+            by_name=True,
             vital=True,
             counted=("outputs",),
         ),

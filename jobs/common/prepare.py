@@ -257,6 +257,19 @@ def open_settled(where: str | Place) -> Store:
     return Store.open(root)
 
 
+@contextmanager
+def writable_store(opened: Store, out: str) -> Iterator[tuple[Store, bool]]:
+    """The store, or one beside the output that reads it where it is read-only; and whether it is to be kept."""
+    if not isinstance(opened.root, Path) or upkeep.is_writable(opened.root):
+        yield opened, True
+        return
+    beside = temporary_place(out)
+    if not isinstance(beside, Path):
+        raise UsageError(f"{opened.root} is read-only, and so --out must be a local path; copy the store to render into a URL")
+    upkeep.lay_over(opened.root, beside)
+    yield Store.open(beside), False
+
+
 def finish(root: Place) -> None:
     """With the lock held. Tells people, on standard error."""
     for done in upkeep.finish(root):
