@@ -100,6 +100,9 @@ class DetectorSettings(DetectorFactory):
     find large faces best near this size."""
     min_face_pixels: int = 24
     """Faces whose box has a shorter side than this, in pixels of the frame, are not returned."""
+    max_faces: int | None = None
+    """At most this many faces of each frame, best score first; None: all. Which ones they are changes from frame to
+    frame: for a limit that is stable over a clip see `ops.face.track.TrackSettings.max_faces`."""
     turns: Literal["upright", "auto", "all"] = "auto"
     """Whether the frame's other quarter turns are looked at too, for heads that lie on their side or hang
     upside down (both families place landmarks wrongly there). auto: only in frames with a face whose
@@ -113,9 +116,10 @@ class DetectorSettings(DetectorFactory):
             raise DetectorError(f"min_score: expected a value between 0 and 1, got {self.min_score}.")
         if self.max_side_pixels < DETECTOR_STRIDE:
             raise DetectorError(f"max_side_pixels: expected at least {DETECTOR_STRIDE}, got {self.max_side_pixels}.")
-        if self.min_face_pixels < 0 or self.threads < 0:
+        if (self.max_faces is not None and self.max_faces < 1) or self.min_face_pixels < 0 or self.threads < 0:
             raise DetectorError(
-                f"expected min_face_pixels >= 0 and threads >= 0, got {self.min_face_pixels} and {self.threads}."
+                "expected max_faces >= 1 or none, min_face_pixels >= 0 and threads >= 0, got "
+                f"{self.max_faces}, {self.min_face_pixels} and {self.threads}."
             )
 
     def build(self, device: Device = "auto") -> Detector:
@@ -172,7 +176,7 @@ def build_detector(settings: DetectorSettings, device: str = "cpu") -> Detector:
             assert_never(other)
     if settings.turns == "upright":
         return detector
-    return TurningDetector(detector, always=settings.turns == "all")
+    return TurningDetector(detector, settings.max_faces, always=settings.turns == "all")
 
 
 def networks_digest(settings: DetectorSettings) -> str:
@@ -283,8 +287,9 @@ class TurningDetector(Detector):
     does in its own turn and that the detector is as sure of.
     """
 
-    def __init__(self, detector: Detector, *, always: bool) -> None:
+    def __init__(self, detector: Detector, max_faces: int | None, *, always: bool) -> None:
         self._detector, self.device_kind = detector, detector.device_kind
+        self._max_faces = max_faces
         self._always = always
 
     def detect(self, frame: np.ndarray) -> list[Face]:
@@ -308,7 +313,7 @@ class TurningDetector(Detector):
             for face in turned:
                 if not any(_overlap(face, other) for other in kept):
                     kept.append(face)
-        return sorted(kept, key=_by_score)
+        return sorted(kept, key=_by_score)[: self._max_faces]
 
 
 def decode_centerface(
@@ -404,7 +409,7 @@ def _faces(
         for box, points, score in zip(boxes, landmarks, scores_K, strict=True)
         if score >= settings.min_score and (box[1] - box[0]).min() >= settings.min_face_pixels
     ]
-    return sorted(found, key=_by_score)
+    return sorted(found, key=_by_score)[: settings.max_faces]
 
 
 def _by_score(face: Face) -> tuple[float, float, float]:

@@ -247,7 +247,9 @@ def _write(
         if form in ("matroska", "webm") and _has_layout(info):
             packet = next(_whole_packets(segment, plan.segments[0]))
             layout = template_with(template, packet, info.contents.spherical, info.contents.stereo)
+            coded = template.codec_context.extradata
             template = stack.enter_context(layout).streams.video[0]
+            template.codec_context.extradata = coded  # packets are as the segment has them, and so must be their headers
         video: Stream | None = None
         copies: dict[int, Stream] = {}
         attachments = [s for s in companions if s.type == "attachment"]
