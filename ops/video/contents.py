@@ -63,6 +63,8 @@ class Contents:
     tags: tuple[tuple[str, str], ...] = ()
     """Of the file, as FFmpeg names them."""
     chapters: int = 0
+    rate: Fraction | None = None
+    """Frames per second: the usual rate that the frames keep, or their mean. Encoders and containers want one."""
     timecode: str | None = None
     """SMPTE time code of the first frame; with `;` before the frames for drop frame."""
     timecode_suffixes: tuple[str, ...] = ()
@@ -108,13 +110,14 @@ def contents_of(
     tags = {str(k).lower(): v for k, v in stream.metadata.items()}
     codec = stream.codec_context.codec.canonical_name
     order = stream.codec_context.field_order
-    timecode = _timecode(container, tags)
+    timecode, rate = _timecode(container, tags), _rate(stream)
     return Contents(
         streams=tuple(_facts(container, one, stream, heads.get(one.index, ())) for one in container.streams),
         tags=tuple(container.metadata.items()),
         chapters=len(container.chapters()),
+        rate=rate,
         timecode=timecode,
-        timecode_suffixes=() if timecode is None else timecode_suffixes(timecode, stream.average_rate),
+        timecode_suffixes=() if timecode is None else timecode_suffixes(timecode, rate),
         alpha=_shows_alpha(first),
         interlaced=bool(first.interlaced_frame) or (codec in _SAYS_ITS_FIELDS_OUTSIDE and order > 1),
         field_order=order,
@@ -134,6 +137,14 @@ _SAYS_ITS_FIELDS_OUTSIDE = frozenset({"qtrle", "rawvideo", "v210", "png", "huffy
 def has_alpha(pix_fmt: str) -> bool:
     """Whether pictures of an FFmpeg pixel format have a channel of transparency."""
     return any(component.is_alpha for component in av.VideoFormat(pix_fmt).components)
+
+
+def _rate(stream: VideoStream) -> Fraction | None:
+    """FFmpeg's guess (30000/1001) where the mean comes near it: a file's last frame rarely lasts as long as the others."""
+    mean, guessed = stream.average_rate or None, stream.guessed_rate or None
+    if mean is None or guessed is None:
+        return mean or guessed
+    return guessed if abs(guessed - mean) < mean * Fraction(3, 100) else mean
 
 
 def _timecode(container: InputContainer, stream_tags: Mapping[str, str]) -> str | None:

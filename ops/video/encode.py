@@ -253,8 +253,8 @@ def coded_aspect(info: SourceInfo, options: EncodeOptions) -> Fraction | None:
 
 def nominal_rate(info: SourceInfo) -> Fraction:
     """Frames per second for encoders, which want one even where the rate varies: the stated one, or the mean."""
-    if info.average_rate is not None:
-        return info.average_rate
+    if (stated := info.contents.rate or info.average_rate) is not None:
+        return stated
     rate = info.n_frames / ((info.end_pts - int(info.pts[0])) * info.time_base)
     return rate.limit_denominator(1001)
 

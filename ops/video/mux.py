@@ -244,18 +244,17 @@ def _write(
         container.flags |= FLAG_BITEXACT  # no library versions, times or random identifiers
         container.metadata.update(_file_metadata(original, metadata))
         template = segment.streams.video[0]
+        headers = template.codec_context.extradata  # of the packets as the segment has them, whatever the template is
         if form in ("matroska", "webm") and _has_layout(info):
             packet = next(_whole_packets(segment, plan.segments[0]))
             layout = template_with(template, packet, info.contents.spherical, info.contents.stereo)
-            coded = template.codec_context.extradata
             template = stack.enter_context(layout).streams.video[0]
-            template.codec_context.extradata = coded  # packets are as the segment has them, and so must be their headers
         video: Stream | None = None
         copies: dict[int, Stream] = {}
         attachments = [s for s in companions if s.type == "attachment"]
         for stream in original.streams:  # in the source's order, which some players take for a ranking
             if stream.index == info.stream_index:
-                video = _add_video(container, template, info, options, tags, held, out, original)
+                video = _add_video(container, template, headers, info, options, tags, held, out, original)
             elif stream in companions and stream not in attachments:
                 copies[stream.index] = _add_companion(container, stream, out)
         for attachment in attachments:
@@ -313,6 +312,7 @@ def _companion_packets(
 def _add_video(
     container: OutputContainer,
     template: VideoStream,
+    headers: bytes | None,
     info: SourceInfo,
     options: EncodeOptions,
     tags: SourceColor,
@@ -327,6 +327,7 @@ def _add_video(
         raise MediaError(out, f"a {out.suffix} file cannot hold {options.codec} video", "use .mkv, or another codec") from None
     video.time_base = info.time_base
     context = video.codec_context
+    context.extradata = headers
     # A rate for those who ask: the time code's track cannot do without, and Matroska's readers count frames by it.
     context.framerate = nominal_rate(info)
     context.color_primaries, context.color_trc = tags.primaries, tags.trc

@@ -140,6 +140,8 @@ def with_streams(path: Path, *, default: int = 0, sound: tuple[str, ...] = ("aac
             stream.disposition = Disposition.default if place == default else 0
             videos.append((stream, moving_frames(8, width, height, seed=place)))
         sounds = [out.add_stream(codec, rate=48000) for codec in sound]
+        for stream in sounds:
+            stream.codec_context.bit_rate = 64000
         text = out.add_stream(subtitle) if subtitle else None
         if text is not None:
             text.codec_context.subtitle_header = b""
