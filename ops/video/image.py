@@ -114,6 +114,9 @@ class LoadedImage:
     """What an edited copy should be: the nearest to the source that an edit can be written into."""
     alpha: np.ndarray | None = None
     """uint8 [h, w], upright; None where everything is opaque by nature."""
+    hidden: np.ndarray | None = None
+    """uint8 [h, w, 3]: the colours as stored, those of wholly transparent pixels too, which nobody sees and `frame` does not
+    have: a network would see them, and paint what it makes of them into the face."""
     grey16: np.ndarray | None = None
     """uint16 [h, w], upright: the stored numbers of 16-bit grey."""
     carried: Travels = field(default_factory=Travels)
@@ -225,9 +228,15 @@ def _loaded(image: Image.Image) -> LoadedImage:
         notes.append((f"{deep} bits a sample", "8 bits, which is what Pillow reads of colour"))
     if alpha is not None:
         alpha = orientation.upright(alpha[:, :, None])[..., 0]
+    hidden = None
+    if alpha is not None and (alpha == 0).any() and (alpha > 0).any():
+        hidden, frame = frame, frame.copy()
+        frame[alpha == 0] = hidden[alpha > 0].mean(axis=0).round().astype(np.uint8)
     size = (frame.shape[1], frame.shape[0])
     carried = travels(image, kind, size, converted=converted)
-    return LoadedImage(frame, orientation, mode, kind_name, kind, alpha, grey16, carried, tuple(notes), is_marked(image))
+    return LoadedImage(
+        frame, orientation, mode, kind_name, kind, alpha, hidden, grey16, carried, tuple(notes), is_marked(image)
+    )
 
 
 def _deep_bits(image: Image.Image) -> int:
@@ -328,7 +337,10 @@ def _composed(frame: np.ndarray, source: LoadedImage, form: str) -> Image.Image:
     if kind == "I;16":
         assert source.grey16 is not None
         return Image.fromarray(_sixteen_bits(frame, source))
-    colour = Image.fromarray(np.ascontiguousarray(frame), "RGB")
+    shown = np.ascontiguousarray(frame)
+    if source.hidden is not None and source.alpha is not None and "A" in kind:
+        shown = np.where(source.alpha[:, :, None] == 0, source.hidden, shown)
+    colour = Image.fromarray(shown, "RGB")
     if kind in ("L", "LA"):
         colour = colour.convert("L")
     elif source.kind in ("L", "LA", "I;16") and source.carried.profile is not None:
