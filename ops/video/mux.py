@@ -419,7 +419,9 @@ def _verify_times(path: Path, info: SourceInfo, out: Path) -> None:
             out,
             "the container cannot keep the source's frame times"
             f" ({found.size} frames read back, {expected.size} written, or times differ)",
-            "write .mp4 or .mov, which keep the source's time base",
+            "please report the source"
+            if out.suffix.lower() in (".mp4", ".mov")
+            else "write .mp4 or .mov, which keep the source's time base",
         )
 
 
