@@ -118,7 +118,7 @@ def primary_key(name: str) -> tuple[str, ...]:
         case "edits":
             return ("source_id", "track_id", "pts", "recipe_id", "position")
         case "segments":
-            return ("source_id", "pts", "recipe_id")
+            return ("source_id", "pts", "recipe_id", "path")
         case "failures":
             return ()
     raise SchemaError(f"no table {name!r}; the tables are {', '.join(TABLES)}")

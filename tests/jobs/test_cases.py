@@ -213,7 +213,7 @@ def test_results_inside_the_input_folder_are_no_inputs(tmp_path: Path, styleres:
     """`a.edited.edited.mp4`, and more with every run."""
     marked(tmp_path, "in/a.mp4", "in/b.mp4")
     for out in ("in/out", "in/out", "in/other"):
-        ran = styleres("edit", tmp_path / "in", "--edit", "warm=1", "--out", tmp_path / out)
+        ran = styleres("edit", tmp_path / "in", "--edit", "warm=1", "--out", tmp_path / out, "--overwrite")
         assert ran.code == 0 and ran.done["inputs"] == 2
     assert [line["message"] for line in ran.lines if line["event"] == "left_out"], "and a line says what is left out"
     found = sorted(path.name for path in (tmp_path / "in").rglob("*.mp4"))
