@@ -9,7 +9,8 @@ track. Coordinates: see the Convention of `detect` and `align`.
 People who meet. A motion says where somebody would be, not that they did not turn back behind somebody else. So a
 track that was out of sight takes no face from one that was in sight a frame ago, unless the face looks like it
 and not like the other; and when two who were close part again and their looks do not tell who is who, their
-tracks end there and new ones begin: an edit that stops is better than one that moves to another person.
+tracks end there and new ones begin: an edit that stops is better than one that moves to another person. Where
+they are seen whole again soon after, and look like one of the two and not like the other, the ends are joined.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ REFUSED: Final = 1e6  # cost of a pair that may not be: more than any sum of all
 UNLIKE_COST: Final = 0.3  # what it costs a thread to take a face that looks like another's, in units of the face's size
 HELD_DISTANCE: Final = 0.5  # so near its place by now, in face sizes, a face belongs to the thread that was there a frame ago
 MEETING_DISTANCE: Final = 1.5  # faces whose middles are nearer than this, in face sizes, may hide one another
+FIRST_LOOKS: Final = 8  # of a thread that may be another one's end: so many whole faces are asked whom they look like
 LOOKS_KEPT: Final = 24  # of a thread: enough to have seen the head turn, few enough to follow the light
 VELOCITY_SECONDS: Final = 0.25  # how far back a face's velocity is measured: long enough to average a detector's noise
 
@@ -255,6 +257,7 @@ class _Thread:
         self.times: list[float] = []
         self.faces: list[Face] = []
         self.looks: deque[np.ndarray] = deque(maxlen=LOOKS_KEPT)
+        self.first_alone: list[Face] = []
         self._identity: np.ndarray | None = None
         self.add(row, seconds, face, alone)
 
@@ -268,6 +271,15 @@ class _Thread:
             self._identity = vector if self._identity is None else self._identity + vector
         if face.appearance is not None and (alone or not self.looks):
             self.looks.append(face.appearance)
+        if alone and len(self.first_alone) < FIRST_LOOKS:
+            self.first_alone.append(face)
+
+    def join(self, later: _Thread) -> None:
+        """Go on as a thread that began after this one ended."""
+        self.rows += later.rows
+        self.times += later.times
+        self.faces += later.faces
+        self.looks.extend(later.looks)
 
     def unlike(self, face: Face) -> float | None:
         """How much a face differs from this one as it was last seen; None where there is nothing to compare.
@@ -312,6 +324,7 @@ def _link(frames: Sequence[FrameFaces], seconds: np.ndarray, settings: TrackSett
     """Faces of one shot => threads of the same face."""
     open_threads: list[_Thread] = []
     closed: list[_Thread] = []
+    partings: list[tuple[list[_Thread], list[_Thread]]] = []
     for row, (frame, now) in enumerate(zip(frames, seconds, strict=True)):
         # A frame that lasts long is not a gap: only frames without the face are.
         lost = [t for t in open_threads if t.rows[-1] < row - 1 and now - t.times[-1] > settings.max_gap_seconds]
@@ -326,9 +339,39 @@ def _link(frames: Sequence[FrameFaces], seconds: np.ndarray, settings: TrackSett
             if i not in ended:
                 open_threads[i].add(row, float(now), faces[j], alone[j])
         taken = {j for i, j in pairs.items() if i not in ended}
-        open_threads = [t for i, t in enumerate(open_threads) if i not in ended]
-        open_threads += [_Thread(row, float(now), face, alone[j]) for j, face in enumerate(faces) if j not in taken]
-    return closed + open_threads
+        begun = {j: _Thread(row, float(now), face, alone[j]) for j, face in enumerate(faces) if j not in taken}
+        if ended:
+            partings.append(([open_threads[i] for i in sorted(ended)], [begun[pairs[i]] for i in sorted(ended)]))
+        open_threads = [t for i, t in enumerate(open_threads) if i not in ended] + list(begun.values())
+    return _rejoined(closed + open_threads, partings, settings)
+
+
+def _rejoined(
+    threads: list[_Thread], partings: Sequence[tuple[list[_Thread], list[_Thread]]], settings: TrackSettings
+) -> list[_Thread]:
+    """Threads that ended in doubt go on as the one that began there and, once seen whole, looks like them and nobody else."""
+    gone: dict[int, _Thread] = {}  # by identity: a thread that was joined => the one that it is part of now
+    for ended, begun in partings:
+        for later in begun:
+            fitting = [one for one in ended if _is_end_of(one, later, [t for t in threads if t is not later], settings)]
+            if len(fitting) == 1 and id(fitting[0]) not in gone and fitting[0].rows[-1] < later.rows[0]:
+                fitting[0].join(later)
+                gone[id(later)] = fitting[0]
+    return [thread for thread in threads if id(thread) not in gone]
+
+
+def _is_end_of(earlier: _Thread, later: _Thread, threads: Sequence[_Thread], settings: TrackSettings) -> bool:
+    """Whether most of the first whole faces of a thread look like an earlier one and not like any that it had met."""
+    rivals = [t for t in threads if t is not earlier and _met(earlier, t)]
+    if len(later.first_alone) < FIRST_LOOKS // 2:
+        return False
+    alike = 0
+    for face in later.first_alone:
+        unlike = earlier.unlike(face)
+        if unlike is None or (face.embedding is None and unlike > settings.max_unlike):
+            continue
+        alike += all(_looks_like(earlier, rival, face, settings) is earlier for rival in rivals)
+    return 2 * alike > len(later.first_alone)
 
 
 def _paired(threads: Sequence[_Thread], faces: Sequence[Face], now: float, row: int, settings: TrackSettings) -> dict[int, int]:

@@ -23,6 +23,7 @@ from ops.editing.plan import plan_edits
 from ops.editing.recipe import EditRecipe
 from ops.editing.smoothing import SmoothingSettings
 from ops.face.align import quad_side_pixels
+from ops.face.detect import box_overlap
 from ops.face.shots import find_cuts
 from ops.inversion.inverter import ModelConfig
 from pipeline.engine.stage import Chunk, Result, Source, Step
@@ -45,6 +46,10 @@ class PlanSettings:
     """How long an edit takes to appear where a track begins or ends in the middle of a shot."""
     size: int | None = None
     """Side in pixels of the pictures that the generator makes; None for the smallest that covers the source's largest face."""
+
+
+HIDDEN_OVERLAP = 0.1
+"""A face that is not seen is hidden by one whose box shares this much with its guessed one (intersection over union)."""
 
 
 @final
@@ -98,6 +103,7 @@ class Plan(Step):
             spans = shot_spans(store, source)
             begin = 0 if recipe.clock == "container" else int(source.info.pts[0])
             seen: list[tuple[int, np.ndarray]] = []
+            behind = hidden_moments(store, source)
             size = settings.size or covering(largest_face(store, source), bundle.config)
             for track, start, count in zip(tracks, starts, counts, strict=True):
                 rows = codes.slice(start, count)
@@ -107,6 +113,8 @@ class Plan(Step):
                 with timer("edit"):
                     planned = plan_edits(recipe, editors, wplus_NLD, seconds_N, track, settings.smoothing)
                 fade_N = fades(pts_N, spans, source.info.time_base, settings.fade_seconds)
+                behind_M = behind.get(track, np.zeros(0, np.int64))
+                fade_N = fade_N * in_sight(pts_N, behind_M, source.info.time_base, settings.fade_seconds)
                 active = planned.active_N & (fade_N > 0)
                 if not active.any():
                     continue
@@ -141,6 +149,30 @@ class Plan(Step):
             return Result({"edits": edited}, timer.seconds, tuple(failures), tuple(files))
 
         return plan
+
+
+def hidden_moments(store: Store, source: Source) -> dict[int, np.ndarray]:
+    """Track => the pts, int64 [M], in which it is not seen and somebody else's face is in its place: hidden behind that one.
+
+    An edit there would be made to the wrong person.
+    """
+    rows = store.read("tracks", source.source_id, columns=["track_id", "pts", "box", "interpolated"])
+    track_N, pts_N = rows["track_id"].to_numpy(), rows["pts"].to_numpy()
+    guessed_N, box_N4 = rows["interpolated"].to_numpy(zero_copy_only=False), array_from_column(rows, "box")
+    hidden: dict[int, list[int]] = {}
+    for row in np.flatnonzero(guessed_N):
+        others = np.flatnonzero((pts_N == pts_N[row]) & ~guessed_N & (track_N != track_N[row]))
+        if others.size and box_overlap(box_N4[row][None], box_N4[others]).max() > HIDDEN_OVERLAP:
+            hidden.setdefault(int(track_N[row]), []).append(int(pts_N[row]))
+    return {track: np.array(moments, np.int64) for track, moments in hidden.items()}
+
+
+def in_sight(pts_N: np.ndarray, hidden_M: np.ndarray, time_base: Fraction, seconds: float) -> np.ndarray:
+    """0 where a face is hidden behind another, rising to 1 over `seconds` before and after."""
+    if hidden_M.size == 0:
+        return np.ones(len(pts_N))
+    apart_N = np.abs(pts_N[:, None] - hidden_M[None, :]).min(axis=1) * float(time_base)
+    return np.clip(apart_N / seconds, 0.0, 1.0) if seconds > 0 else (apart_N > 0).astype(np.float64)
 
 
 def never_acting(recipe: EditRecipe, seen: Sequence[tuple[int, np.ndarray]], source: Source) -> list[Failure]:

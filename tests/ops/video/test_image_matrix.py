@@ -9,6 +9,7 @@ import io
 import warnings
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -93,10 +94,12 @@ def looked_at(path: Path) -> tuple[np.ndarray, np.ndarray]:
     data = np.frombuffer(path.read_bytes(), np.uint8)
     found = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     assert found is not None, f"OpenCV cannot read {path.name}"
-    # OpenCV multiplies the colours of a TIFF by its alpha unless it is asked for both.
-    has_alpha = found.ndim == 3 and found.shape[2] == 4
-    by_opencv = found[..., :3] if has_alpha else cv2.imdecode(data, cv2.IMREAD_COLOR)
-    return by_pillow, by_opencv[..., ::-1]
+    if found.ndim == 3 and found.shape[2] == 4:
+        if path.suffix == ".tif":  # OpenCV multiplies its colours by its alpha; FFmpeg gives them as they are
+            with av.open(str(path)) as container:
+                return by_pillow, next(container.decode(video=0)).to_ndarray(format="rgba")[..., :3]
+        return by_pillow, found[..., 2::-1]
+    return by_pillow, cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
