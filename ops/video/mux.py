@@ -252,13 +252,18 @@ def _write(
         video: Stream | None = None
         copies: dict[int, Stream] = {}
         attachments = [s for s in companions if s.type == "attachment"]
+        # Matroska keeps a cover as an attached file; as a stream it would be a second video of one frame.
+        covers = [s for s in companions if form == "matroska" and s.disposition & Disposition.attached_pic]
         for stream in original.streams:  # in the source's order, which some players take for a ranking
             if stream.index == info.stream_index:
                 video = _add_video(container, template, headers, info, options, tags, held, out, original)
-            elif stream in companions and stream not in attachments:
+            elif stream in companions and stream not in attachments and stream not in covers:
                 copies[stream.index] = _add_companion(container, stream, out)
         for attachment in attachments:
             container.add_stream_from_template(attachment)
+        for cover in covers:
+            suffix, mime = _COVERS[codec_name(cover)]
+            container.add_attachment(f"cover.{suffix}", mime, _first_packet(original, cover))
         assert video is not None
         if chapters := original.chapters():
             container.set_chapters(_moved_chapters(chapters, ticks * info.time_base))
@@ -270,6 +275,15 @@ def _write(
         # Merged by time, so that the muxer never has to hold more than a moment of either.
         for _, packet in heapq.merge(*streams, key=lambda timed: timed[0]):
             container.mux_one(packet)
+
+
+_COVERS = {"mjpeg": ("jpg", "image/jpeg"), "png": ("png", "image/png")}
+
+
+def _first_packet(original: InputContainer, stream: Stream) -> bytes:
+    """The only packet of a cover picture: an image file."""
+    with open_media(original.name) as again:
+        return next(bytes(packet) for packet in again.demux(again.streams[stream.index]) if packet.size)
 
 
 def _moved_chapters(chapters: Sequence[Any], seconds: Fraction) -> list[Any]:
@@ -296,6 +310,8 @@ def _companion_packets(
     for packet in original.demux(*companions):
         if packet.size == 0 and packet.pts is None:
             continue  # the demuxer's end mark
+        if packet.pts is None and packet.dts is None and packet.stream.disposition & Disposition.attached_pic:
+            packet.pts = packet.dts = round(moved / packet.time_base)  # a cover picture is of no time
         if packet.dts is None:
             packet.dts = packet.pts
         if packet.pts is None:

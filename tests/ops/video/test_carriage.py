@@ -217,6 +217,43 @@ def test_sound_of_windows_is_refused_before_anything_is_done(tmp_path: Path) -> 
     assert not (tmp_path / "o.mp4").exists()
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_cover_picture_stays_one(tmp_path: Path, suffix: str) -> None:
+    plain = make_video(tmp_path / "plain.mp4", moving_frames(6, 96, 64), sound="aac")
+    jpeg = cv2.imencode(".jpg", moving_frames(1, 64, 64)[0])[1].tobytes()
+    with av.open(str(plain)) as old, av.open(str(tmp_path / "a.mp4"), "w") as new:
+        copies = {s.index: new.add_stream_from_template(s, opaque=True) for s in old.streams}
+        cover = new.add_stream("mjpeg", rate=25)
+        cover.width, cover.height, cover.pix_fmt, cover.disposition = 64, 64, "yuvj420p", Disposition.attached_pic
+        packet = Packet(jpeg)
+        packet.pts = packet.dts = 0
+        packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 90000), cover, True
+        new.mux(packet)
+        for packet in old.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream.index]
+                new.mux_one(packet)
+    info, held = edited(tmp_path / "a.mp4", tmp_path / f"o{suffix}")
+    assert not held.losses and info.n_frames == 6, "the cover is not what is edited"
+    with av.open(str(tmp_path / f"o{suffix}")) as made:
+        (found,) = [s for s in made.streams.video if s.disposition & Disposition.attached_pic]
+        assert bytes(next(p for p in made.demux(found) if p.size)) == jpeg
+
+
+def test_a_stated_rate_that_the_frames_do_not_keep_is_not_believed(tmp_path: Path) -> None:
+    """Matroska files of earlier versions say 1000 frames a second."""
+    source = make_video(tmp_path / "a.mp4", moving_frames(10, 96, 64))
+    with av.open(str(source)) as old, av.open(str(tmp_path / "b.mkv"), "w") as new:
+        copy = new.add_stream_from_template(old.streams.video[0], opaque=True)
+        copy.codec_context.framerate = 1000
+        for packet in old.demux():
+            if packet.size:
+                packet.stream = copy
+                new.mux_one(packet)
+    edited(tmp_path / "b.mkv", tmp_path / "o.mkv")
+    assert cv2.VideoCapture(str(tmp_path / "o.mkv")).get(cv2.CAP_PROP_FPS) == pytest.approx(25, rel=0.02)
+
+
 def test_a_source_of_another_kind_goes_where_nothing_is_lost(tmp_path: Path) -> None:
     info = probe(case("v_webvtt.webm"))
     assert container_for(info, FAST, ".webm") == ".mkv"
