@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 # Workers and tests share the cores: more OpenMP threads than cores are far slower than one.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test quick lint mini64 clean
+# Tests of the quick lane share nothing, so two processes do them; each computes with one thread.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+
+.PHONY: demo test quick nightly lint mini64 clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m jobs.demo_clip demo/source.mp4
@@ -15,10 +18,14 @@ demo: $(VENV)/.installed
 	$(BIN)/styleres inspect demo/store
 
 test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest
+	$(PYTEST) -n 2 -m "not slow and not nightly" --durations=20
+	$(PYTEST) -m "slow and not nightly" --durations=20
 
 quick: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -n 2 -m "not slow and not nightly"
+
+nightly: $(VENV)/.installed
+	$(PYTEST) -m nightly --durations=20
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 @dataclass(frozen=True)
 class Subcommand:
-    """Where a subcommand is, and what the list of them says of it."""
+    """Module and attribute of a subcommand, and its line in the list."""
 
     module: str
     attribute: str

@@ -42,7 +42,7 @@ def convert_command(
     sizes: Annotated[
         Literal["auto", "ffhq1024", "cars512", "mini64"], typer.Option("--preset", help="auto: sizes are read off the tensors.")
     ] = "auto",
-    name: Annotated[str | None, typer.Option("--name", help="Of the bundle; the folder's if not given.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the bundle; the folder's if not given.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Store weights in float16.")] = False,
     crop: Annotated[
         Literal["ffhq", "none", "centre"],
@@ -84,7 +84,7 @@ def content_from(text: str | None) -> tuple[int, int] | None:
 
 
 def report(written: Bundle | Path) -> str:
-    """What there is now, and what to do with it."""
+    """Say what there is now, and what to do with it."""
     match written:
         case Bundle():
             generator = written.config.generator

@@ -42,7 +42,7 @@ FILES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "store": {"reads": ("store",), "writes": ("store", "out")},
     "train": {"reads": ("faces", "prior", "model"), "writes": ("out", "prior", "model")},
 }
-"""Of every command, what it reads and what it may write, in the words of `PLACES`."""
+"""Command => what it reads and what it may write, in the words of `PLACES`."""
 PLACES: Final = {
     "inputs": "videos, images, folders, globs, .tar shards, .parquet files of images, @lists; paths or URLs",
     "out": "edited files, sheets, reports: where --out says",

@@ -198,7 +198,7 @@ def embedded() -> Check:
 
 
 def pack(name: str) -> Check:
-    """Whether an insightface pack is where `--detector insightface` looks for it."""
+    """Check whether an insightface pack is where `--detector insightface` looks for it."""
     folder = Path.home() / ".insightface" / "models" / name
     there = sorted(path.name for path in folder.glob("*.onnx"))
     if not there:
@@ -207,7 +207,7 @@ def pack(name: str) -> Check:
 
 
 def storage(where: str) -> list[Check]:
-    """Whether files can be written, read and removed there; what the store there is; its disk. Leaves nothing."""
+    """Check whether files can be written, read and removed there; what the store there is; its disk. Leaves nothing."""
     try:
         root = place(where)
         # A folder that is not there yet is made by whoever fills it: what counts is whether it can be.

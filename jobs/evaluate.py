@@ -47,7 +47,7 @@ EDITS = (
     PlannedEdit("hair_colour", 1.0, "blond_hair"),
     PlannedEdit("pose", 1.0),
 )
-"""What is measured unless `--edit` says otherwise, of these what every model has."""
+"""Edits that are measured unless `--edit` names others: those of them that every model has."""
 WEIGHTS_OF = {
     "lpips": "--lpips-weights",
     "fid": "--inception-weights",
@@ -87,8 +87,8 @@ def evaluate_command(
         typer.Option("--metrics", help=f"auto (all whose weights are given), or some of {','.join(get_args(PictureMetric))}"),
     ] = "auto",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Faces at a time.")] = 32,
-    device: Annotated[Device, typer.Option("--device", help="Of models and networks.")] = "auto",
-    precision: Annotated[Precision, typer.Option("--precision", help="Of the models' feature maps.")] = "fp32",
+    device: Annotated[Device, typer.Option("--device", help="Device of models and networks.")] = "auto",
+    precision: Annotated[Precision, typer.Option("--precision", help="Precision of the models' feature maps.")] = "fp32",
     lpips_weights: evaluate_options.LpipsWeights = None,
     lpips_heads: evaluate_options.LpipsHeads = None,
     inception_weights: evaluate_options.InceptionWeights = None,
@@ -240,7 +240,7 @@ def measured_runs(
 
 
 def wplus_digest(model: Inverter) -> str:
-    """What decides the pictures that W+ alone gives."""
+    """Return the digest of the weights that decide the pictures of W+ alone."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         if name.startswith(("encoder.", "generator.", "latent_avg")):

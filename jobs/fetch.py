@@ -12,11 +12,12 @@ from rich.progress import DownloadColumn, Progress
 from jobs.common.errors import FAILED, UsageError, explained
 from jobs.convert import report
 from ops.checkpoints.catalog import CATALOG, Asset, downloaded, keep, read_catalog
-from ops.checkpoints.convert import check_free, convert, sha256_of
+from ops.checkpoints.convert import check_free, convert
+from ops.files.digest import sha256_of
 
 
 def fetch(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of the catalogue; a list of it if not given.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Entry of the catalogue; lists it if not given.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of a model, or an edit's file; NAME if not given.")] = None,
     catalog: Annotated[Path, typer.Option("--catalog", help="Another catalogue, of a mirror.")] = CATALOG,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there already.")] = False,

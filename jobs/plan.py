@@ -39,12 +39,12 @@ WARM_FRAMES = 4
 
 @dataclass(frozen=True)
 class Estimate:
-    """What all inputs will take, if they are like those that were looked at."""
+    """Estimate for all inputs, as if they were like the sample."""
 
     inputs: int
     looked_at: int
     unreadable: int
-    """Of those looked at."""
+    """Inputs of the sample that cannot be read."""
     frames: int
     faces: int
     """Faces times frames: what is inverted."""
@@ -113,7 +113,7 @@ def sampled(arguments: Sequence[str], size: int) -> tuple[int, list[Entry]]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a few frames took."""
+    """Cost of the frames that were tried."""
 
     frames: int
     faces: int

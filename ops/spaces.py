@@ -6,7 +6,8 @@
     W+       float  [N, L, D]      one row of width D for each of L style inputs (`wplus_NLD`)
     S        list of float [N, C]  StyleSpace: one vector for each modulated convolution
 
-127.5 is written in this file and nowhere else.
+The rule (v - 127.5) / 127.5 is defined here. `ops.training.trainer`, `ops.training.light` and `ops.metrics.attributes` repeat
+it for tensors, in place.
 """
 
 from __future__ import annotations

@@ -17,8 +17,15 @@ travel: an item names a source and a range, and every step decodes what it needs
 number of workers, the length of chunks, the company that items have in a batch or, but for the last bits of float32 (see
 `Compute.batch_size`), the size of batches; and an item that was lost can be done again, anywhere, and give the same.
 
-What is done is known by content (`pipeline.engine.ledger`): source, settings, model, schema. The same command again does what
-is missing. `pipeline.engine.course` moves sources along the stages; a runner gives their items to workers.
+    where is ...                    it is in ...
+    what a late worker wrote        `Ledger.resume` removes what no entry vouches for; `Ledger.intact` puts aside what stands
+                                    beside a manifest's files (`STORE/.damaged`); the store's lock refuses to publish the rest
+    the fade of an edit             `fades` in steps/plan.py computes it, `paste` in ops/face/paste.py multiplies its mask by it
+    the row map of a generator      `style_inputs` of its config, see ops/generators/protocol.py
+
+What is done is known by content (`pipeline.engine.ledger`): source, settings, versions, model, schema. The same command again
+does what is missing. `pipeline.engine.course` moves sources along the stages; a runner gives their items to workers. The words
+are those of docs/glossary.md.
 """
 
 from __future__ import annotations
@@ -61,7 +68,8 @@ __all__ = ["Compute", "InvertSettings", "RenderSettings", "Summary", "edit", "in
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how models run. But for `precision`, never part of what a result is."""
+    """Where and how models run. `precision` is part of every key. `device` and `batch_size` change the last bits of float32 at
+    most; the kind of device is in the manifest. The others change nothing."""
 
     device: Device = "auto"
     precision: Precision = "fp32"
@@ -76,7 +84,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class InvertSettings:
-    """What decides the rows of the store, besides the model."""
+    """Settings that decide the rows of the store, beside the model."""
 
     detector: DetectorFactory = field(default_factory=DetectorSettings)
     tracking: TrackSettings = field(default_factory=TrackSettings)
@@ -85,7 +93,7 @@ class InvertSettings:
 
 @dataclass(frozen=True)
 class RenderSettings:
-    """What decides the pixels of the edited files, besides the store."""
+    """Settings that decide the pixels of the edited files, beside the store."""
 
     plan: PlanSettings
     paste: PasteSettings = field(default_factory=PasteSettings)
@@ -96,14 +104,14 @@ class RenderSettings:
 
 @dataclass(frozen=True)
 class Policy:
-    """What may be replaced, and who is asked."""
+    """Permissions of a run: which results it may replace, which sources it may start."""
 
     overwrite: bool = False
     """Rows of other settings and files that this command did not make; what it has made already is kept in any case."""
     admit: Callable[[Source], Failure | None] = lambda source: None
-    """Why a source that is not finished must not be started."""
+    """Called for a source that is not finished; returns why it must not be started, or None."""
     count: int | None = None
-    """How many sources there are, if that is known."""
+    """Number of inputs, None while it is unknown."""
 
 
 def invert_stages(store: Store, bundle: Bundle, settings: InvertSettings, compute: Compute) -> list[Stage]:
@@ -113,7 +121,7 @@ def invert_stages(store: Store, bundle: Bundle, settings: InvertSettings, comput
     # A model whose crop needs no face has no detector, and nothing of one decides.
     detector = settings.detector.decides() if framing.crop == "ffhq" else None
     return [
-        # Detection is a small network on every frame: a share of a GPU, or one core.
+        # A small network on every frame. It reserves what the steps of the model do, because any worker does any step.
         Stage(
             "scan",
             Scan(root, settings.detector, compute.backend, compute.device, framing.crop, detector),

@@ -1,4 +1,4 @@
-"""What is written down: the Arrow schema of every table, its keys, units and version. See `README.md`.
+"""Schemas of the store: the Arrow schema of every table, its keys, units and version. See `README.md`.
 
 Imports pyarrow and the standard library only, so that any program can read the store with it.
 """

@@ -1,4 +1,4 @@
-"""What every table shares: the version, the key columns, and the shapes of nested columns.
+"""Parts that every table shares: the version, the key columns, and the shapes of nested columns.
 
 Legend of axes: L rows of W+, D width of W+, C H W of a feature map.
 """

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import needs
+from tests import lanes, needs
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow = set(lanes.listed())
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -26,7 +26,7 @@ FAILED, USAGE = 1, 2
 
 
 class UsageError(ValueError):
-    """What was expected, what came, what to do next."""
+    """A mistake in a call. The message says what was expected, what came, what to do next."""
 
 
 MISTAKES = (
@@ -48,7 +48,7 @@ MISTAKES = (
 
 
 CUT_SHORT = (OutOfSpace, WorkersDie)
-"""What ends a run in the middle: exit code 1. What was finished stays, and the same command continues."""
+"""Errors that end a run in the middle: exit code 1. What was finished stays, and the same command continues."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What both evaluations take and write: weight files of reference networks, and a report of measurements."""
+"""Options and reports of both evaluations: weight files of reference networks, and a report of measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluation of models side by side leaves behind: Markdown, JSON, plots, a contact sheet, and a section of a card."""
+"""Writes the report of models side by side: Markdown, JSON, plots, a contact sheet, and a section of a card."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Report:
     about: Mapping[str, Any]
     """Plain values: data, faces, command."""
     accuracy: Mapping[str, float]
-    """Of the attribute classifier, on the real faces."""
+    """Accuracy of the attribute classifier on the real faces."""
     runs: tuple[Run, ...]
     unedited: tuple[Measurement, ...]
 

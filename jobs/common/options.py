@@ -13,6 +13,7 @@ import typer
 from jobs.common.errors import UsageError
 from jobs.common.settings import MORE, VIDEO, RunnerSettings
 from ops.checkpoints.bundle import Bundle, open_method
+from ops.inversion.methods import Method
 from pipeline.engine.runner import InProcessRunner, Runner
 from pipeline.store.places import is_url
 
@@ -34,7 +35,7 @@ Only = Annotated[
 StoreModel = Annotated[str | None, typer.Option("--model", help="The bundle, if the store's is not an embedded one.")]
 Model = Annotated[str, typer.Option(help="An embedded model's name, or a bundle's folder.")]
 MethodName = Annotated[
-    Literal["auto", "styleres", "e4e", "psp", "restyle", "hfgi", "hyperstyle", "sfe"],
+    Literal["auto", Method],
     typer.Option(
         "--method",
         rich_help_panel=MORE,

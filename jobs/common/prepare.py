@@ -120,11 +120,11 @@ class Given:
         return None if self.listed is None else self._arguments
 
     def inputs(self, summary: Summary) -> int:
-        """How many inputs there were, after the end."""
+        """Return the number of inputs, after the end."""
         return self._arguments if self.listed is not None else summary.sources_done + summary.sources_failed
 
     def add_to(self, summary: Summary) -> None:
-        """What no run has taken, because there was none, counts as lost too."""
+        """Count the failures that no run has taken, because there was none."""
         for one in self.sources:
             if isinstance(one, Failure):
                 summary.fail([one])
@@ -135,7 +135,7 @@ class Given:
         self._lost.append(failure)
 
     def any(self, *, lost: bool = False) -> bool:
-        """Whether there is a source at all, or (lost) at least a failure. Nothing is taken away from `sources`."""
+        """Return whether there is a source at all, or (lost) at least a failure. Nothing is taken away from `sources`."""
         looked_at: list[Source | Failure] = []
         for one in self.sources:
             looked_at.append(one)
@@ -152,11 +152,11 @@ class Given:
         return [one for one in everything if isinstance(one, Source)]
 
     def worth_a_run(self, root: Place) -> bool:
-        """Whether a run has anything to do: sources, or failures to write into a store that is there."""
+        """Return whether a run has anything to do: sources, or failures to write into a store that is there."""
         return self.any() or (exists(joined(root, "meta/info.json")) and self.any(lost=True))
 
     def show_plan(self, job: str, outputs: Outputs, admit: Callable[[Source], Failure | None]) -> None:
-        """What --dry-run prints; what would be refused is a loss here, too."""
+        """Print what --dry-run shows; a refusal counts as a loss here, too."""
         sources: list[Source] = []
         refused: list[Source] = []
         for source in self.planned():
@@ -430,7 +430,7 @@ def outputs_from(
 
 
 def is_media_suffix(suffix: str) -> bool:
-    """Whether a name that ends so is meant to be a picture, a video or a sound, and not a folder."""
+    """Return whether a name that ends so is meant to be a picture, a video or a sound, and not a folder."""
     kind, _ = mimetypes.guess_type(f"a{suffix}")
     return suffix in MEDIA_SUFFIXES or (kind is not None and kind.split("/")[0] in ("video", "image", "audio"))
 
@@ -448,7 +448,7 @@ def require_writable(folder: Path, out: str) -> None:
 
 
 def admission(outputs: Outputs, *, overwrite: bool, drop_unsupported: bool) -> Callable[[Source], Failure | None]:
-    """Why the results of a source that is not finished must not be written, or would not be all of it."""
+    """Return a function that says why the results of a source must not be written, or would lack something of it."""
 
     def admit(source: Source) -> Failure | None:
         try:

@@ -1,4 +1,4 @@
-"""What a person or a log collector sees of a running job: progress bars and a table now and then, JSON lines otherwise."""
+"""Shows a running job: progress bars and a table now and then to a person, JSON lines to a log collector."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class Reporter:
     def plan(
         self, job: str, sources: Sequence[Source], outputs: Outputs | None = None, refused: Sequence[Source] = (), **more: Any
     ) -> None:
-        """What --dry-run prints: every input, where its result goes, and what that carries."""
+        """Print what --dry-run shows: every input, where its result goes, and what that carries."""
         inputs = []
         for one in (*sources, *refused):
             said: dict[str, Any] = {
@@ -189,7 +189,7 @@ class Reporter:
 
 
 def planned(source: Source, outputs: Outputs) -> dict[str, Any]:
-    """Where a source's result goes, and what becomes of everything that the source has."""
+    """Describe where a source's result goes, and what becomes of everything that the source has."""
     try:
         carriage = outputs.carriage(source)
         output = outputs.of(source).video
@@ -199,4 +199,4 @@ def planned(source: Source, outputs: Outputs) -> dict[str, Any]:
 
 
 Allowed = int | float
-"""How many inputs may lose something: a number, or a share of them."""
+"""Number or share of the inputs that may lose something."""

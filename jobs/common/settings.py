@@ -168,10 +168,10 @@ TABLE: Final[Mapping[type, Shape]] = {
     ),
     SmoothingSettings: Shape(
         {
-            "kind": Option("--smoothing", EDIT, "Of codes over time, within a track."),
+            "kind": Option("--smoothing", EDIT, "Filter that smooths codes over time, within a track."),
             "sigma_seconds": DERIVED,
             "window_seconds": DERIVED,
-            "degree": Option("--smoothing-degree", EDIT, min=0, max=5),
+            "degree": Option("--smoothing-degree", EDIT, "savgol: degree of the polynomial.", 0, 5),
             "min_cutoff_hz": Option("--smoothing-cutoff-hz", EDIT),
             "speed_coefficient": Option("--smoothing-speed", EDIT),
             "derivative_cutoff_hz": Option("--smoothing-speed-cutoff-hz", EDIT),
@@ -193,11 +193,7 @@ TABLE: Final[Mapping[type, Shape]] = {
     ),
     PasteSettings: Shape(
         {
-            "mode": Option(
-                "--paste",
-                help="delta: add only what the edit changed; composite: where it changed structure, show the generated face "
-                "instead; replace: the generated face.",
-            ),
+            "mode": Option("--paste"),
             "mask": Nested(MaskSettings),
             "color_match": Option("--color-match", PASTE, "Match the colours of the source's crop."),
         }
@@ -217,7 +213,7 @@ TABLE: Final[Mapping[type, Shape]] = {
             "codec": Option(
                 "--codec",
                 VIDEO,
-                "Of the output. auto: libx264; qtrle or ProRes for a source with transparency.",
+                "Codec of the output. auto: libx264; qtrle or ProRes for a source with transparency.",
                 type=Literal["auto", "libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "prores_ks", "qtrle"],
                 default="auto",
             ),
@@ -225,7 +221,7 @@ TABLE: Final[Mapping[type, Shape]] = {
             "quality": Option("--quality", VIDEO, "Constant rate factor; the codec's default if not given."),
             "preset": Option("--preset", VIDEO, "Speed against size, in x264's words."),
             "pix_fmt": Option("--pix-fmt", VIDEO, "FFmpeg's pixel format; the one that keeps the source's if not given."),
-            "threads": Option("--encoder-threads", VIDEO, min=1),
+            "threads": Option("--encoder-threads", VIDEO, "Threads of the encoder.", 1),
             "gop_frames": Option("--gop-frames", VIDEO, min=1),
             "native": Hidden("follows from the source"),
             "field_order": Hidden("follows from the source"),
@@ -235,7 +231,7 @@ TABLE: Final[Mapping[type, Shape]] = {
     Compute: Shape(
         {
             "device": Option("--device", None, "auto: CUDA where a worker sees a GPU."),
-            "precision": Option("--precision", COMPUTE, "Of feature maps; W+ and colours stay fp32."),
+            "precision": Option("--precision", COMPUTE, "Precision of feature maps; W+ and colours stay fp32."),
             "batch_size": Option("--batch-size", COMPUTE, "Faces per model call.", 1),
             "chunk_frames": Option("--chunk-frames", COMPUTE, "Frames per work item.", 1),
             "backend": Option("--decoder", COMPUTE, "auto: decord for short clips that it reads exactly, else PyAV."),

@@ -1,4 +1,4 @@
-"""What all trainings take, and how they start: in this process, or on Ray with several."""
+"""Options of all trainings, and their start: in this process, or on Ray with several."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ Images = Annotated[int | None, typer.Option("--images", min=1, help="Length of t
 MaxMinutes = Annotated[float | None, typer.Option("--max-minutes", min=0.01, help="Stop then; the same command goes on.")]
 Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Images of a step, over all workers.")]
 Seed = Annotated[int, typer.Option("--seed")]
-PrecisionName = Annotated[Precision | None, typer.Option("--precision", help="Of feature maps; the preset's if not given.")]
+PrecisionName = Annotated[
+    Precision | None, typer.Option("--precision", help="Precision of feature maps; the preset's if not given.")
+]
 Set = Annotated[list[str], typer.Option("--set", help="NAME=VALUE of the step's settings, several times.")]
 IdentityNetwork = Annotated[
     Path | None, typer.Option("--identity-network", help="Weights of MobileFaceNet or ArcFace IR-SE50, for identity losses.")
 ]
 VggWeights = Annotated[Path | None, typer.Option("--vgg-weights", help="VGG16, for the tree's perceptual loss.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Of torch; all cores if not given.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of torch; all cores if not given.")]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes; more than one run on Ray Train.")]
 GpusPerWorker = Annotated[float, typer.Option("--gpus-per-worker", min=0, help="num_gpus of each.")]
 CpusPerWorker = Annotated[float, typer.Option("--cpus-per-worker", min=0.1, help="num_cpus of each.")]
@@ -81,7 +83,7 @@ def faces_source(data: str) -> str:
 
 
 def perceptual_files(vgg: Path | None, lpips: Path | None, heads: Path | None) -> tuple[Path, ...]:
-    """Of the one perceptual network that was named; () for EfficientNet-Lite0. Raises UsageError for two."""
+    """Return the files of the one perceptual network that was named; () for EfficientNet-Lite0. Raises UsageError for two."""
     if vgg is not None and lpips is not None:
         raise UsageError("expected one perceptual network, got --vgg-weights and --lpips-weights; leave one of them out")
     if heads is not None and lpips is None:

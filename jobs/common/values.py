@@ -27,7 +27,7 @@ NONE_YET: Final = "NONE_YET"
 
 @dataclass(frozen=True)
 class Option:
-    """How one field is an option."""
+    """An option that sets one field."""
 
     name: str
     """`--paste`; a field that is true by default has `--no-…` and is false where it is given."""
@@ -40,7 +40,7 @@ class Option:
     type: Any = None
     """None: the field's own."""
     default: Any = NONE_YET
-    """Where the command's differs from the field's: a word that `read` turns into it."""
+    """The command's default where it differs from the field's; `build` or `read` turns it into the field's."""
     read: Callable[[Any], Any] | None = None
     """The option's value => the field's; ValueErrors become a mistake of the user's."""
 
@@ -72,7 +72,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the user chose, of every settings class of a command."""
+    """The values that the user chose for every settings class of a command."""
 
     values: Mapping[tuple[type, str], Any]
     table: Mapping[type, Shape]
@@ -122,7 +122,7 @@ def named(table: Mapping[type, Shape], classes: tuple[type, ...] | list[type]) -
             if isinstance(shown, Nested):
                 found += named(table, [shown.of])
             elif isinstance(shown, Option):
-                found.append((cls, name, f"{cls.__name__}_{name}"))
+                found.append((cls, name, shown.name.removeprefix("--").replace("-", "_")))
     return found
 
 
@@ -167,7 +167,7 @@ def default_of(cls: type, name: str, shown: Option) -> Any:
 
 
 def read_by(table: Mapping[type, Shape], cls: type, name: str, value: Any) -> Any:
-    """What the field becomes of what was typed."""
+    """Turn what was typed into the field's value."""
     shown = shown_as(table, cls, name)
     if shown.read is not None:
         try:

@@ -11,11 +11,10 @@ The embedded default lives in `ops/bundles/mini64`.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -30,6 +29,7 @@ from ops.editing.editor import Editor
 from ops.editing.ganspace import GanSpaceBasis, GanSpaceEdit, GanSpaceEditor
 from ops.face.framing import Crop, Framing
 from ops.files.atomic import replaced_folder
+from ops.files.digest import sha256_together
 from ops.files.errors import CheckpointError, listing
 from ops.inversion.configs import config_from_json
 from ops.inversion.inverter import Inverter, Parts
@@ -251,20 +251,5 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def bundle_digest(path: Path) -> str:
-    """SHA-256 over the three data files, each with its name and length; the card may be rewritten freely.
-
-    A process reads the files once: again only when one of them has another inode, length or time of change.
-    """
-    facts = [(path / name).stat() for name in DATA_FILES]
-    return _bundle_digest(path, tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in facts))
-
-
-@lru_cache(maxsize=32)
-def _bundle_digest(path: Path, facts: tuple[tuple[int, int, int], ...]) -> str:
-    digest = hashlib.sha256()
-    for name, (_, size_bytes, _) in zip(DATA_FILES, facts, strict=True):
-        digest.update(f"{name}:{size_bytes}:".encode())
-        with (path / name).open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    """SHA-256 over the three data files, each with its name and length; the card may be rewritten freely."""
+    return sha256_together([path / name for name in DATA_FILES])

@@ -8,7 +8,6 @@ MobileStyleGAN's PyPI wheel     => the same
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,6 +26,7 @@ from ops.checkpoints.formats.official import config_from_official, state_dict_fr
 from ops.checkpoints.formats.rosinality import generator_from_rosinality
 from ops.checkpoints.prior import GENERATOR, Prior, write_prior
 from ops.files.atomic import replaced_folder
+from ops.files.digest import sha256_of
 from ops.files.errors import CheckpointError, listing
 from ops.generators.build import build_generator
 from ops.inversion.styleres import StyleResConfig
@@ -221,12 +221,6 @@ def check_free(out: Path, overwrite: bool) -> None:
         raise CheckpointError(f"{out} exists already; use --overwrite to replace a model there, or another --out")
     if not any((out / name).is_file() for name in ("weights.safetensors", GENERATOR)):
         raise CheckpointError(f"{out} is not a model's folder, so it is not replaced; use another --out")
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager

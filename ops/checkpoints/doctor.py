@@ -8,11 +8,12 @@ from pathlib import Path
 
 from ops.checkpoints.bundle import EMBEDDED, open_bundle
 from ops.checkpoints.catalog import known_by_digest, read_catalog
-from ops.checkpoints.convert import read_checkpoint, sha256_of
+from ops.checkpoints.convert import read_checkpoint
 from ops.checkpoints.formats.contents import read_content
 from ops.checkpoints.formats.family import MissingCompanion
 from ops.checkpoints.formats.model import Model
 from ops.checkpoints.prior import Prior, is_prior, read_prior_config
+from ops.files.digest import sha256_of
 from ops.files.errors import CheckpointError
 from ops.files.sniff import sniff
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,19 +61,6 @@ def one_tensor(path: str | Path, what: str) -> torch.Tensor:
     if len(tensors) != 1:
         raise EditError(f"{path}: expected one tensor, found {', '.join(sorted(tensors))}")
     return next(iter(tensors.values()))
-
-
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits.
-
-    Raises:
-        EditError: the file cannot be read.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise EditError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _load_without_executing(path: Path, suffix: str) -> object:

@@ -26,7 +26,7 @@ from ops.editing.definitions import (
 )
 from ops.editing.direction import DirectionEditor, load_direction
 from ops.editing.editor import AnyEditor, EditError, Editor, check_fits
-from ops.editing.files import read_tensors, sha256_of
+from ops.editing.files import read_tensors
 from ops.editing.ganspace import GanSpaceBasis, GanSpaceEdit, GanSpaceEditor, read_ganspace_table
 from ops.editing.gradctrl import CONTROLS, GradCtrlEditor, load_heads
 from ops.editing.official_folder import definitions_in
@@ -41,6 +41,7 @@ from ops.editing.styleclip_global import (
 )
 from ops.editing.styleclip_mapper import load_mapper
 from ops.editing.values import RecipeError
+from ops.files.digest import sha256_of
 from ops.generators.protocol import GeneratorConfig
 
 
@@ -67,7 +68,10 @@ class Offer:
         if self.attribute is not None:
             settings["attribute"] = self.attribute
         kind = settings.pop("kind")
-        files = [f"{role}={path.name} sha256:{sha256_of(path)}" for role, path in self.definition.files().items()]
+        try:
+            files = [f"{role}={path.name} sha256:{sha256_of(path)}" for role, path in self.definition.files().items()]
+        except OSError as error:
+            raise EditError(f"{error.filename}: cannot be read ({error.strerror})") from error
         return " ".join([kind, *files, *(f"{name}={value}" for name, value in settings.items())])
 
 

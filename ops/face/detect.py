@@ -14,11 +14,9 @@ Convention (everything that leaves this module)
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal, assert_never, final
@@ -28,6 +26,8 @@ import numpy as np
 import onnxruntime
 
 from ops.device import Device, resolve_device
+from ops.face.boxes import box_overlap
+from ops.files.digest import sha256_together
 
 DETECTOR_STRIDE: Final = 32  # both families of networks halve the picture five times
 MAX_OVERLAP: Final = 0.3  # boxes that share more than this (intersection over union) are one face
@@ -180,10 +180,7 @@ def build_detector(settings: DetectorSettings, device: str = "cpu") -> Detector:
 
 
 def networks_digest(settings: DetectorSettings) -> str:
-    """SHA-256 over the ONNX files that a detector runs: CenterFace's, or all those of an insightface pack.
-
-    A process reads them once: again only when one of them has another inode, length or time of change.
-    """
+    """SHA-256 over the ONNX files that a detector runs: CenterFace's, or all those of an insightface pack."""
     match settings.kind:
         case "centerface":
             files = [_centerface_file()]
@@ -191,19 +188,7 @@ def networks_digest(settings: DetectorSettings) -> str:
             files = sorted(_pack_folder(settings).glob("*.onnx"))
         case other:
             assert_never(other)
-    facts = [(path, path.stat()) for path in files]
-    return _networks_digest(tuple((path, one.st_ino, one.st_size, one.st_mtime_ns) for path, one in facts))
-
-
-@lru_cache(maxsize=32)
-def _networks_digest(files: tuple[tuple[Path, int, int, int], ...]) -> str:
-    digest = hashlib.sha256()
-    for path, _, size_bytes, _ in files:
-        digest.update(f"{path.name}:{size_bytes}:".encode())
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return sha256_together(files)
 
 
 @final
@@ -358,14 +343,6 @@ def decode_centerface(
         np.array(kept_landmarks).reshape(-1, 5, 2),
         np.array(kept_scores).reshape(-1),
     )
-
-
-def box_overlap(a_N4: np.ndarray, b_M4: np.ndarray) -> np.ndarray:
-    """Intersection over union of every box of `a` with every box of `b`; x0, y0, x1, y1 => float64 [N, M]."""
-    a, b = np.asarray(a_N4, np.float64)[:, None], np.asarray(b_M4, np.float64)[None]
-    shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(-1)
-    area_a, area_b = (a[..., 2:] - a[..., :2]).prod(-1), (b[..., 2:] - b[..., :2]).prod(-1)
-    return shared / np.maximum(area_a + area_b - shared, 1e-12)
 
 
 def similarity_between(src_K2: np.ndarray, dst_K2: np.ndarray) -> np.ndarray:

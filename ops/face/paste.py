@@ -49,6 +49,8 @@ class PasteSettings:
     """How an edited crop goes back into its frame."""
 
     mode: PasteMode = "composite"
+    """delta: add only what the edit changed; composite: where it changed structure, show the generated face instead; replace:
+    the generated face."""
     mask: MaskSettings = field(default_factory=MaskSettings)
     color_match: bool = False
     """Scale (and, in replace, shift) each channel so that the *reconstruction* has the source crop's mean and

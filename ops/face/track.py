@@ -29,7 +29,8 @@ from scipy.optimize import linear_sum_assignment
 
 from ops.face.align import ffhq_quad
 from ops.face.appearance import appearance_distance
-from ops.face.detect import Face, box_overlap
+from ops.face.boxes import box_overlap
+from ops.face.detect import Face
 from ops.face.shots import ShotSettings, find_cuts
 from ops.face.smooth import QuadSmoothing, smooth_quads
 

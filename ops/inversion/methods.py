@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal
 
 from ops.inversion.hfgi import Hfgi, HfgiConfig
 from ops.inversion.hyperstyle import HyperStyle, HyperStyleConfig
@@ -14,6 +15,17 @@ from ops.inversion.wplus import E4e, Psp, Restyle, RestyleConfig, WplusConfig
 
 Method = Literal["styleres", "styleres_light", "e4e", "psp", "restyle", "hfgi", "hyperstyle", "sfe"]
 MethodConfig = StyleResConfig | LightConfig | WplusConfig | RestyleConfig | HfgiConfig | HyperStyleConfig | SfeConfig
+CONFIGS: Final[Mapping[Method, type[MethodConfig]]] = {
+    "styleres": StyleResConfig,
+    "styleres_light": LightConfig,
+    "e4e": WplusConfig,
+    "psp": WplusConfig,
+    "restyle": RestyleConfig,
+    "hfgi": HfgiConfig,
+    "hyperstyle": HyperStyleConfig,
+    "sfe": SfeConfig,
+}
+"""The sizes of each method's models."""
 
 
 def build_inverter(method: Method, config: MethodConfig, parts: Parts = "all") -> Inverter:

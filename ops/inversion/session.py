@@ -1,4 +1,4 @@
-"""A loaded model that eats and gives numpy: what a pipeline step holds while it runs.
+"""A loaded model with numpy in and out, which a pipeline step holds while it runs.
 
 Batches are always full: the last one is padded by repeating its last row. Convolution and matrix kernels are chosen by shape,
 so a face would otherwise get other last bits in a short batch than in a full one; this way a result does not depend on how

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from ops.checkpoints.bundle import Bundle, open_bundle, write_bundle
-from ops.checkpoints.convert import sha256_of
 from ops.checkpoints.prior import DISCRIMINATOR, GENERATOR
 from ops.data.faces import load_faces
 from ops.device import channels_last, set_up
+from ops.files.digest import sha256_of
 from ops.generators.discriminator import Discriminator
 from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.hfgi import ConsultationConfig, Hfgi, HfgiConfig

@@ -16,13 +16,13 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from ops.checkpoints.bundle import EditEntry, load_tensors, open_bundle
-from ops.checkpoints.convert import sha256_of
 from ops.checkpoints.prior import ANCHOR, DISCRIMINATOR, GENERATOR, Prior, read_prior_config, read_prior_tensors, write_prior
 from ops.data.faces import load_faces
 from ops.device import channels_last, set_up
 from ops.editing.definitions import DirectionDefinition
 from ops.editing.direction import load_direction
 from ops.editing.official_folder import definitions_in
+from ops.files.digest import sha256_of
 from ops.generators.discriminator import Discriminator
 from ops.generators.mobile import Mobile, MobileConfig, Tail
 from ops.generators.protocol import GeneratorConfig

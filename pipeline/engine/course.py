@@ -1,4 +1,4 @@
-"""Where every source in flight stands, and which items may run: what all runners share.
+"""Keeps where every source in flight stands, and gives out the items that may run; shared by all runners.
 
 A source takes the stages in order, and enters one when all its items have left the one before; sources do not wait for each
 other. Later stages go first, and no source is listed before there is room for its items, so that memory and the work folder
@@ -42,10 +42,10 @@ class Tally:
     running: int = 0
     done: int = 0
     resumed: int = 0
-    """Of those done: by an earlier run."""
+    """Part of `done`: items that an earlier run did."""
     failed: int = 0
     frames: int = 0
-    """Of the items that this run has done."""
+    """Frames of the items that this run has done."""
 
     @property
     def known(self) -> int:
@@ -55,7 +55,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is."""
+    """Progress of a run."""
 
     seconds: float
     steps: dict[str, Tally]
@@ -65,7 +65,7 @@ class Status:
     """None while the inputs are still being listed."""
     workers: int = 1
     busy_share: float = 1.0
-    """Of the workers' time since the last status."""
+    """Share of the workers' time since the last status in which they computed, 0..1."""
 
     @property
     def eta_seconds(self) -> float | None:
@@ -109,7 +109,7 @@ def silent(event: Event) -> None:
 
 
 @dataclass(eq=False)
-class Parcel:
+class ItemBatch:
     """Items of one stage that one worker does together."""
 
     stage: Stage
@@ -126,7 +126,7 @@ class Underway:
     key: str = ""
     waiting: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
-    """Of the stage that it is in."""
+    """Outcomes of the stage that the source is in."""
     failures: list[Failure] = field(default_factory=list)
     files: list[Written] = field(default_factory=list)
     outputs: list[Written] = field(default_factory=list)
@@ -137,7 +137,7 @@ class Underway:
     lost: bool = False
     """Anything, at any stage."""
     settled: list[tuple[Stage, Outcome]] = field(default_factory=list)
-    """Of the stages that it has passed, for the summary."""
+    """Outcomes of the stages that it has passed, for the summary."""
     lost_before: list[Failure] = field(default_factory=list)
     """By stages that an earlier run has finished."""
 
@@ -187,7 +187,7 @@ class Course:
 
     # ------------------------------------------------------------------------------------------------ for the runner
 
-    def take(self, fits: Callable[[Stage], bool] = lambda stage: True) -> Parcel | None:
+    def take(self, fits: Callable[[Stage], bool] = lambda stage: True) -> ItemBatch | None:
         """The next items for a worker, latest stage first; None if there are none that it may do now."""
         self._list_more(fits)
         for at in reversed(range(len(self.stages))):
@@ -200,16 +200,16 @@ class Course:
             tally = self.tallies[stage.name]
             tally.queued -= len(items)
             tally.running += len(items)
-            return Parcel(stage, items)
+            return ItemBatch(stage, items)
         return None
 
-    def give_back(self, parcel: Parcel) -> None:
+    def give_back(self, batch: ItemBatch) -> None:
         """The worker that had these items is gone, through no fault of theirs."""
-        at = self.stages.index(parcel.stage)
-        self._queues[at].extendleft(reversed(parcel.items))
-        tally = self.tallies[parcel.stage.name]
-        tally.queued += len(parcel.items)
-        tally.running -= len(parcel.items)
+        at = self.stages.index(batch.stage)
+        self._queues[at].extendleft(reversed(batch.items))
+        tally = self.tallies[batch.stage.name]
+        tally.queued += len(batch.items)
+        tally.running -= len(batch.items)
 
     def settle(self, stage: Stage, outcome: Outcome) -> None:
         """An item is done or lost; what its source does next follows.
@@ -256,7 +256,7 @@ class Course:
         return self._listed_all and not self._underway and not self._held
 
     def holds(self, source_id: str) -> bool:
-        """Whether a source is in flight, so that more items of it may come."""
+        """Return whether a source is in flight, so that more items of it may come."""
         return source_id in self._underway
 
     def status(self, workers: int = 1, busy_share: float = 1.0) -> Status:
@@ -272,8 +272,8 @@ class Course:
         self._ahead_frames = frames
         self._list_more()
 
-    def parcels(self, can: Callable[[Stage], bool]) -> int:
-        """How many workers the items that wait could keep busy."""
+    def batches(self, can: Callable[[Stage], bool]) -> int:
+        """Return how many workers the waiting items could keep busy."""
         queues = zip(self.stages, self._queues, strict=True)
         return sum(-(-sum(item.frames for item in queue) // stage.frames) for stage, queue in queues if queue and can(stage))
 
@@ -334,14 +334,14 @@ class Course:
             self.ledger.refuse(failure)
 
     def refusal(self, source: Source) -> Failure | None:
-        """Why this source would not be touched; changes nothing."""
+        """Return why this source would be refused, or None; changes nothing."""
         state = Underway(source, self._begin(source))
         if self.ledger is None or self._sealed_from(state, tell=False) == len(self.stages):
             return None
         return self._refusal(state)[0]
 
     def _refusal(self, state: Underway) -> tuple[Failure | None, list[str]]:
-        """Why the source must not be touched, or what has changed since it was done before."""
+        """Return (why the source must not be touched or None, the settings that changed since it was done before)."""
         assert self.ledger is not None
         failure, last = self._admit(state.source), self.stages[-1]
         if failure is not None:
@@ -534,7 +534,7 @@ class Course:
 
 
 def advice(damage: DamagedPart, gone: Collection[Place]) -> str:
-    """What a step that met damaged files tells its user. gone: those that were put aside."""
+    """Return the message for a step that met damaged files. gone: the files that were put aside."""
     if not any(path in gone for path in damage.found):
         return f"{named(damage.found)}, though its bytes are those that were written; run the same command again"
     return (

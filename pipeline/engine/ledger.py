@@ -1,4 +1,4 @@
-"""What is done of sources that are not finished: one entry for each item, written by rename after its data.
+"""Records what is done of sources that are not finished: one entry for each item, written by rename after its data.
 
     STORE/ledger/<stage>/<source_id>/<start>-<stop>.json
 
@@ -64,12 +64,12 @@ def _part_of(uri: str) -> str:
 
 
 def key_of(stage: Stage, source: Source, upstream: str) -> str:
-    """What an item of this stage depends on; `upstream` comes from the stage before (`after`)."""
+    """Return the digest of all that an item of this stage depends on; `upstream` comes from the stage before (`after`)."""
     return digest(schemas.SCHEMA_VERSION, stage.name, stage.decided_by, source.info.sha256, upstream)
 
 
 def after(key: str, covered: Sequence[tuple[int, int]]) -> str:
-    """What the next stage depends on: this one's key, and which frames of it there are (a lost chunk leaves a gap)."""
+    """Return the digest that the next stage depends on: this key, and which frames there are (a lost chunk leaves a gap)."""
     return digest(key, merged(covered))
 
 
@@ -94,7 +94,7 @@ class Seal:
     outputs: tuple[Written, ...] = ()
     """Files outside the store that it vouches for."""
     after: str = ""
-    """What the stages after it depend on."""
+    """The digest that the stages after it depend on."""
     devices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Stage => kinds of device that its models ran on; for people."""
 
@@ -107,7 +107,7 @@ class Ledger:
         self.store = store
         holds = PUBLISHING.get()
         self.fence = holds if isinstance(holds, Fence) else None
-        """Of the run that keeps this account; None where nobody holds the store."""
+        """The fence of the run that keeps this account; None where nobody holds the store."""
 
     # ------------------------------------------------------------------------------------------------------- items
 
@@ -256,7 +256,7 @@ class Ledger:
         return list(damaged.values())
 
     def makes(self, stages: Sequence[Stage], path: Place) -> bool:
-        """Whether a file of the store is one that these stages write."""
+        """Return whether a file of the store is one that these stages write."""
         folders = [f"{self.store.root}/{name}/" for stage in stages for name in stage.writes]
         return str(path).startswith(tuple(folders))
 
@@ -265,7 +265,7 @@ class Ledger:
         write_text(self._folder(name, source_id) / "begun.json", "{}")
 
     def owns(self, name: str, source_id: str) -> bool:
-        """Whether a render of this name, finished or killed, may have written the outputs that are there."""
+        """Return whether a render of this name, finished or killed, may have written the outputs that are there."""
         return exists(self._folder(name, source_id) / "begun.json") or self.store.has_manifest(name, source_id)
 
     def put_manifests_aside(self, stages: Sequence[Stage], source: Source) -> list[str]:
@@ -327,7 +327,7 @@ class Ledger:
             return None
 
     def intact(self, name: str, source_id: str, seal: Seal, *, tidy: bool) -> bool:
-        """Whether all that the manifest vouches for is there, as long as it was.
+        """Return whether all that the manifest vouches for is there, as long as it was.
 
         tidy: put aside what lies beside it that nobody vouches for, as a worker of a run that was given up may have left it.
         """

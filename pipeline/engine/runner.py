@@ -117,9 +117,9 @@ class InProcessRunner(Runner):
         # As many frames at hand as fill an item of one-frame images.
         course.look_ahead(max(stage.frames for stage in course.stages))
         told = time.monotonic()
-        while (parcel := course.take()) is not None:
-            for outcome in worker.run(parcel.stage.name, parcel.items):
-                course.settle(parcel.stage, outcome)
+        while (batch := course.take()) is not None:
+            for outcome in worker.run(batch.stage.name, batch.items):
+                course.settle(batch.stage, outcome)
             if time.monotonic() - told >= STATUS_SECONDS:
                 told = time.monotonic()
                 course.report(course.status())

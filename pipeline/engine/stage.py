@@ -1,4 +1,4 @@
-"""What a step of the flow is: values only, so that any runner can run it anywhere.
+"""Defines steps, stages and items as values, so that any runner can run them anywhere.
 
 Step      frozen settings and one method, `open`, which loads models once per worker and returns item => Result
 Stage     a step with its items and the resources of one worker; written in flow.py, beside the reason
@@ -31,10 +31,10 @@ class Source:
     source_id: str
     info: SourceInfo
     name: str = ""
-    """Where its results go below the output folder, for instance `talks/a.mp4`; the file's own name if empty."""
+    """Path of its results below the output folder, for instance `talks/a.mp4`; the file's own name if empty."""
 
     modified_ns: int | None = None
-    """Of the file when it was probed, in its file system's own time; None where there is none."""
+    """Time of the file's last change when it was probed, ns in its file system's own time; None where there is none."""
 
     @property
     def uri(self) -> str:
@@ -80,18 +80,18 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one item."""
+    """The outcome of one item that succeeded."""
 
     counts: Mapping[str, int] = field(default_factory=dict)
     """frames, faces, edits, ..."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Where the time went: decode, detect, crop, model, paste, encode, store."""
+    """Seconds by part: decode, detect, crop, model, paste, encode, store."""
     failures: tuple[Failure, ...] = ()
     """Frames or tracks of it that were lost, while the item itself was done."""
     files: tuple[Written, ...] = ()
-    """What it wrote into the store: `pipeline.engine.ledger` vouches for them."""
+    """Files that it wrote into the store: `pipeline.engine.ledger` vouches for them."""
     outputs: tuple[Written, ...] = ()
-    """What it wrote elsewhere, by whole paths: the edited file and what goes with it."""
+    """Files that it wrote elsewhere, by whole paths: the edited file and what goes with it."""
     devices: tuple[str, ...] = ()
     """Kinds of device that a model of it ran on (`cpu`, `cuda`); empty for a step without one. Part of no key: results differ
     in their last bits between kinds."""
@@ -105,7 +105,7 @@ class Outcome:
     result: Result | None
     failure: Failure | None
     damaged: DamagedPart | None = None
-    """Why it failed, if that was a file of the store."""
+    """The damaged files of the store that it failed of, if it did."""
     resumed: bool = False
     """Done by an earlier run."""
 
@@ -114,8 +114,9 @@ class Outcome:
 class Batched:
     """A step whose items are computed together, so that crops of many small clips and images fill a batch.
 
-    `load` reads and decodes one item, and runs while the items before it compute; `finish` computes and writes what was loaded.
-    The two run in different threads, so they share nothing that cannot be shared.
+    `load` reads what one item needs, while the items before it compute: rows, and for `invert` the decoded crops. `finish`
+    computes and writes what was loaded; `render` decodes there, so that no more than a batch of frames is in memory. The two
+    run in different threads, so they share nothing that cannot be shared.
     """
 
     load: Callable[[Chunk], Any]
@@ -130,8 +131,8 @@ class Step(ABC):
     """Abstract. Final classes are frozen dataclasses of settings; they pickle."""
 
     VERSION: ClassVar[int] = 1
-    """Of the algorithm. Raise it by hand with every change of the rows or pixels that the same settings give: what earlier
-    versions did then counts as done with other settings. `tests/pipeline/steps/test_versions.py` reminds of it."""
+    """Version of the algorithm. Raise it by hand with every change of the rows or pixels that the same settings give: what
+    earlier versions did then counts as done with other settings. `tests/pipeline/steps/test_versions.py` reminds of it."""
 
     @abstractmethod
     def open(self) -> Callable[[Chunk], Result]:
@@ -207,7 +208,7 @@ def failure_of(stage: str, item: Chunk, error: BaseException, attempts: int = 1)
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a disk or quota has no room left."""
+    """Return whether the error says that a disk or quota has no room left."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -1,4 +1,4 @@
-"""What a job did: the numbers of its last line, in memory that does not grow with the number of inputs."""
+"""Counts what a job did, for its last line, in memory that does not grow with the number of inputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Summary:
     sources_failed: int = 0
     """Inputs of which anything was lost, those that could not be read included."""
     sources_skipped: int = 0
-    """Of `sources_done`: finished by an earlier run."""
+    """Part of `sources_done`: sources that an earlier run finished."""
 
     def fail(self, failures: Iterable[Failure]) -> None:
         for failure in failures:

@@ -1,4 +1,4 @@
-"""Where the time of an item went."""
+"""Measures where the time of an item went."""
 
 from __future__ import annotations
 

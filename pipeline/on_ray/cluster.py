@@ -1,4 +1,4 @@
-"""Whether a Ray cluster answers at an address, and what it is at this moment.
+"""Asks a Ray cluster at an address whether it answers, and what it has at this moment.
 
 A process of its own asks, because `ray.init` tries for a quarter of an hour where nobody listens, and cannot be cut short.
 Nothing of ours is imported, so that asking takes two seconds.
@@ -20,11 +20,11 @@ class NoCluster(RuntimeError):
 
 @dataclass(frozen=True)
 class ClusterFacts:
-    """What a cluster is at this moment."""
+    """Nodes and resources of a cluster at this moment."""
 
     nodes: int
     total: dict[str, float]
-    """Of each resource, by Ray's names: CPU, GPU, memory, …"""
+    """Amount of each resource, by Ray's names: CPU, GPU, memory, …"""
     free: dict[str, float]
 
 

@@ -1,10 +1,10 @@
 """Takes a course to its end on Ray Core actors: the only file of the flow that imports Ray (`cluster.py` looks at one).
 
 One actor per worker, and any worker that has what a stage needs does any of its items, so none stands idle while there is work.
-Each has two items at a time: one is loaded while the other is computed. Items are small values; frames and features never
-pass through Ray.
+Each has two items at a time: one is loaded while the other is computed. An item is a few hundred bytes (`wire.py`); frames and
+features never pass through Ray.
 
-A worker that dies or hangs costs time and nothing else. What it had in hand is tried once more, one item at a time, on a fresh
+A worker that dies or hangs costs time and nothing else. What it was given is tried once more, one item at a time, on a fresh
 actor that does nothing besides; an item that ends that one too is recorded as lost, with the reason and the worker's last
 lines. Items of a node that is gone are simply done elsewhere. Every wait has a limit and says what it waited for.
 """
@@ -24,7 +24,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.metrics import Counter, Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.engine.course import Course, Noted, Parcel
+from pipeline.engine.course import Course, ItemBatch, Noted
 from pipeline.engine.ledger import Ledger
 from pipeline.engine.runner import STATUS_SECONDS, ResourceError, Runner, Worker, WorkersDie
 from pipeline.engine.stage import Chunk, Outcome, Result, Stage, lost
@@ -54,7 +54,7 @@ class Actor:
         self.receiver = Receiver(ray.get)
 
     def who(self) -> dict[str, Any]:
-        """Where it is, and the file that its standard error goes to."""
+        """Return its node and pid, and the file that its standard error goes to."""
         try:
             log = os.readlink("/proc/self/fd/2")
         except OSError:
@@ -83,7 +83,7 @@ def start(address: str, **options: Any) -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """What an actor reserves. One with GPUs does the steps that need none, too."""
+    """Resources that an actor reserves. One with GPUs does the steps that need none, too."""
 
     num_cpus: float
     num_gpus: float
@@ -100,20 +100,20 @@ class Kind:
 
 @dataclass(eq=False)
 class Flight:
-    """A parcel with a worker."""
+    """A batch with a worker."""
 
-    parcel: Parcel
+    batch: ItemBatch
     since: float
     alone: bool = False
 
 
 @dataclass(eq=False)
-class Hand:
+class Handle:
     """An actor as the driver knows it."""
 
     kind: Kind
     actor: Any
-    hired: float
+    started_at: float
     readiness: Any
     """The answer to `who`, while it is awaited."""
     where: dict[str, Any] | None = None
@@ -167,20 +167,20 @@ class RayRunner(Runner):
             ray.shutdown()
 
     def run(self, course: Course) -> None:
-        crew = Crew(course, self)
+        pool = Pool(course, self)
         try:
-            crew.work()
+            pool.work()
         finally:
-            crew.dismiss_all()
+            pool.stop_all()
 
 
-class Crew:
+class Pool:
     """The actors of one run."""
 
     def __init__(self, course: Course, settings: RayRunner) -> None:
         self.course, self.settings = course, settings
         self.kinds = kinds_of(course.stages)
-        self.hands: list[Hand] = []
+        self.handles: list[Handle] = []
         self.alone: deque[tuple[Stage, Chunk, str]] = deque()
         """Second attempts, each with what ended the first."""
         self.node_losses: dict[tuple[str, str, int], int] = {}
@@ -196,18 +196,18 @@ class Crew:
     # -------------------------------------------------------------------------------------------------- the loop
 
     def work(self) -> None:
-        self._hire_first()
+        self._start_first()
         while True:
             self._send()
-            references = [reference for hand in self.hands for reference in hand.flying]
-            references += [hand.readiness for hand in self.hands if hand.where is None]
+            references = [reference for handle in self.handles for reference in handle.flying]
+            references += [handle.readiness for handle in self.handles if handle.where is None]
             if not references:
                 if self.course.finished and not self.alone:
                     break
-                self._hire()
-                if not self.hands:
+                self._start_workers()
+                if not self.handles:
                     self._wait_for_room()
-                elif all(hand.where is not None for hand in self.hands):
+                elif all(handle.where is not None for handle in self.handles):
                     self._wait_for_another_kind()
                 continue
             self.idle_since = None
@@ -217,44 +217,44 @@ class Crew:
             if time.monotonic() - self.checked >= CHECK_SECONDS:
                 self.checked = time.monotonic()
                 self._check_limits()
-                self._hire()
+                self._start_workers()
             if time.monotonic() - self.told >= self.settings.status_seconds:
                 self._tell()
         self._tell()
 
     def _send(self) -> None:
         """One item to each worker before a second to any."""
-        for hand in self.hands:
-            if hand.where is not None and not hand.flying and hand.alone:
-                self._send_alone(hand)
-        self.course.look_ahead(IN_FLIGHT * max(stage.frames for stage in self.course.stages) * max(1, len(self.hands)))
+        for handle in self.handles:
+            if handle.where is not None and not handle.flying and handle.alone:
+                self._send_alone(handle)
+        self.course.look_ahead(IN_FLIGHT * max(stage.frames for stage in self.course.stages) * max(1, len(self.handles)))
         for depth in range(IN_FLIGHT):
-            for hand in self.hands:
-                if hand.where is None or hand.alone or len(hand.flying) > depth:
+            for handle in self.handles:
+                if handle.where is None or handle.alone or len(handle.flying) > depth:
                     continue
-                parcel = self.course.take(hand.kind.can)
-                if parcel is not None:
-                    self._fly(hand, parcel)
+                batch = self.course.take(handle.kind.can)
+                if batch is not None:
+                    self._fly(handle, batch)
 
-    def _send_alone(self, hand: Hand) -> None:
+    def _send_alone(self, handle: Handle) -> None:
         for place, (stage, item, _) in enumerate(self.alone):
-            if hand.kind.can(stage):
+            if handle.kind.can(stage):
                 del self.alone[place]
-                self._fly(hand, Parcel(stage, [item]), alone=True)
+                self._fly(handle, ItemBatch(stage, [item]), alone=True)
                 return
-        hand.alone = False  # it has done them all, and is a worker like the others now
+        handle.alone = False  # it has done them all, and is a worker like the others now
 
-    def _fly(self, hand: Hand, parcel: Parcel, *, alone: bool = False) -> None:
+    def _fly(self, handle: Handle, batch: ItemBatch, *, alone: bool = False) -> None:
         now = time.monotonic()
-        if not hand.flying:
-            hand.looked = now
-        reference = hand.actor.run.remote(parcel.stage.name, [self.sender.sent(item) for item in parcel.items])
-        hand.flying[reference] = Flight(parcel, now, alone)
+        if not handle.flying:
+            handle.looked = now
+        reference = handle.actor.run.remote(batch.stage.name, [self.sender.sent(item) for item in batch.items])
+        handle.flying[reference] = Flight(batch, now, alone)
 
     def _receive(self, reference: Any) -> None:
-        hand = next((one for one in self.hands if reference is one.readiness or reference in one.flying), None)
-        if hand is None:
-            return  # of a worker that was dismissed in between
+        handle = next((one for one in self.handles if reference is one.readiness or reference in one.flying), None)
+        if handle is None:
+            return  # of a worker that was stopped in between
         try:
             answer = ray.get(reference, timeout=CHECK_SECONDS)
         except RayTaskError as error:
@@ -263,22 +263,22 @@ class Crew:
         except GetTimeoutError:
             return  # the result is still on its way from its node
         except RayError as error:
-            self._bury(hand, error)
+            self._worker_lost(handle, error)
             return
         now = time.monotonic()
-        if hand.where is None:
-            hand.where = answer
+        if handle.where is None:
+            handle.where = answer
             return
-        flight = hand.flying.pop(reference)
-        hand.busy_seconds += now - hand.looked
-        hand.looked = now
-        for other in hand.flying.values():
+        flight = handle.flying.pop(reference)
+        handle.busy_seconds += now - handle.looked
+        handle.looked = now
+        for other in handle.flying.values():
             other.since = now  # it waited for this one
         self.deaths = 0
-        for item, (result, failure, damaged) in zip(flight.parcel.items, answer, strict=True):
+        for item, (result, failure, damaged) in zip(flight.batch.items, answer, strict=True):
             if failure is not None and flight.alone:
                 failure = Failure(**(vars(failure) | {"attempts": MAX_ATTEMPTS}))
-            self._settle(flight.parcel.stage, Outcome(item, result, failure, damaged))
+            self._settle(flight.batch.stage, Outcome(item, result, failure, damaged))
 
     def _settle(self, stage: Stage, outcome: Outcome) -> None:
         self.course.settle(stage, outcome)
@@ -288,36 +288,36 @@ class Crew:
 
     # ------------------------------------------------------------------------------------------- deaths and limits
 
-    def _bury(self, hand: Hand, error: Exception) -> None:
+    def _worker_lost(self, handle: Handle, error: Exception) -> None:
         """A worker is gone. Its items get their second attempt, or are lost."""
-        node_is_gone = hand.where is not None and not node_is_alive(hand.where["node"])
-        lines = "" if node_is_gone else last_lines(hand.where)
-        self._dismiss(hand)
+        node_is_gone = handle.where is not None and not node_is_alive(handle.where["node"])
+        lines = "" if node_is_gone else last_lines(handle.where)
+        self._stop(handle)
         # Ray's sentence names the actor and the process; its tail repeats the class.
         why = f"the worker died: {str(error).strip().splitlines()[0]}"
         reason = "node_lost" if node_is_gone else "worker_died"
         self._note("worker", f"{why}{lines}")
         self.deaths += 1
-        if self.deaths > DEATHS_IN_A_ROW + len(self.hands):
+        if self.deaths > DEATHS_IN_A_ROW + len(self.handles):
             raise WorkersDie(f"{self.deaths} workers died in a row and finished nothing; the last: {why}{lines}")
-        for flight in hand.flying.values():
+        for flight in handle.flying.values():
             if node_is_gone and not flight.alone:
                 self._again_elsewhere(flight, why)
             else:
                 self._again_alone(flight, reason, why + lines)
 
     def _again_elsewhere(self, flight: Flight, why: str) -> None:
-        for item in flight.parcel.items:
-            key = (flight.parcel.stage.name, item.source.source_id, item.start)
+        for item in flight.batch.items:
+            key = (flight.batch.stage.name, item.source.source_id, item.start)
             self.node_losses[key] = self.node_losses.get(key, 0) + 1
             if self.node_losses[key] >= NODE_LOSSES:
-                self.alone.append((flight.parcel.stage, item, why))
+                self.alone.append((flight.batch.stage, item, why))
             else:
-                self.course.give_back(Parcel(flight.parcel.stage, [item]))
+                self.course.give_back(ItemBatch(flight.batch.stage, [item]))
 
     def _again_alone(self, flight: Flight, reason: str, why: str) -> None:
-        stage = flight.parcel.stage
-        for item in flight.parcel.items:
+        stage = flight.batch.stage
+        for item in flight.batch.items:
             if flight.alone:
                 self._settle(stage, Outcome(item, None, lost(stage.name, item, reason, why, MAX_ATTEMPTS)))
             else:
@@ -325,40 +325,40 @@ class Crew:
 
     def _check_limits(self) -> None:
         now = time.monotonic()
-        for hand in list(self.hands):
-            if hand.where is None:
-                if now - hand.hired > self.settings.start_seconds:
-                    self._never_started(hand)
+        for handle in list(self.handles):
+            if handle.where is None:
+                if now - handle.started_at > self.settings.start_seconds:
+                    self._never_started(handle)
                 continue
-            late = [flight for flight in hand.flying.values() if now - flight.since > self.settings.item_seconds]
+            late = [flight for flight in handle.flying.values() if now - flight.since > self.settings.item_seconds]
             if not late:
                 continue
             late = [min(late, key=lambda flight: flight.since)]
-            items = ", ".join(str(item) for item in late[0].parcel.items[:3])
+            items = ", ".join(str(item) for item in late[0].batch.items[:3])
             why = (
-                f"took longer than {self.settings.item_seconds:g} s at {late[0].parcel.stage.name} (--item-seconds): {items}"
-                f"{last_lines(hand.where)}"
+                f"took longer than {self.settings.item_seconds:g} s at {late[0].batch.stage.name} (--item-seconds): {items}"
+                f"{last_lines(handle.where)}"
             )
-            self._dismiss(hand)
+            self._stop(handle)
             self._note("worker", f"a worker was ended: {why}")
-            for flight in hand.flying.values():
+            for flight in handle.flying.values():
                 if flight in late:
                     self._again_alone(flight, "timed_out", why)
                 elif flight.alone:
-                    self.alone.extendleft((flight.parcel.stage, item, "") for item in flight.parcel.items)
+                    self.alone.extendleft((flight.batch.stage, item, "") for item in flight.batch.items)
                 else:
-                    self.course.give_back(flight.parcel)
+                    self.course.give_back(flight.batch)
 
-    def _never_started(self, hand: Hand) -> None:
-        self._dismiss(hand)
-        said = f"waited {self.settings.start_seconds:g} s for a worker with {hand.kind} to start; {resources_line()}"
-        if not self.hands and not any(one.where for one in self.hands):
+    def _never_started(self, handle: Handle) -> None:
+        self._stop(handle)
+        said = f"waited {self.settings.start_seconds:g} s for a worker with {handle.kind} to start; {resources_line()}"
+        if not self.handles and not any(one.where for one in self.handles):
             raise ResourceError(f"{said}. Look at `ray status`; free what is held there, or add nodes")
-        self._note("worker", f"{said}; going on with {len(self.hands)}")
+        self._note("worker", f"{said}; going on with {len(self.handles)}")
 
-    # ------------------------------------------------------------------------------------------------------ hiring
+    # ------------------------------------------------------------------------------------------------------ starting
 
-    def _hire_first(self) -> None:
+    def _start_first(self) -> None:
         """Before anything is tried: an error with a hint where the cluster is too small for even one worker."""
         main = self.kinds[0]
         if self.settings.node_seconds:
@@ -388,9 +388,9 @@ class Crew:
         """Until what others hold leaves room for one worker."""
         deadline = time.monotonic() + self.settings.start_seconds
         told = False
-        while not self.hands:
-            self._hire()
-            if self.hands:
+        while not self.handles:
+            self._start_workers()
+            if self.handles:
                 return
             if not told:
                 told = True
@@ -415,17 +415,19 @@ class Crew:
             )
         time.sleep(min(1.0, now - self.idle_since))
 
-    def _hire(self) -> None:
-        """As many workers as free resources, `workers` and the work at hand allow."""
+    def _start_workers(self) -> None:
+        """As many workers as free resources, `workers` and the work at handle allow."""
         free = dict(ray.available_resources())
-        for hand in self.hands:
-            if hand.where is None:  # what Ray calls free may not know of it yet
-                taken(hand.kind, free)
-        needs_alone = bool(self.alone) and not any(hand.alone for hand in self.hands)
+        for handle in self.handles:
+            if handle.where is None:  # what Ray calls free may not know of it yet
+                taken(handle.kind, free)
+        needs_alone = bool(self.alone) and not any(handle.alone for handle in self.handles)
         for kind in self.kinds:
-            mine = [hand for hand in self.hands if hand.kind == kind]
+            mine = [handle for handle in self.handles if handle.kind == kind]
             room = (self.settings.workers or 1 << 30) - len(mine)
-            wanted = self.course.parcels(kind.can) - sum(not hand.flying and not hand.alone for hand in mine) + needs_alone
+            wanted = (
+                self.course.batches(kind.can) - sum(not handle.flying and not handle.alone for handle in mine) + needs_alone
+            )
             while fits(kind, free) and room > 0 and wanted > 0:
                 self._start(kind, alone=needs_alone)
                 needs_alone = False
@@ -436,9 +438,9 @@ class Crew:
 
     def _make_room_for_second_attempts(self) -> None:
         """Every slot is taken: a fresh actor takes an idle worker's place, or the first that comes free."""
-        idle = next((hand for hand in self.hands if hand.where is not None and not hand.flying), None)
+        idle = next((handle for handle in self.handles if handle.where is not None and not handle.flying), None)
         if idle is not None:
-            self._dismiss(idle)
+            self._stop(idle)
             self._start(idle.kind, alone=True)
 
     def _start(self, kind: Kind, *, alone: bool = False) -> None:
@@ -448,15 +450,15 @@ class Crew:
         options |= {"max_restarts": 0, "max_concurrency": IN_FLIGHT + 1}
         actor: Any = ray.remote(**options)(Actor).remote(self.shared, max(1, int(kind.num_cpus)))
         now = time.monotonic()
-        self.hands.append(Hand(kind, actor, now, actor.who.remote(), alone=alone, looked=now))
+        self.handles.append(Handle(kind, actor, now, actor.who.remote(), alone=alone, looked=now))
 
-    def _dismiss(self, hand: Hand) -> None:
-        self.hands.remove(hand)
-        ray.kill(hand.actor)
+    def _stop(self, handle: Handle) -> None:
+        self.handles.remove(handle)
+        ray.kill(handle.actor)
 
-    def dismiss_all(self) -> None:
-        for hand in list(self.hands):
-            self._dismiss(hand)
+    def stop_all(self) -> None:
+        for handle in list(self.handles):
+            self._stop(handle)
 
     # ----------------------------------------------------------------------------------------------------- telling
 
@@ -465,16 +467,16 @@ class Crew:
 
     def _tell(self) -> None:
         now = time.monotonic()
-        for hand in self.hands:
-            if hand.flying:
-                hand.busy_seconds += now - hand.looked
-                hand.looked = now
+        for handle in self.handles:
+            if handle.flying:
+                handle.busy_seconds += now - handle.looked
+                handle.looked = now
         span = max(now - self.told, 1e-9)
-        share = sum(hand.busy_seconds for hand in self.hands) / (span * max(1, len(self.hands)))
-        for hand in self.hands:
-            hand.busy_seconds = 0.0
+        share = sum(handle.busy_seconds for handle in self.handles) / (span * max(1, len(self.handles)))
+        for handle in self.handles:
+            handle.busy_seconds = 0.0
         self.told = now
-        status = self.course.status(len(self.hands), min(1.0, share))
+        status = self.course.status(len(self.handles), min(1.0, share))
         self.course.report(status)
         self.metrics.show(status)
 
@@ -533,7 +535,7 @@ def node_is_alive(node_id: str) -> bool:
 
 
 def last_lines(where: dict[str, Any] | None) -> str:
-    """What a worker wrote last, read on its node; empty where it wrote nothing or cannot be read."""
+    """Return a worker's last lines, read on its node; "" where it wrote nothing or cannot be read."""
     if where is None or not where["log"]:
         return ""
     try:

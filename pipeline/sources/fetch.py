@@ -7,7 +7,6 @@ Copies live in a temporary folder of the process and are kept while there is roo
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import tarfile
@@ -20,6 +19,7 @@ from typing import Any, final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ops.files.digest import sha256_of
 from ops.video.errors import MediaError
 from pipeline.engine.stage import Source
 from pipeline.store.places import Remote, download, is_url, place
@@ -193,13 +193,8 @@ def require_unchanged(source: Source, path: Path, digest: str | None = None) -> 
         raise MediaError(source.uri, f"it is gone since it was probed ({error.strerror})", "put it back") from error
     same = facts.st_size == source.info.size_bytes
     if same and digest is None and source.modified_ns is not None and facts.st_mtime_ns != source.modified_ns:
-        digest = file_digest(path)
+        digest = sha256_of(path)
     if not same or (digest is not None and digest != source.info.sha256):
         raise MediaError(
             source.uri, "it is not the file that was probed any more", "let nothing write to it, and run the same command again"
         )
-
-
-def file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

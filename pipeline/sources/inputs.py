@@ -1,4 +1,4 @@
-"""What the inputs are: files, folders, globs, shards, tables and lists, listed lazily, and probed a few at a time.
+"""Lists inputs lazily (files, folders, globs, shards, tables, lists) and probes them a few at a time.
 
     clip.mp4  photo.png  s3://bucket/clip.mp4      one file each
     folder/  s3://bucket/folder/                   every video and image below it
@@ -65,7 +65,7 @@ class Entry:
 
     uri: str
     name: str
-    """Where its results go below the output folder."""
+    """Path of its results below the output folder."""
     found: bool = False
     """Found in a folder or by a pattern, so that nobody has asked for this file by name."""
 

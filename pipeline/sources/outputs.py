@@ -59,7 +59,7 @@ class Outputs:
         return Output(where, sheet if self.sheets else None, beside)
 
     def carriage(self, source: Source) -> Carriage:
-        """What the edited file will carry of its source."""
+        """Return what the edited file will carry of its source."""
         suffix = PurePosixPath(self.file).suffix if self.file is not None else self.suffix_of(source)
         return carriage_of(source.info, self.encode, suffix.lower())
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 import schemas
+from ops.files.digest import sha256_of
 from ops.video.carriage import Carriage, carriage_of, options_for
 from ops.video.decode import FrameReader
 from ops.video.encode import EncodeOptions, encode_segment
@@ -21,7 +22,7 @@ from ops.video.mux import finalize
 from ops.video.probe import probe
 from pipeline.engine.stage import Chunk, Result, Source, Step
 from pipeline.engine.timer import Timer
-from pipeline.sources.fetch import FETCHER, file_digest, require_unchanged
+from pipeline.sources.fetch import FETCHER, require_unchanged
 from pipeline.sources.outputs import Output, Outputs
 from pipeline.steps.render import work_path
 from pipeline.steps.sheet import join_strips
@@ -36,7 +37,7 @@ class Finalize(Step):
     store: str
     outputs: Outputs
     metadata: dict[str, str]
-    """What was done, for the file's own comment."""
+    """Edits and model, for the file's own metadata."""
     title: str
     recipe_id: str
     encode: EncodeOptions = field(default_factory=EncodeOptions)
@@ -51,7 +52,7 @@ class Finalize(Step):
             original = FETCHER.path(source.uri)
             with timer("finalize"), ExitStack() as stack:
                 # Everything so far is filed under the digest of the source: its sound and metadata must be the same file's.
-                require_unchanged(source, original, file_digest(original))
+                require_unchanged(source, original, sha256_of(original))
                 if source.info.kind == "image":
                     edited = stack.enter_context(local_file(work_path(self.store, source, "edited", "edited.png")))
                     with local_output(place(output.video)) as path:
@@ -104,7 +105,7 @@ class Finalize(Step):
 
 
 def facts_of(path: Path, where: str) -> Written:
-    return Written(where, path.stat().st_size, file_digest(path))
+    return Written(where, path.stat().st_size, sha256_of(path))
 
 
 def write_side_by_side(

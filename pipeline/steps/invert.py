@@ -16,6 +16,7 @@ from pipeline.engine.stage import Batched, Chunk, Result, Step
 from pipeline.engine.timer import Timer
 from pipeline.sources.readers import Readers
 from pipeline.steps.model import open_model
+from pipeline.steps.whole import WholeTable
 from pipeline.store.columns import array_from_column, latents_table, residuals_table
 from pipeline.store.tables import Store, Written, range_part
 from schemas import Failure
@@ -38,10 +39,11 @@ class Invert(Step):
         model, framing = bundle.load("invert"), bundle.framing
         session = Session(model, device=resolve_device(self.device), precision=self.precision, batch_size=self.batch_size)
         devices = (session.device.type,)
+        whole = WholeTable(store, "tracks", ("track_id", "pts", "quad"))
 
         def load(chunk: Chunk) -> Cropped:
             timer = Timer()
-            tracks = store.read("tracks", chunk.source.source_id, chunk.pts_range, ["track_id", "pts", "quad"])
+            tracks = whole.rows(chunk, chunk.pts_range)
             pts_N, track_N = tracks["pts"].to_numpy(), tracks["track_id"].to_numpy()
             crops = np.empty((len(pts_N), session.input_size, session.input_size, 3), np.uint8)
             if len(tracks):

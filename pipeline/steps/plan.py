@@ -23,13 +23,13 @@ from ops.editing.plan import plan_edits
 from ops.editing.recipe import EditRecipe
 from ops.editing.smoothing import SmoothingSettings
 from ops.face.align import quad_side_pixels
-from ops.face.detect import box_overlap
+from ops.face.boxes import box_overlap
 from ops.face.shots import find_cuts
 from ops.inversion.inverter import ModelConfig
 from pipeline.engine.stage import Chunk, Result, Source, Step
 from pipeline.engine.timer import Timer
 from pipeline.steps.model import open_model
-from pipeline.store.columns import array_from_column, edits_table, rows_or_none, wplus_from_table
+from pipeline.store.columns import array_from_column, edits_table, nested, rows_or_none, wplus_from_table
 from pipeline.store.parts import DamagedPart
 from pipeline.store.places import Place, joined, place, writing
 from pipeline.store.tables import Store, StoreError, Written
@@ -43,7 +43,7 @@ class PlanSettings:
     recipe: EditRecipe
     smoothing: SmoothingSettings = field(default_factory=SmoothingSettings)
     fade_seconds: float = 0.2
-    """How long an edit takes to appear where a track begins or ends in the middle of a shot."""
+    """Seconds that an edit takes to appear where a track begins or ends in the middle of a shot."""
     size: int | None = None
     """Side in pixels of the pictures that the generator makes; None for the smallest that covers the source's largest face."""
 
@@ -61,7 +61,7 @@ class Plan(Step):
     model: str
     settings: PlanSettings
     recipe_id: str
-    """Of the driver: the recipe with the bytes of the user's editor files."""
+    """The driver's digest of the recipe and of the user's editor files."""
 
     def open(self) -> Callable[[Chunk], Result]:
         store, settings = Store.open(self.store), self.settings
@@ -206,13 +206,6 @@ def plan_path(store: str, source: Source) -> Place:
     return joined(place(store), f"work/plan/{source.source_id}/plan.parquet")
 
 
-def nested(codes_NLD: np.ndarray) -> pa.Array:
-    """[N, L, D] => a column of fixed-size lists."""
-    _, length, width = codes_NLD.shape
-    flat = pa.array(np.ascontiguousarray(codes_NLD, np.float32).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(flat, width), length)
-
-
 @dataclass(frozen=True, eq=False)
 class PlannedRows:
     """The faces to render in one range of pts, in order of pts, then track."""
@@ -223,7 +216,7 @@ class PlannedRows:
     base_NLD: np.ndarray
     edited_NLD: np.ndarray
     style_offset: Sequence[np.ndarray | None]
-    """What is added to S of the edited code, float32 [S]; None for the faces on which no edit in S acts."""
+    """Offsets of S of the edited code, float32 [S]; None for the faces on which no edit in S acts."""
     size: int
     """Side in pixels of the pictures to make; one for a whole source, or a clip would change its sharpness."""
 
@@ -257,14 +250,17 @@ def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], out: IO[bytes] 
     try:
         for start in range(0, len(order), ROWS_PER_GROUP):
             group = [(tracks[owner[at]][0], places[at]) for at in order[start : start + ROWS_PER_GROUP]]
+            shape = group[0][0].base_NLD.shape[1:]
             table = pa.table(
                 {
                     "track_id": np.array([planned.track_N[row] for planned, row in group], np.int32),
                     "pts": np.array([planned.pts_N[row] for planned, row in group], np.int64),
                     "fade": np.array([planned.fade_N[row] for planned, row in group], np.float32),
                     "size": np.array([planned.size for planned, _ in group], np.int32),
-                    "base": nested(np.stack([planned.base_NLD[row] for planned, row in group])),
-                    "edited": nested(np.stack([planned.edited_NLD[row] for planned, row in group])),
+                    "base": nested(np.stack([planned.base_NLD[row] for planned, row in group]), np.float32, shape, "base"),
+                    "edited": nested(
+                        np.stack([planned.edited_NLD[row] for planned, row in group]), np.float32, shape, "edited"
+                    ),
                     # Lists rather than arrays of one size: a face without an offset then takes no space.
                     "style_offset": pa.array([planned.style_offset[row] for planned, row in group], pa.list_(pa.float32())),
                 }
@@ -300,7 +296,7 @@ def planned_pts(store: str, source: Source) -> np.ndarray:
 
 
 def plan_rows(store: str, source: Source, **chosen: Any) -> pa.Table:
-    """Of the plan's file. Raises DamagedPart."""
+    """Read rows of the plan's file. Raises DamagedPart."""
     path = plan_path(store, source)
     try:
         with path.open("rb") as file:

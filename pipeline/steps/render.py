@@ -21,6 +21,7 @@ from av.video.frame import VideoFrame
 from ops.device import Device, resolve_device
 from ops.face.framing import Framing
 from ops.face.paste import PasteSettings, paste
+from ops.files.digest import sha256_of
 from ops.inversion.session import Precision, Session
 from ops.video.carriage import options_for
 from ops.video.convert import Picture
@@ -29,11 +30,11 @@ from ops.video.encode import EncodeOptions, encode_segment
 from ops.video.image import write_image
 from pipeline.engine.stage import Batched, Chunk, Result, Source, Step
 from pipeline.engine.timer import Timer
-from pipeline.sources.fetch import file_digest
 from pipeline.sources.readers import Readers
 from pipeline.steps.model import open_model
 from pipeline.steps.plan import planned_pts, read_plan
 from pipeline.steps.sheet import sheet_moments, write_strip
+from pipeline.steps.whole import WholeTable
 from pipeline.store.columns import array_from_column, residuals_from_table
 from pipeline.store.places import Place, joined, local_output, place
 from pipeline.store.tables import Store, StoreError, Written
@@ -65,7 +66,7 @@ class Planned:
     """The pts that go onto the contact sheet."""
     timer: Timer
     strips: list[Written] = field(default_factory=list)
-    """Of the contact sheet, as they are written."""
+    """Strips of the contact sheet, as they are written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,11 +104,20 @@ class Render(Step):
         model, framing = bundle.load("generate"), bundle.framing
         session = Session(model, device=resolve_device(self.device), precision=self.precision, batch_size=self.batch_size)
 
+        whole = WholeTable(store, "tracks", ("track_id", "pts", "quad", "landmarks"))
+        sheets: dict[tuple[str, str], frozenset[int]] = {}
+        """Of the source that came last."""
+
         def load(chunk: Chunk) -> Planned:
             timer = Timer()
             with timer("store"):
-                faces = faces_of(store, chunk)
-                sheet = sheet_moments(planned_pts(self.store, chunk.source), self.sheet_frames)
+                faces = faces_of(store, chunk, whole)
+                of = (chunk.source.source_id, chunk.key)
+                sheet = sheets.get(of) if chunk.key else None
+                if sheet is None:
+                    sheet = sheet_moments(planned_pts(self.store, chunk.source), self.sheet_frames)
+                    sheets.clear()
+                    sheets[of] = sheet
             return Planned(chunk, faces, sheet, timer)
 
         def finish(loaded: Sequence[Planned]) -> list[Result]:
@@ -199,14 +209,14 @@ class Render(Step):
             yield replace(frame, rgb=result)
 
 
-def faces_of(store: Store, chunk: Chunk) -> dict[int, list[Face]]:
+def faces_of(store: Store, chunk: Chunk, whole: WholeTable) -> dict[int, list[Face]]:
     """pts => the faces to render there, in order of track, from the plan, the tracks and the residuals."""
     source = chunk.source
     plan = read_plan(str(store.root), source, chunk.pts_range)
     if plan is None:
         return {}
     span = int(plan.pts_N[0]), int(plan.pts_N[-1])
-    tracks = store.read("tracks", source.source_id, span, ["track_id", "pts", "quad", "landmarks"])
+    tracks = whole.rows(chunk, span)
     quads, landmarks = array_from_column(tracks, "quad"), array_from_column(tracks, "landmarks")
     track_rows = rows_by_key(tracks["track_id"].to_numpy(), tracks["pts"].to_numpy())
     kept = store.read("residuals", source.source_id, span)
@@ -248,7 +258,7 @@ def generate(faces: Sequence[Face], session: Session, framing: Framing) -> list[
 
 
 def style_offsets(faces: Sequence[Face]) -> np.ndarray | None:
-    """What is added to S of each face's edited code, [N, S]; None where nothing is for any of them."""
+    """Return what is added to S of each face's edited code, float32 [N, S]; None where nothing is for any of them."""
     size = next((len(face.style_offset_S) for face in faces if face.style_offset_S is not None), None)
     if size is None:
         return None
@@ -264,7 +274,7 @@ def kept(store: str, source: Source, kind: str, name: str, write: Callable[[Path
     """Have a file written into a work folder of the store, wherever that is."""
     with local_output(work_path(store, source, kind, name)) as path:
         write(path)
-        return Written(f"work/{kind}/{source.source_id}/{name}", path.stat().st_size, file_digest(path))
+        return Written(f"work/{kind}/{source.source_id}/{name}", path.stat().st_size, sha256_of(path))
 
 
 def work_path(store: str, source: Source, kind: str, name: str) -> Place:

@@ -57,8 +57,8 @@ def faces_table(
         pts_N,
         {
             "face": _scalars(face_N, pa.int32()),
-            "box": _nested(box_N4, np.float32, (4,), "box"),
-            "landmarks": _nested(landmarks_N52, np.float32, (5, 2), "landmarks"),
+            "box": nested(box_N4, np.float32, (4,), "box"),
+            "landmarks": nested(landmarks_N52, np.float32, (5, 2), "landmarks"),
             "score": _scalars(score_N, pa.float32()),
             "embedding": pa.array(embeddings, schema.field("embedding").type),
             "appearance": pa.array(appearances, schema.field("appearance").type),
@@ -86,9 +86,9 @@ def tracks_table(
         pts_N,
         {
             "shot": _scalars(shots, pa.int32()),
-            "box": _nested(box_N4, np.float32, (4,), "box"),
-            "landmarks": _nested(landmarks_N52, np.float64, (5, 2), "landmarks"),
-            "quad": _nested(quad_N42, np.float64, (4, 2), "quad"),
+            "box": nested(box_N4, np.float32, (4,), "box"),
+            "landmarks": nested(landmarks_N52, np.float64, (5, 2), "landmarks"),
+            "quad": nested(quad_N42, np.float64, (4, 2), "quad"),
             "interpolated": _scalars(interpolated_N, pa.bool_()),
             "score": _scalars(score_N, pa.float32(), nan_is_null=True),
         },
@@ -111,7 +111,7 @@ def latents_table(source_id: str, track_id: int | np.ndarray, pts_N: np.ndarray,
         source_id,
         track_id,
         pts_N,
-        {"wplus": _nested(wplus_NLD, np.float32, shape, "wplus")},
+        {"wplus": nested(wplus_NLD, np.float32, shape, "wplus")},
     )
 
 
@@ -293,7 +293,8 @@ def _scalars(values: np.ndarray, kind: pa.DataType, *, nan_is_null: bool = False
     return pa.array(np.ascontiguousarray(values), kind, from_pandas=nan_is_null)
 
 
-def _nested(values: np.ndarray, dtype: type, shape: tuple[int, ...], name: str) -> pa.Array:
+def nested(values: np.ndarray, dtype: type, shape: tuple[int, ...], name: str) -> pa.Array:
+    """Arrays [N, *shape] => a column of fixed-size lists. Raises ColumnError for another shape."""
     values = np.ascontiguousarray(values, dtype=dtype)
     if values.size == 0:
         values = values.reshape(0, *shape)

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ops.face.boxes import box_overlap
 from pipeline.store.columns import array_from_column
 from pipeline.store.places import Place, joined
 from pipeline.store.records import read_record, write_record
@@ -28,14 +29,14 @@ SAME_PLACE = 0.5
 
 @dataclass(frozen=True)
 class Deleted:
-    """What was deleted of one source."""
+    """The people that were deleted from one source."""
 
     tracks: frozenset[int] = frozenset()
     places: dict[int, np.ndarray] = field(default_factory=dict)
     """pts => boxes, float32 [N, 4]."""
 
     def covers(self, pts: int, box_4: np.ndarray) -> bool:
-        """Whether a face there is one of theirs."""
+        """Return whether a face there is one of theirs."""
         boxes_N4 = self.places.get(pts)
         return boxes_N4 is not None and bool((overlap(boxes_N4, box_4) >= SAME_PLACE).any())
 
@@ -47,21 +48,18 @@ class Deleted:
 
 def overlap(boxes_N4: np.ndarray, box_4: np.ndarray) -> np.ndarray:
     """Intersection over union of each box with one, [N]; 1 for equal ones, also if they are empty."""
-    low, high = np.maximum(boxes_N4[:, :2], box_4[:2]), np.minimum(boxes_N4[:, 2:], box_4[2:])
-    shared_N = np.clip(high - low, 0, None).prod(axis=1)
-    area_N = (boxes_N4[:, 2:] - boxes_N4[:, :2]).prod(axis=1) + (box_4[2:] - box_4[:2]).prod() - shared_N
     same_N = (boxes_N4 == box_4).all(axis=1)
-    return np.where(same_N, 1.0, shared_N / np.where(area_N > 0, area_N, np.inf))
+    return np.where(same_N, 1.0, box_overlap(boxes_N4, box_4[None])[:, 0])
 
 
 def detections(rows: pa.Table) -> dict[str, Any]:
-    """Where a track's rows of `tracks` say that its face was seen, as JSON values. Between detections nothing was seen."""
+    """Return the boxes of a track's detections as JSON values; interpolated rows are left out."""
     seen = rows.filter(pc.invert(rows["interpolated"]))
     return {"pts": seen["pts"].to_pylist(), "boxes": array_from_column(seen, "box").tolist()}
 
 
 def deleted_of(store: Store, source_id: str) -> Deleted:
-    """What was deleted of a source.
+    """Read what was deleted of a source.
 
     Raises:
         BrokenRecord: nobody can tell any more.

@@ -48,7 +48,7 @@ def unfinished(root: Place) -> list[str]:
 
 
 def read(root: Place, name: str) -> dict[str, Any] | None:
-    """What was to be done; None where the file is broken: then its name must do."""
+    """Read what was to be done; None where the file is broken: then its name must do."""
     try:
         return read_record(_path(root, name))
     except BrokenRecord:

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import schemas
-from pipeline.store.places import Hashing, Place, digest_of, size_of, tail_digest_of, writing
+from ops.files.digest import sha256_of
+from pipeline.store.places import Hashing, Place, size_of, tail_digest_of, writing
 
 KEY_COLUMNS = ("source_id", "track_id", "pts")
 _RANGE = re.compile(r"(?:part|joined)-(\d+)-(\d+)")
@@ -27,7 +28,7 @@ class DamagedPart(StoreError):
     def __init__(self, found: Mapping[Place, str]) -> None:
         super().__init__(found)
         self.found = found
-        """Where => what is wrong."""
+        """Place => what is wrong there."""
 
     def __str__(self) -> str:
         return (
@@ -65,7 +66,7 @@ class Written:
     sha256: str
     rows: int = 0
     tail_sha256: str = ""
-    """Of a part's last `places.TAIL_BYTES`, its footer, which pages' own checksums leave out. Empty for other files."""
+    """SHA-256 of a part's last `places.TAIL_BYTES`, its footer, which pages' own checksums leave out. Empty for other files."""
 
 
 def range_part(start: int, stop: int, *, joined: bool = False) -> str:
@@ -212,7 +213,7 @@ def read_rows(part: Part, columns: list[str], schema: pa.Schema) -> pa.Table:
 
 
 def as_written(path: Place, file: Written) -> bool:
-    """Whether what was recorded of a file is true of what is there.
+    """Return whether what was recorded of a file is true of what is there.
 
     Of a part its length and its end are looked at: its pages have checksums, which every read verifies. Other files are read.
     """
@@ -220,4 +221,4 @@ def as_written(path: Place, file: Written) -> bool:
         return False
     if file.tail_sha256:
         return tail_digest_of(path, file.size_bytes) == file.tail_sha256
-    return not file.sha256 or digest_of(path) == file.sha256
+    return not file.sha256 or sha256_of(path) == file.sha256

@@ -1,4 +1,4 @@
-"""Where things are: a local path or an object store's URL, behind pathlib's interface, and files that appear whole.
+"""Places: a local path or an object store's URL, behind pathlib's interface, and files that appear whole.
 
 A local place is a `pathlib.Path`; `s3://…`, `gs://…` and what else pyarrow can open is a `Remote`. Credentials and
 endpoints are those of the stores' own tools (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, …),
@@ -13,7 +13,6 @@ import hashlib
 import io
 import os
 import re
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from typing import IO, Any, TypeAlias, final
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 
-from ops.files.atomic import PUBLISHING, beginning, sync_folder
+from ops.files.atomic import PUBLISHING, replaced_file
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 GOOGLE = ("gs", "gcs")
@@ -184,7 +183,7 @@ class Hashing(io.RawIOBase):
 
     @property
     def tail_sha256(self) -> str:
-        """Of the last `TAIL_BYTES`, or of all where there are fewer."""
+        """SHA-256 of the last `TAIL_BYTES`, or of all where there are fewer."""
         return hashlib.sha256(self._tail).hexdigest()
 
 
@@ -200,10 +199,8 @@ def writing(path: Place) -> Iterator[Hashing]:
         with PUBLISHING.get()():
             upload(buffer.getbuffer(), path)
         return
-    with replaced(path) as temporary, open(temporary, "wb") as file:
+    with replaced_file(path) as temporary, open(temporary, "wb") as file:
         yield Hashing(file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def upload(data: memoryview, path: Remote) -> None:
@@ -211,21 +208,6 @@ def upload(data: memoryview, path: Remote) -> None:
     with path.fs.open_output_stream(path.key, buffer_size=0) as out:
         for start in range(0, len(data), _PART_BYTES):
             out.write(data[start : start + _PART_BYTES])
-
-
-@contextlib.contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A temporary name in the same folder; renamed to `path` if the body succeeds, else removed. The body syncs the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{beginning(path.name)}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    try:
-        yield temporary
-        with PUBLISHING.get()():
-            os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
 
 
 def write_text(path: Place, text: str) -> None:
@@ -293,15 +275,6 @@ def size_of(path: Place) -> int | None:
 
 def exists(path: Place) -> bool:
     return size_of(path) is not None
-
-
-def digest_of(path: Place) -> str:
-    """SHA-256 of a file's bytes, in pieces of 1 MiB."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def tail_digest_of(path: Place, size_bytes: int) -> str:

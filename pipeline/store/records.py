@@ -40,7 +40,7 @@ def write_record(path: Place, content: Mapping[str, Any]) -> None:
 
 
 def read_record(path: Place, *, unchecked: Collection[str] = ()) -> dict[str, Any]:
-    """What `write_record` was given.
+    """Read what `write_record` was given.
 
     unchecked: the names in a file that an earlier version wrote, before there were checks.
 

@@ -30,6 +30,7 @@ import pyarrow.compute as pc
 
 import schemas
 from ops.files.atomic import sync_folder
+from ops.files.digest import sha256_of
 from pipeline.store import journal
 from pipeline.store.dataset_card import dataset_card
 from pipeline.store.parts import (
@@ -51,7 +52,6 @@ from pipeline.store.parts import (
 from pipeline.store.places import (
     Place,
     Remote,
-    digest_of,
     exists,
     folders,
     joined,
@@ -73,7 +73,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What is true of a whole store. All but `code_version` and `settings` must match to add to it."""
+    """Facts of a whole store. All but `code_version` and `settings` must match to add to it."""
 
     model_name: str
     """Name of the model bundle, for people."""
@@ -84,7 +84,7 @@ class StoreInfo:
     residual_shape: tuple[int, ...]
     """Shape of one residual: (C, H, W) for a feature map, (0,) where the method keeps nothing beside W+."""
     residual_codec: schemas.ResidualCodec
-    """How residuals are stored: `float32` keeps every bit, `float16` takes half the space."""
+    """Storage of residuals: `float32` keeps every bit, `float16` takes half the space."""
     injection_resolution: int
     """Side, in features, of the generator's maps that the residual belongs to; 0 where it belongs to none."""
     code_version: str
@@ -252,10 +252,6 @@ class Store:
         file = write_rows(path, ready, table)
         return Written(f"{table}/{source_id}/{name}", file.size_bytes, file.sha256, ready.num_rows, file.tail_sha256)
 
-    def has_part(self, table: str, source_id: str, part: int | str) -> bool:
-        """Whether that chunk's rows are on the disk."""
-        return exists(self._folder(table, source_id) / f"{_part_name(part)}.parquet")
-
     def parts(self, table: str, source_id: str) -> list[Part]:
         """The parts of one table and source, by name; reads only footers, and each only once.
 
@@ -366,7 +362,7 @@ class Store:
             for part in parts:
                 name = f"{table}/{source_id}/{part.name}.parquet"
                 tail = tail_digest_of(part.path, part.size_bytes)
-                yield Written(name, part.size_bytes, digest_of(part.path), part.row_count, tail)
+                yield Written(name, part.size_bytes, sha256_of(part.path), part.row_count, tail)
 
     def remove_manifest(self, stage: str, source_id: str) -> None:
         """The stage of the source counts as not done from now on."""
@@ -378,7 +374,7 @@ class Store:
         return None if manifest is None else manifest.content
 
     def has_manifest(self, stage: str, source_id: str) -> bool:
-        """Whether the file is there, readable or not."""
+        """Return whether the file is there, readable or not."""
         return exists(self._manifest_path(stage, source_id))
 
     def broken_manifests(self, source_id: str, stages: Sequence[str] | None = None) -> dict[str, str]:
@@ -398,7 +394,7 @@ class Store:
         return found
 
     def is_complete(self, source_id: str, stage: str = "invert") -> bool:
-        """Whether the manifest is there and every part that it lists is, with the size that it had."""
+        """Return whether the manifest is there and every part that it lists is, with the size that it had."""
         manifest = self._manifest(stage, source_id)
         return manifest is not None and not self._compared(manifest.files)[0]
 
@@ -479,11 +475,6 @@ class Store:
         """Keys of the sources that have a folder in a table, sorted."""
         self.schema(table)
         return folders(self.root / table)
-
-    def complete_source_ids(self, stage: str = "invert") -> list[str]:
-        """Keys of the sources whose stage is complete, sorted."""
-        folder = joined(self.root, f"manifests/{_checked_name(stage, 'stage')}")
-        return [file.path.stem for file in listed(folder, ".json") if self.is_complete(file.path.stem, stage)]
 
     def failures(self, source_id: str | None = None) -> pa.Table:
         """Every lost item of one source, or of all."""
@@ -606,14 +597,14 @@ class Store:
         return self.broken_manifests(source_id) | {name: said for name, said in found.items() if said is not None}
 
     def _changed_output(self, written: Written) -> str | None:
-        """What is wrong with a file outside the store that a render's manifest vouches for; whoever moved it away may."""
+        """Say what is wrong with a file outside the store that a render's manifest vouches for; whoever moved it away may."""
         path = place(written.path)
-        if exists(path) and (size_of(path), digest_of(path)) != (written.size_bytes, written.sha256):
+        if exists(path) and (size_of(path), sha256_of(path)) != (written.size_bytes, written.sha256):
             return f"{path}: its SHA-256 is not the one that it was written with; the render counts as not done"
         return None
 
     def damage_of(self, name: str, written: Sequence[Written]) -> str | None:
-        """What is wrong with a file, by its name relative to the store; None for one that is as it was written.
+        """Say what is wrong with a file, by its name relative to the store; None for one that is as it was written.
 
         written: what it may be; without, a part is read page by page, checksums included.
         """
@@ -622,7 +613,7 @@ class Store:
         if size_bytes is None:
             return f"{path}: is missing"
         if any(one.sha256 for one in written):
-            if (size_bytes, digest_of(path)) in [(one.size_bytes, one.sha256) for one in written]:
+            if (size_bytes, sha256_of(path)) in [(one.size_bytes, one.sha256) for one in written]:
                 return None
             return f"{path}: its SHA-256 is not the one that it was written with; the file is damaged"
         try:
@@ -694,7 +685,7 @@ _MANIFEST = ("stage", "source_id", "schema_version", "parts", "content")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of a stage of a source that is complete."""
+    """The record of a complete stage of a source."""
 
     files: tuple[Written, ...]
     """Digests are empty where an earlier version wrote it."""
@@ -732,7 +723,7 @@ def _part_name(part: int | str) -> str:
 
 
 def _contents(root: Place) -> list[str]:
-    """What a folder holds besides folders and the temporary files of a creation that was killed."""
+    """List what a folder holds besides folders and the temporary files of a creation that was killed."""
     if isinstance(root, Remote):
         return [file.path.name for file in listed(root)] + folders(root)
     if not root.is_dir() or all(p.is_dir() or p.name.endswith((".tmp", ".lock")) for p in root.rglob("*")):

@@ -1,4 +1,4 @@
-"""What is done to a store besides running jobs on it: damaged parts put aside, parts joined, tables exported, people removed.
+"""Maintains a store: joins parts, exports tables, removes people.
 
 Hold the store's lock around whatever writes. What was killed is finished by the next command, whichever it is (`finish`).
 """
@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ops.files.atomic import exchange, sync_folder
+from ops.files.atomic import exchange, replaced_file, sync_folder
+from ops.video.probe import source_digest
 from pipeline.store import journal
 from pipeline.store.columns import array_from_column
 from pipeline.store.deleted import deleted_from, deleted_of, detections, remember
@@ -40,7 +41,6 @@ from pipeline.store.parts import (
 from pipeline.store.places import (
     Place,
     Remote,
-    digest_of,
     exists,
     folders,
     joined,
@@ -49,7 +49,6 @@ from pipeline.store.places import (
     place,
     remove,
     remove_tree,
-    replaced,
     writing,
 )
 from pipeline.store.records import digest
@@ -128,7 +127,7 @@ def compact(store: Store, source_id: str, *, part_bytes: int = JOINED_BYTES) -> 
 
 
 def _staged(store: Store, source_id: str, name: str = "") -> Place:
-    """Where joined parts wait, outside every table. Of one, or the folder of all."""
+    """Return where a joined part waits, outside every table; without a name, the folder of all."""
     table = f"/{name}" if name else ""
     return joined(store.root, f".joining/{source_id}{table}")
 
@@ -172,7 +171,7 @@ def _exchanged(store: Store, source_id: str, table: str, ready: Sequence[tuple[W
         except FileExistsError:
             continue
         except OSError:  # a disk without links: these are copied
-            with replaced(staged / name) as temporary:
+            with replaced_file(staged / name) as temporary:
                 shutil.copyfile(folder / name, temporary)
     for file in listed(staged):
         if file.path.name not in joined_names | (there - gone):
@@ -323,7 +322,7 @@ def relink(store: Store, files: Sequence[str]) -> tuple[list[tuple[str, str]], l
     for given in files:
         path = Path(given).absolute()
         try:
-            source_id = source_id_from_sha256(digest_of(path))
+            source_id = source_id_from_sha256(source_digest(path))
         except OSError as error:
             unknown.append(f"{given}: it cannot be read ({error.strerror})")
             continue

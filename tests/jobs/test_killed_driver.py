@@ -97,7 +97,7 @@ def left_by(folder: Path) -> dict[str, Any]:
             row["path"] = Path(row["path"]).name
         left[name] = [repr(row) for row in rows]  # landmarks of whole frames are no numbers, and not equal to themselves
     left["out"] = {path.name: path.read_bytes() for path in sorted((folder / "out").iterdir())}
-    left["complete"] = store.complete_source_ids()
+    left["complete"] = [one for one in store.stored_source_ids() if store.is_complete(one)]
     left["damaged"] = [store.verify(source_id) for source_id in store.stored_source_ids()]
     for name in ("ledger", "work"):
         left[name] = [str(path) for path in (folder / "store" / name).rglob("*") if path.is_file()]

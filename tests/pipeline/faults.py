@@ -71,7 +71,7 @@ def left_by(folder: Path) -> dict[str, Any]:
     store = Store.open(folder / "store")
     tables = ("sources", "frames", "faces", "tracks", "latents", "residuals", "edits", "failures")
     found: dict[str, Any] = {name: store.read(name).to_pylist() for name in tables}
-    found["complete"] = store.complete_source_ids()
+    found["complete"] = [one for one in store.stored_source_ids() if store.is_complete(one)]
     found["out"] = {p.name: p.read_bytes() for p in sorted((folder / "out").iterdir())}
     for name in ("ledger", "work"):
         found[name] = [str(p) for p in (folder / "store" / name).rglob("*") if p.is_file()]

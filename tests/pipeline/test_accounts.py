@@ -11,11 +11,11 @@ import pytest
 
 from jobs.common.prepare import open_store
 from jobs.inspect import devices_of
-from ops.checkpoints import bundle as bundles
 from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.device import Device
 from ops.editing.recipe import parse_edits
 from ops.face.detect import Detector, DetectorError, DetectorFactory, DetectorSettings
+from ops.files import digest
 from pipeline import flow
 from pipeline.engine.course import Event, Noted, Report, Settled
 from pipeline.engine.ledger import key_of
@@ -78,8 +78,8 @@ def test_weights_are_hashed_once_in_a_process_and_not_before_they_are_asked_for(
         def hexdigest(self) -> str:
             return self.inner.hexdigest()
 
-    hashlib_sha256 = bundles.hashlib.sha256
-    monkeypatch.setattr(bundles.hashlib, "sha256", Counted)
+    hashlib_sha256 = digest.hashlib.sha256
+    monkeypatch.setattr(digest.hashlib, "sha256", Counted)
     opened = open_bundle(own.path)
     opened.load("generate")
     opened.editors()

@@ -61,6 +61,7 @@ def assert_same(folder: Path, undisturbed: dict[str, Any]) -> None:
         assert left[name] == expected, name
 
 
+@pytest.mark.nightly
 def test_a_hundred_kills_lose_nothing_and_do_nothing_twice(
     tmp_path: Path, clips: list[Path], bundle: Bundle, undisturbed: dict[str, Any]
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_hundred_kills_lose_nothing_and_do_nothing_twice(
             assert found == undisturbed[name], (number, name)
 
 
+@pytest.mark.nightly
 def test_a_disk_that_is_full_at_every_write_in_turn(
     tmp_path: Path, clips: list[Path], bundle: Bundle, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +276,7 @@ def cut_short(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> tuple
     return sources, folder
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("at_end_of", "kind"), [("inverting", k) for k in INVERTING] + [("rendering", k) for k in RENDERING])
 def test_no_flipped_bit_that_a_killed_run_left_comes_to_anything(
     cut_short: tuple[list[Source], Path], bundle: Bundle, at_end_of: str, kind: str
@@ -301,6 +304,7 @@ def test_no_flipped_bit_that_a_killed_run_left_comes_to_anything(
         assert not found or ((kind, at) == ("residuals", 3) and found == {str(relative.relative_to("store"))})
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", [*INVERTING[:7], "manifests/invert", "edits", "out"])
 def test_no_flipped_bit_of_a_finished_run_is_overlooked(
     tmp_path: Path, cut_short: tuple[list[Source], Path], bundle: Bundle, kind: str

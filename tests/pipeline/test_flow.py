@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -11,6 +12,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import safetensors.torch
@@ -32,7 +34,7 @@ from ops.video.encode import EncodeOptions
 from ops.video.probe import probe
 from pipeline import flow
 from pipeline.engine.stage import Chunk, Result, Source
-from pipeline.steps import scan
+from pipeline.steps import render, scan
 from pipeline.steps.plan import Plan, PlanSettings, fades, read_plan, shot_spans
 from pipeline.store.columns import array_from_column, residuals_from_table, wplus_from_table
 from pipeline.store.tables import Store
@@ -527,6 +529,29 @@ def test_a_contact_sheet_has_a_row_for_each_face_and_moment(
     pixels = np.asarray(sheet)[56:]
     source_tiles, pasted_tiles = pixels[:, :256], pixels[:, 768:]
     assert (source_tiles != pasted_tiles).any(axis=(1, 2)).mean() > 0.5
+
+
+def test_the_rows_of_a_source_are_read_once_and_not_for_each_of_its_chunks(
+    tmp_path: Path, source: Source, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tracks and the plan's instants are of the whole source: read for each chunk, they cost the square of its length."""
+    read: Counter[str] = Counter()
+    of_store, of_plan = Store.read, render.planned_pts
+
+    def counted(self: Store, table: str, *arguments: Any, **named: Any) -> pa.Table:
+        read[table] += 1
+        return of_store(self, table, *arguments, **named)
+
+    def planned(*arguments: Any) -> np.ndarray:
+        read["planned"] += 1
+        return of_plan(*arguments)
+
+    monkeypatch.setattr(Store, "read", counted)
+    monkeypatch.setattr(render, "planned_pts", planned)
+    store, _ = tiny.inverted(tmp_path / "s", [source], bundle, chunk_frames=4)
+    assert read["tracks"] == 1, "by invert"
+    (video,), _ = tiny.rendered(tmp_path / "o", store, [source], bundle, "warm=1", chunk_frames=8, sheet_frames=2)
+    assert read["tracks"] == 3 and read["planned"] == 1 and video.exists(), "once more by plan, and once by render"
 
 
 def test_two_models_of_one_name_are_told_apart(tmp_path: Path) -> None:

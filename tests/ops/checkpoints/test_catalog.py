@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ops.checkpoints.catalog import Asset, FetchError, downloaded, known_by_digest, read_catalog
-from ops.checkpoints.convert import sha256_of
+from ops.files.digest import sha256_of
 from ops.files.errors import CheckpointError
 
 CONTENT = bytes(range(256)) * 40

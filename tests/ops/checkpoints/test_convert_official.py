@@ -46,7 +46,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PEAK_BYTES = 4e9
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.nightly,
     pytest.mark.needs("shared"),
 ]
 

@@ -13,6 +13,7 @@ from ops.face.paste import PasteError, PasteMode, PasteSettings, paste
 from tests.ops.face.media import face_at
 
 FACE = face_at(220.4, 170.8, 110.0, angle=0.35)
+DELTA = PasteSettings(mode="delta")
 QUAD = ffhq_quad(FACE.landmarks_52)
 BOTH_MASKS = [MaskSettings(), MaskSettings(kind="face")]
 
@@ -64,7 +65,7 @@ def test_outside_the_mask_the_frame_is_untouched_and_inside_it_is_not(mode: str,
 def test_strength_scales_the_change_and_zero_is_the_frame() -> None:
     frame = np.full((360, 480, 3), 100, np.uint8)
     reference = np.zeros((64, 64, 3), np.float32)
-    full, half, none = (paste(frame, reference + 80, reference, QUAD, PasteSettings(), strength=s) for s in (1.0, 0.5, 0.0))
+    full, half, none = (paste(frame, reference + 80, reference, QUAD, DELTA, strength=s) for s in (1.0, 0.5, 0.0))
     np.testing.assert_allclose(half.astype(float) - 100, (full.astype(float) - 100) / 2, atol=1)
     assert full.max() == 180
     assert (none == frame).all()
@@ -90,7 +91,7 @@ def test_a_spot_lands_where_the_transform_says(size: int) -> None:
     y, x = np.mgrid[:size, :size]
     blob = 150 * np.exp(-((x - spot[0]) ** 2 + (y - spot[1]) ** 2) / (2 * (size * 0.03) ** 2))
     zero = np.zeros((size, size, 3), np.float32)
-    out = paste(frame, zero + blob[:, :, None].astype(np.float32), zero, QUAD, PasteSettings())
+    out = paste(frame, zero + blob[:, :, None].astype(np.float32), zero, QUAD, DELTA)
     weight = out[:, :, 0].astype(float) - 50
     rows, columns = np.mgrid[:360, :480]
     centre = np.array([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum()
@@ -104,7 +105,7 @@ def test_a_crop_much_larger_than_the_face_is_averaged() -> None:
     stripes = np.zeros((1024, 1024, 3), np.float32)
     stripes[:, ::2] = 200
     frame = np.full((200, 200, 3), 0, np.uint8)
-    out = paste(frame, stripes, np.zeros_like(stripes), quad, PasteSettings())
+    out = paste(frame, stripes, np.zeros_like(stripes), quad, DELTA)
     assert abs(int(out[100, 100, 0]) - 100) <= 2
     assert out.max() <= 115  # 17.3 crop pixels per frame pixel: a stripe more or less
 
@@ -133,26 +134,26 @@ def test_a_face_over_the_frames_edge(x: float, y: float) -> None:
     frame = np.full((360, 480, 3), 100, np.uint8)
     reference = np.zeros((64, 64, 3), np.float32)
     quad = ffhq_quad(face_at(x, y, 80.0).landmarks_52)
-    out = paste(frame, reference + 50, reference, quad, PasteSettings())
+    out = paste(frame, reference + 50, reference, quad, DELTA)
     assert out[min(int(y), 359), min(int(x), 479)].tolist() == [150, 150, 150]
 
 
 def test_a_face_outside_the_frame_changes_nothing() -> None:
     frame = noise_frame()
     reference = np.zeros((64, 64, 3), np.float32)
-    assert (paste(frame, reference + 50, reference, QUAD + 5000, PasteSettings()) == frame).all()
+    assert (paste(frame, reference + 50, reference, QUAD + 5000, DELTA) == frame).all()
 
 
 def test_what_cannot_be_pasted_is_refused() -> None:
     frame, crop = noise_frame(), np.zeros((64, 64, 3), np.float32)
     with pytest.raises(PasteError, match="reference"):
-        paste(frame, crop, None, QUAD, PasteSettings())
+        paste(frame, crop, None, QUAD, DELTA)
     with pytest.raises(PasteError, match="shape"):
-        paste(frame, crop, crop[:32, :32], QUAD, PasteSettings())
+        paste(frame, crop, crop[:32, :32], QUAD, DELTA)
     with pytest.raises(PasteError, match="not finite"):
-        paste(frame, crop + np.nan, crop, QUAD, PasteSettings())
+        paste(frame, crop + np.nan, crop, QUAD, DELTA)
     with pytest.raises(PasteError, match="strength"):
-        paste(frame, crop, crop, QUAD, PasteSettings(), strength=1.5)
+        paste(frame, crop, crop, QUAD, DELTA, strength=1.5)
     with pytest.raises(MaskError, match="landmarks"):
         paste(frame, crop + 1, crop, QUAD, PasteSettings(mask=MaskSettings(kind="face")))
 

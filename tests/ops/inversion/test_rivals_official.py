@@ -30,7 +30,7 @@ PEAK_BYTES = 4e9
 GENERATOR = StyleGAN2Config(conv_clamp=None)
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.nightly,
     pytest.mark.needs("shared"),
 ]
 

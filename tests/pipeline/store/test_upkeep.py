@@ -81,6 +81,7 @@ def bare(root: Path, table: str) -> list[tuple[int, int, int]]:
     return found
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize("job", ["compact", "compact-by-files"])
 def test_a_compaction_that_is_killed_at_any_change_has_cost_nothing_and_is_finished_by_the_next_command(
@@ -178,6 +179,7 @@ def two_people(tmp_path: Path, bundle: Bundle) -> tuple[Source, Store]:
     return source, store
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_deletion_that_is_killed_at_any_change_is_finished_by_whatever_command_comes_next(
     two_people: tuple[Source, Store], tmp_path: Path, bundle: Bundle

@@ -1,0 +1,39 @@
+"""Tables of small rows, read once for a source instead of once for each of its chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.engine.stage import Chunk
+from pipeline.store.tables import Store
+
+
+@final
+class WholeTable:
+    """Keeps the rows of the source that it was asked for last; for one thread.
+
+    `tracks` of a source are one part, so that a chunk that reads its own rows reads all of them: an hour of video would read
+    its tracks once for each of a thousand chunks.
+    """
+
+    def __init__(self, store: Store, table: str, columns: Sequence[str]) -> None:
+        self._store, self._table, self._columns = store, table, list(columns)
+        self._of: tuple[str, str] | None = None
+        self._rows: pa.Table | None = None
+        self._pts_N = np.zeros(0, np.int64)
+
+    def rows(self, chunk: Chunk, pts_range: tuple[int, int]) -> pa.Table:
+        """Rows with first <= pts <= last, in order of pts, then track. Raises as `Store.read`."""
+        source_id = chunk.source.source_id
+        if not chunk.key:  # nobody vouches that the rows stay as they are
+            return self._store.read(self._table, source_id, pts_range, self._columns)
+        if self._rows is None or self._of != (source_id, chunk.key):
+            self._rows = self._store.read(self._table, source_id, columns=self._columns)
+            self._pts_N, self._of = self._rows["pts"].to_numpy(), (source_id, chunk.key)
+        start = int(np.searchsorted(self._pts_N, pts_range[0], "left"))
+        stop = int(np.searchsorted(self._pts_N, pts_range[1], "right"))
+        return self._rows.slice(start, stop - start)
