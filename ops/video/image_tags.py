@@ -113,10 +113,11 @@ def _profile(
     if converted:
         dropped.append((f"{space or 'damaged'} profile", "the pixels were converted to sRGB, whose profile is there instead"))
         return srgb_profile()
-    if space == ("grey" if made_mode in ("L", "LA", "I;16") else "RGB"):
-        kept.append(f"{space} profile")
+    if space is None or space == ("grey" if made_mode in ("L", "LA", "I;16") else "RGB"):
+        # One that nobody here can read stands on the same numbers as before: it says no more and no less.
+        kept.append(f"{space or 'unreadable'} profile")
         return profile
-    dropped.append((f"{space or 'damaged'} profile", f"it does not fit {made_mode} pixels"))
+    dropped.append((f"{space} profile", f"it does not fit {made_mode} pixels"))
     return None
 
 

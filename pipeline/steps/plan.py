@@ -103,8 +103,9 @@ class Plan(Step):
             spans = shot_spans(store, source)
             begin = 0 if recipe.clock == "container" else int(source.info.pts[0])
             seen: list[tuple[int, np.ndarray]] = []
-            behind = hidden_moments(store, source)
-            size = settings.size or covering(largest_face(store, source), bundle.config)
+            where = store.read("tracks", source.source_id, columns=["track_id", "pts", "box", "quad", "interpolated"])
+            behind = hidden_moments(where)
+            size = settings.size or covering(largest_face(where), bundle.config)
             for track, start, count in zip(tracks, starts, counts, strict=True):
                 rows = codes.slice(start, count)
                 pts_N, wplus_NLD = rows["pts"].to_numpy(), wplus_from_table(rows)
@@ -151,12 +152,11 @@ class Plan(Step):
         return plan
 
 
-def hidden_moments(store: Store, source: Source) -> dict[int, np.ndarray]:
-    """Track => the pts, int64 [M], in which it is not seen and somebody else's face is in its place: hidden behind that one.
+def hidden_moments(rows: pa.Table) -> dict[int, np.ndarray]:
+    """Rows of `tracks` of a source: track => the pts, int64 [M], in which it is not seen and somebody else's face is in its place: hidden behind that one.
 
     An edit there would be made to the wrong person.
     """
-    rows = store.read("tracks", source.source_id, columns=["track_id", "pts", "box", "interpolated"])
     track_N, pts_N = rows["track_id"].to_numpy(), rows["pts"].to_numpy()
     guessed_N, box_N4 = rows["interpolated"].to_numpy(zero_copy_only=False), array_from_column(rows, "box")
     hidden: dict[int, list[int]] = {}
@@ -221,9 +221,9 @@ class PlannedRows:
     """Side in pixels of the pictures to make; one for a whole source, or a clip would change its sharpness."""
 
 
-def largest_face(store: Store, source: Source) -> float:
-    """Longest side in source pixels of all quads of a source; 0 where it has no face."""
-    quads_N42 = array_from_column(store.read("tracks", source.source_id, columns=["quad"]), "quad")
+def largest_face(rows: pa.Table) -> float:
+    """Rows of `tracks` of a source: longest side of all quads in source pixels; 0 where it has no face."""
+    quads_N42 = array_from_column(rows, "quad")
     return max((quad_side_pixels(quad) for quad in quads_N42), default=0.0)
 
 
