@@ -1,4 +1,4 @@
-"""What to edit, how much, on whom and when: recipes, from YAML or the command line. Grammar: `docs/edits.md`.
+"""Recipes (what to edit, how much, on whom and when), from YAML or the command line. Grammar: `docs/edits.md`.
 
 Time is in seconds on the source's own clock (pts × time base). A recipe says nothing of frames, so it fits
 any frame rate, a variable one too.
@@ -79,7 +79,7 @@ class Edit(Frozen):
     fade_out_seconds: _Duration = pydantic.Field(default=0.0, alias="fade_out")
     """Time before `to` in which the edit goes."""
     easing: Easing = "smooth"
-    """Of keyframes and fades."""
+    """Interpolation of keyframes and fades."""
 
     @pydantic.field_validator("tracks", mode="before")
     @classmethod
@@ -181,7 +181,7 @@ class EditRecipe(Frozen):
     """
 
     version: Literal[1] = 1
-    """Of the file format."""
+    """Version of the file format."""
     edits: tuple[Edit, ...] = pydantic.Field(min_length=1)
     editors: tuple[AnyDefinition, ...] = ()
     """The user's own editors, beside those of the model. In a file: a mapping from name to definition, or to KIND:PATH…"""
