@@ -165,7 +165,7 @@ class PictureSet:
                 moments.add(pooled.double().cpu().numpy())
 
     def distances(self, real: PictureSet, subject: str, item: str = "", towards: str = "") -> list[Measurement]:
-        """Return the distance of this set from a real one; without a value, and saying why, where one has fewer than two pictures.
+        """Return the distance of this set from a real one; without a value, but with a reason, where one has fewer than two.
 
         towards: what the real set is, for the metric's name.
         """
