@@ -153,9 +153,9 @@ class Plan(Step):
 
 
 def hidden_moments(rows: pa.Table) -> dict[int, np.ndarray]:
-    """Rows of `tracks` of a source: track => the pts, int64 [M], in which it is not seen and somebody else's face is in its place: hidden behind that one.
+    """Track => the pts, int64 [M], in which it is not seen and somebody else's face is in its place: hidden behind that one.
 
-    An edit there would be made to the wrong person.
+    `rows`: of `tracks`, all of a source's. An edit there would be made to the wrong person.
     """
     track_N, pts_N = rows["track_id"].to_numpy(), rows["pts"].to_numpy()
     guessed_N, box_N4 = rows["interpolated"].to_numpy(zero_copy_only=False), array_from_column(rows, "box")
