@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 
 from tests import needs
@@ -101,14 +100,11 @@ def of_file(path: str):
 def test_two_who_meet_and_turn_back_keep_their_tracks() -> None:
     """d_bounce.mp4: one is hidden for eight frames, both turn back, and the edit moved to the other person."""
     result, count = of_file("cases/d_bounce.mp4")
-    assert count == 60
-    for track in result.tracks:
-        middles = track.boxes[:, [0, 2]].mean(1)[~track.interpolated]
-        # One is left of the other throughout: a track is of one side only (they meet at 320 and both turn back).
-        side = np.sign(middles - np.where(np.abs(middles - 318) < 45, middles, 330))
-        assert not {-1.0, 1.0} <= set(side.tolist()), "the track changes sides"
-    long = [track for track in result.tracks if len(track.pts) == 60]
-    assert len(long) == 1 and len(result.tracks) <= 3
+    assert count == 60 and [len(track.pts) for track in result.tracks] == [60, 60]
+    left, right = (track.boxes[:, [0, 2]].mean(1)[~track.interpolated] for track in result.tracks)
+    # The one on the left comes to 318 in the middle of the clip, the other one was last seen at 361 before.
+    assert left.max() < 335 < right.min()
+    assert len(left) == 60 and len(right) == 52, "eight frames behind the other one"
 
 
 def test_all_faces_are_found_and_a_limit_is_stable() -> None:
