@@ -125,7 +125,8 @@ def test_pixels_beside_the_face_are_intact(cases: Cases, name: str, bits: int) -
                 one, other = (np.frombuffer(memoryview(p), kind).reshape(p.height, -1)[:, : p.width] for p in (a, b))
                 apart = np.abs(one.astype(int) - other)
                 right = apart[:, int(0.6 * a.width) :]  # the face is on the left
-                assert np.percentile(right, 99) <= 5 << (bits - 8)
+                # What is left is the encoder's own loss (crf 17); chroma that was halved and doubled again was 20 off.
+                assert right.mean() < 3 and np.percentile(right, 99) <= 12
 
 
 @pytest.mark.slow
