@@ -60,7 +60,7 @@ def edit(
         rendering = rendering_from(chosen, recipe_from(edit, recipe, bundle, definitions_from(editor, editors)), bundle)
         compute = chosen.make(flow.Compute)
         allowed = options.allowed_from(max_failed)
-        given = Given(inputs, reporter, allow_hdr=allow_hdr)
+        given = Given(inputs, reporter, allow_hdr=allow_hdr, out=out)
         outputs = outputs_from(
             out,
             rendering.encode,

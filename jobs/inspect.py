@@ -59,7 +59,8 @@ def inspect(
 
 
 def print_store(console: Console, store: Store, facts: dict[str, Any]) -> None:
-    console.print(f"{store.root}: model {facts['model']}, schema {facts['schema_version']}, residuals {facts['codec']}")
+    head = f"{store.root}: model {facts['model']}, schema {facts['schema_version']}, residuals {facts['codec']}"
+    console.print(head, markup=False, highlight=False, soft_wrap=True)
     sources = Table("source", "file", "frames", "size", "tracks", "faces", "edits", "state")
     for row in facts["sources"]:
         size = "" if row["width"] is None else f"{row['width']}x{row['height']}"
@@ -67,7 +68,7 @@ def print_store(console: Console, store: Store, facts: dict[str, Any]) -> None:
         recipes = str(len(row["recipes"]))
         sources.add_row(
             row["source_id"],
-            *(known(row[name]) for name in ("uri", "frames")),
+            *(escape(known(row[name])) for name in ("uri", "frames")),
             size,
             *(known(row[name]) for name in ("tracks", "faces")),
             recipes,
@@ -89,7 +90,7 @@ def print_store(console: Console, store: Store, facts: dict[str, Any]) -> None:
         lost = Table("stage", "reason", "file", "pts", "message")
         for row in facts["failures"]:
             span = "" if row["pts"] is None else f"{row['pts']}..{row['last_pts']}"
-            lost.add_row(row["stage"], row["reason"], row["uri"], span, row["message"])
+            lost.add_row(row["stage"], row["reason"], escape(row["uri"]), span, escape(row["message"]))
         console.print(lost)
 
 

@@ -8,18 +8,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jobs.common import options
 from jobs.common.errors import FAILED, UsageError, explained
 from jobs.common.prepare import definitions_from, open_store, recipe_from
+from jobs.common.report import planned
 from jobs.common.settings import TABLE
 from jobs.common.values import Chosen, options_of
 from ops.checkpoints.bundle import DEFAULT, Bundle, open_bundle
+from ops.video.encode import EncodeOptions
 from pipeline import flow
 from pipeline.engine.course import silent
 from pipeline.engine.runner import InProcessRunner
@@ -88,10 +91,13 @@ def plan(
             store = open_store(Path(folder) / "store", bundle, residual_codec)
             measured = measure(sources, frames, store, bundle, inverting, rendering, compute)
         estimate = extrapolated(count, len(found), sources, measured, workers)
+        outputs = Outputs(".", encode=EncodeOptions(codec_is_default=True) if rendering is None else rendering.encode)
+        carried = {source.uri: planned(source, outputs)["carriage"] for source in sources}
     if as_json:
-        print(json.dumps(asdict(estimate)))
+        print(json.dumps(asdict(estimate) | {"carriage": carried}))
     else:
         show(estimate)
+        show_carriage(carried)
     raise typer.Exit(FAILED if estimate.unreadable else 0)
 
 
@@ -182,6 +188,16 @@ def show(estimate: Estimate) -> None:
     if estimate.unreadable:
         table.add_row("could not be read, of those looked at", str(estimate.unreadable))
     Console().print(table)
+
+
+def show_carriage(carried: dict[str, list[dict[str, Any]]]) -> None:
+    """What becomes of everything that the inputs which were looked at hold; `edit --dry-run` says it of every input."""
+    for uri, items in carried.items():
+        table = Table("what it holds", "in the output", "how, or why not", title=escape(uri), title_justify="left")
+        for item in items:
+            fate = f"[red]{item['fate']}[/red]" if item["loss"] else item["fate"]
+            table.add_row(escape(item["what"]), fate, escape(item["how"]))
+        Console().print(table)
 
 
 def main() -> None:

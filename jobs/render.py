@@ -16,6 +16,7 @@ from jobs.common.prepare import (
     rendering_from,
     require_untouched,
     working,
+    writable_store,
 )
 from jobs.common.report import Reporter
 from jobs.common.settings import TABLE, RunnerSettings
@@ -90,12 +91,16 @@ def render(
             def stages_of(opened: Store) -> list[Stage]:
                 return flow.render_stages(opened, bundle, settings, compute, outputs)
 
-            require_untouched(opened.root, bundle, opened.info.residual_codec, stages_of, given, policy, reporter.see)
-            with (
-                working(opened.root, out, "render", keep=True),
-                options.runner_from(chosen.make(RunnerSettings)) as run,
-            ):
-                summary = flow.render(given.sources, outputs, opened, bundle, settings, compute, run, reporter.see, policy)
+            with writable_store(opened, out) as (writable, keep):
+                root, codec = writable.root, opened.info.residual_codec
+                require_untouched(root, bundle, codec, stages_of, given, policy, reporter.see)
+                with (
+                    working(root, out, "render", keep=keep),
+                    options.runner_from(chosen.make(RunnerSettings)) as run,
+                ):
+                    summary = flow.render(
+                        given.sources, outputs, writable, bundle, settings, compute, run, reporter.see, policy
+                    )
         given.add_to(summary)
         raise typer.Exit(reporter.finish("render", summary, inputs=given.inputs(summary), allowed=allowed, out=out))
 

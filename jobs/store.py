@@ -1,4 +1,4 @@
-"""styleres store: look after a store. verify, compact, export, delete-track."""
+"""styleres store: look after a store. verify, compact, export, relink, delete-track."""
 
 from __future__ import annotations
 
@@ -45,6 +45,10 @@ def verify(
     with explained():
         opened = open_settled(store)
         damaged: list[str] = []
+        if not upkeep.is_writable(opened.root):  # then nobody writes to it meanwhile, and nothing can be put aside
+            for source_id in chosen(opened, only):
+                damaged += opened.verify(source_id).values()
+            ended("store verify", damaged)
         with held(opened.root, "store verify"):
             finish(opened.root)
             for source_id in chosen(opened, only):
@@ -89,6 +93,25 @@ def export(
         opened = open_settled(store)
         rows, damaged = upkeep.export(opened, table, out, chosen(opened, only) if only else None)
     ended("store export", damaged, rows=rows, out=out)
+
+
+@app.command()
+def relink(
+    store: Where,
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Where the files are now.", show_default=False)],
+) -> None:
+    """Tell the store where its sources' files are now: renamed or moved, but the same bytes. Nothing is inverted again."""
+    with explained():
+        opened = open_settled(store)
+        with held(opened.root, "store relink"):
+            finish(opened.root)
+            moved, unknown = upkeep.relink(opened, files)
+    for old, new in moved:
+        print(json.dumps({"event": "relinked", "from": old, "to": new}))
+    for line in unknown:
+        print(json.dumps({"event": "lost", "message": line}))
+    print(json.dumps({"event": "done", "job": "store relink", "relinked": len(moved), "unknown": len(unknown)}))
+    raise typer.Exit(FAILED if unknown else 0)
 
 
 @app.command("delete-track")

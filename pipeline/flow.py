@@ -49,6 +49,7 @@ from pipeline.engine.ledger import Ledger, Seal
 from pipeline.engine.runner import Report, Runner
 from pipeline.engine.stage import Source, Stage
 from pipeline.engine.summary import Summary, lost_of
+from pipeline.sources.inputs import MADE_WITH
 from pipeline.sources.outputs import Outputs
 from pipeline.sources.rows import source_row
 from pipeline.steps.finalize import Finalize
@@ -213,6 +214,7 @@ def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, comput
             decides={"outputs": asdict(outputs), "metadata": metadata},
             # One manifest for each way to render, so that a second recipe does not forget the first.
             seals=f"render-{digest(planned, rendered, asdict(outputs))[:16]}",
+            by_name=True,
             vital=True,
             counted=("outputs",),
         ),
@@ -318,7 +320,7 @@ def identity_of(recipe: EditRecipe, bundle: Bundle) -> tuple[str, dict[str, str]
     """The recipe's key, which follows the bytes of the user's editor files, and what the edited files say of themselves."""
     loaded = load_edits(recipe.names, bundle.editors(), recipe.editors, bundle.config.generator)
     records = {name: edit.record for name, edit in loaded.items() if edit.record is not None}
-    metadata = {"edits": recipe.to_text(), "model": bundle.name, "made_with": "styleres-video"}
+    metadata = {"edits": recipe.to_text(), "model": bundle.name, "made_with": MADE_WITH}
     given = offers(recipe.editors)
     if used := [f"{name}: {given[name].record}" for name in dict.fromkeys(recipe.names) if name in given]:
         metadata["editors"] = "; ".join(used)

@@ -21,7 +21,7 @@ from schemas.common import (
 )
 from schemas.edits import edits_schema, segments_schema
 from schemas.faces import faces_schema, frames_schema
-from schemas.failures import PASSED_THROUGH, Failure, failures_schema, failures_table
+from schemas.failures import NEVER_ACTS, PASSED_THROUGH, Failure, failures_schema, failures_table
 from schemas.latents import (
     RESIDUAL_CODECS,
     ResidualCodec,
@@ -34,6 +34,7 @@ from schemas.sources import sources_schema
 from schemas.tracks import tracks_schema
 
 __all__ = [
+    "NEVER_ACTS",
     "NO_TRACK",
     "PASSED_THROUGH",
     "RESIDUAL_CODECS",
@@ -117,7 +118,7 @@ def primary_key(name: str) -> tuple[str, ...]:
         case "edits":
             return ("source_id", "track_id", "pts", "recipe_id", "position")
         case "segments":
-            return ("source_id", "pts", "recipe_id")
+            return ("source_id", "pts", "recipe_id", "path")
         case "failures":
             return ()
     raise SchemaError(f"no table {name!r}; the tables are {', '.join(TABLES)}")

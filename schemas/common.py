@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 """`major.minor`. A minor step only appends columns; a reader refuses a major above its own."""
 
 SCHEMA_VERSION_KEY = b"styleres.schema_version"

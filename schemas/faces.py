@@ -33,5 +33,6 @@ def faces_schema() -> pa.Schema:
             pa.field("landmarks", nested(pa.float32(), 5, 2), nullable=False),
             pa.field("score", pa.float32(), nullable=False),
             pa.field("embedding", pa.list_(pa.field("element", pa.float32(), nullable=False)), nullable=True),
+            pa.field("appearance", pa.list_(pa.field("element", pa.float32(), nullable=False)), nullable=True),
         ],
     )

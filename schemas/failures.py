@@ -9,7 +9,9 @@ import pyarrow as pa
 
 from schemas.common import NO_TRACK, key_fields, table_of
 
-PASSED_THROUGH = frozenset({"no_face", "track_dropped"})
+NEVER_ACTS = "never_acts"
+"""The reason of an entry of a recipe whose span no face is seen in: people are told, and nothing is lost."""
+PASSED_THROUGH = frozenset({"no_face", "track_dropped", NEVER_ACTS})
 """Reasons of rows that say why pixels were left alone, and not that something went wrong."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import mimetypes
+import os
 import sys
 import tempfile
 from collections import deque
@@ -34,8 +35,8 @@ from pipeline.engine.stage import Source, Stage
 from pipeline.engine.summary import Summary
 from pipeline.flow import Policy, RenderSettings, course_of
 from pipeline.sources.fetch import is_plain
-from pipeline.sources.inputs import MEDIA_SUFFIXES, Entry, Probing, entries, is_explicit, probed
-from pipeline.sources.outputs import Outputs
+from pipeline.sources.inputs import Entry, LeftOut, Probing, entries, is_explicit, probed
+from pipeline.sources.outputs import MEDIA_SUFFIXES, Outputs
 from pipeline.steps.plan import PlanSettings
 from pipeline.store import journal, upkeep
 from pipeline.store.lock import held
@@ -62,15 +63,38 @@ class Given:
     counts it and writes it down.
     """
 
-    def __init__(self, arguments: Sequence[str], reporter: Reporter, *, allow_hdr: bool) -> None:
+    def __init__(self, arguments: Sequence[str], reporter: Reporter, *, allow_hdr: bool, out: str | None = None) -> None:
+        """`out`: where results go, which are no inputs of the same run, nor of the next."""
         self._lost: deque[Failure] = deque()
         """Those that stand before the next source."""
         self._arguments = len(arguments)
         self._reporter = reporter
-        probing = iter(Probing(entries(arguments), self.lose, allow_hdr=allow_hdr))
+        found = entries(arguments, self._below(out))
+        probing = iter(Probing(found, self.lose, allow_hdr=allow_hdr, own=self._own))
         explicit = all(is_explicit(one) for one in arguments)
         self.listed: list[Source] | None = named_apart(self._once(list(probing))) if explicit else None
         self.sources = self._all(probing if self.listed is None else iter(self.listed))
+
+    def _below(self, out: str | None) -> LeftOut:
+        """Leaves out what lies below a local output folder that is inside of the folder that is listed."""
+        if out is None or is_url(out):
+            return lambda path, root: False
+        results, said = os.path.realpath(out), set[str]()
+
+        def left_out(path: str, root: str) -> bool:
+            if not results.startswith(os.path.realpath(root) + os.sep):
+                return False
+            real = os.path.realpath(path)
+            inside = real == results or real.startswith(results + os.sep)
+            if inside and results not in said:
+                said.add(results)
+                self._reporter.note("left_out", "it is --out, and results are no inputs", results)
+            return inside
+
+        return left_out
+
+    def _own(self, uri: str) -> None:
+        self._reporter.note("left_out", "styleres made it; name the file itself to edit it again", uri)
 
     @classmethod
     def stored(cls, store: Store, only: Sequence[str], reporter: Reporter, *, allow_hdr: bool) -> Given:
@@ -231,6 +255,19 @@ def open_settled(where: str | Place) -> Store:
         with held(root, "store recovery"):
             finish(root)
     return Store.open(root)
+
+
+@contextmanager
+def writable_store(opened: Store, out: str) -> Iterator[tuple[Store, bool]]:
+    """The store, or one beside the output that reads it where it is read-only; and whether it is to be kept."""
+    if not isinstance(opened.root, Path) or upkeep.is_writable(opened.root):
+        yield opened, True
+        return
+    beside = temporary_place(out)
+    if not isinstance(beside, Path):
+        raise UsageError(f"{opened.root} is read-only, and so --out must be a local path; copy the store to render into a URL")
+    upkeep.lay_over(opened.root, beside)
+    yield Store.open(beside), False
 
 
 def finish(root: Place) -> None:

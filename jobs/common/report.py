@@ -13,13 +13,14 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from jobs.common.errors import FAILED
 from pipeline.engine.course import Event, Lost, Noted, Settled, Status
 from pipeline.engine.stage import Source
 from pipeline.flow import Summary, lost_of
 from pipeline.sources.outputs import Outputs
-from schemas import Failure
+from schemas import NEVER_ACTS, Failure
 
 
 class Reporter:
@@ -64,12 +65,16 @@ class Reporter:
             case Settled():
                 self.settled(event)
             case Noted(kind, message, uri):
-                self.say(f"{kind}: {uri + ': ' if uri else ''}{message}")
-                self.event(event=kind, message=message, **({"uri": uri} if uri else {}))
+                self.note(kind, message, uri)
             case Lost(failure):
                 self.lost(failure)
             case Status():
                 self.status(event)
+
+    def note(self, kind: str, message: str, uri: str | None = None) -> None:
+        """Something that people should know, and that is no loss."""
+        self.say(f"{kind}: {uri + ': ' if uri else ''}{message}")
+        self.event(event=kind, message=message, **({"uri": uri} if uri else {}))
 
     def settled(self, event: Settled) -> None:
         """Lines at most once a second, but for a stage's first and last and for every loss."""
@@ -81,6 +86,9 @@ class Reporter:
             self.display.update(self.tasks[name], completed=done, total=tally.known)
         if event.outcome.failure is not None:
             self.lost(event.outcome.failure)
+        for failure in event.outcome.result.failures if event.outcome.result is not None else ():
+            if failure.reason == NEVER_ACTS:
+                self.see(Noted("warning", failure.message, failure.uri))
         for failure in lost_of(event.outcome.result.failures) if event.outcome.result is not None else ():
             self.lost(failure)
         now = time.monotonic()
@@ -126,7 +134,9 @@ class Reporter:
     def lost(self, failure: Failure) -> None:
         where = "" if failure.pts is None else f" pts {failure.pts}"
         if self.bars:
-            self.display.console.print(f"[red]lost[/red] {failure.uri}{where} ({failure.stage}): {failure.message}")
+            # Paths are data, and what stands in brackets in one is no style.
+            said = Text.assemble(("lost", "red"), f" {failure.uri}{where} ({failure.stage}): {failure.message}")
+            self.display.console.print(said, soft_wrap=True)
         self.event(
             event="lost",
             uri=failure.uri,

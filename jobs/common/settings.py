@@ -106,7 +106,7 @@ TABLE: Final[Mapping[type, Shape]] = {
             "min_score": Option("--min-score", FACES, "Faces that the detector is less sure of are left out.", 0.0, 1.0),
             "max_side_pixels": Option("--max-side-pixels", FACES, min=32),
             "min_face_pixels": Option("--min-face-pixels", FACES, min=0),
-            "max_faces": Option("--max-faces", FACES, min=1),
+            "max_faces": Hidden("--max-faces limits tracks, which stay the same ones over a shot"),
             "turns": Option("--turns", FACES, "Whether heads that lie on their side or hang are looked for."),
             "threads": Option("--detector-threads", COMPUTE, min=0),
         }
@@ -120,6 +120,11 @@ TABLE: Final[Mapping[type, Shape]] = {
             "max_size_ratio": Option("--track-size-ratio", TRACKS),
             "min_similarity": Option("--track-similarity", TRACKS),
             "similarity_weight": Option("--track-similarity-weight", TRACKS),
+            "looks_ratio": Option("--track-looks-ratio", TRACKS),
+            "max_unlike": Option("--track-unlike", TRACKS),
+            "max_faces": Option(
+                "--max-faces", TRACKS, "At most so many at a time, the same ones over a shot; all if not given.", min=1
+            ),
             "shots": Nested(ShotSettings),
             "smoothing": Nested(QuadSmoothing),
         }

@@ -52,7 +52,7 @@ class EditEntry:
     name: str
     editor: Literal["direction", "ganspace", "gradctrl"]
     about: str
-    """What a positive strength does, and what 1 means."""
+    """Effect of a positive strength, and of strength 1."""
     rows: tuple[int, int] | None = None
     """Rows [first, end) of W+ that move; None for all."""
     component: int | None = None
@@ -83,7 +83,7 @@ class Bundle:
 
     @property
     def residual_shape(self) -> tuple[int, ...]:
-        """Of what the method keeps of a face beside W+; (0,) where that is nothing."""
+        """Shape of a stored residual, [C, H, W]; (0,) for a method that keeps nothing beside W+."""
         return self.config.detail_shape or (0,)
 
     def load(self, parts: Parts = "all") -> Inverter:

@@ -37,7 +37,7 @@ class Asset:
     about: str
     licence: str
     format: Format | None = None
-    """What it is converted from; None for an edit's file, which is used as it is."""
+    """Format that it is converted from; None for an edit's file, which is used as it is."""
     repository: str | None = None
     path: str | None = None
     url: str | None = None

@@ -1,4 +1,4 @@
-"""What a model or a file is: kind, digest, licence, sizes, and what to do next. Reads everything as data."""
+"""Describes a model or a file: kind, digest, licence, sizes, and what to do next. Reads everything as data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Diagnosis:
     path: str
     what: str
     sha256: str | None
-    """Of the file's bytes, of a bundle's data; None for what is neither."""
+    """SHA-256 of the file's bytes or of a bundle's data; None for what is neither."""
     known_as: str | None
     """Its name in the catalogue."""
     licence: str

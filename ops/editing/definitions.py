@@ -43,7 +43,7 @@ class Definition(Frozen):
     """Abstract: a name, and the file that the editor is read from."""
 
     name: str = pydantic.Field(pattern=f"^{NAME_PATTERN}$")
-    """What recipes call the edit; of a definition that gives several, the part before the dot."""
+    """Name of the edit in recipes; for a definition that gives several, the part before the dot."""
     path: Path
 
     def files(self) -> dict[str, Path]:
@@ -144,7 +144,7 @@ class GradCtrlDefinition(Definition):
     kind: Literal["gradctrl"]
     attribute: str | None = None
     params: Path | None = None
-    """What the classifiers' heads are; the model's name with `_params.pkl` if not given."""
+    """File of the classifiers' heads; the model's name with `_params.pkl` if not given."""
     learning_rate: _Positive = 0.5
     """Length of one step in W."""
 

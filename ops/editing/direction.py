@@ -49,7 +49,7 @@ class DirectionEditor(Editor):
 
     @property
     def unit(self) -> str:
-        """What a strength of 1 means."""
+        """The meaning of a strength of 1."""
         return "lengths of the direction, added; 0 is no edit, −s undoes s"
 
     @property

@@ -26,7 +26,7 @@ class AnyEditor(ABC):
     @property
     @abstractmethod
     def unit(self) -> str:
-        """What a strength of 1 means, as a phrase for people. It is not one unit for all editors."""
+        """The meaning of a strength of 1, as a phrase for people. It is not one unit for all editors."""
 
     @property
     @abstractmethod

@@ -83,7 +83,7 @@ class GanSpaceEditor(Editor):
 
     @property
     def unit(self) -> str:
-        """What a strength of 1 means."""
+        """The meaning of a strength of 1."""
         return "target in standard deviations of the component; 0 is the average face, not “no edit”"
 
     @property

@@ -54,7 +54,7 @@ class Heads:
     output_bias_A: torch.Tensor
 
     def probabilities(self, w_ND: torch.Tensor) -> torch.Tensor:
-        """Of each attribute => [N, A], in [0, 1]."""
+        """Return the probability of each attribute, [N, A] in [0, 1]."""
         hidden_NAH = torch.einsum("nd,ahd->nah", w_ND, self.hidden_AHD.to(w_ND)) + self.hidden_bias_AH.to(w_ND)
         active_NAH = F.leaky_relu(hidden_NAH, SLOPE)
         return ((active_NAH * self.output_AH.to(w_ND)).sum(dim=2) + self.output_bias_A.to(w_ND)).sigmoid()
@@ -110,7 +110,7 @@ class GradCtrlEditor(Editor):
 
     @property
     def unit(self) -> str:
-        """What a strength of 1 means."""
+        """The meaning of a strength of 1."""
         return (
             f"length of path in W, in steps of {self._learning_rate:g}; positive raises the attribute's probability; "
             "0 is no edit, the official demo goes 4.5"

@@ -53,11 +53,11 @@ class Offer:
     definition: Definition
     ganspace: GanSpaceEdit | None = None
     attribute: str | None = None
-    """Of GradCtrl."""
+    """GradCtrl only: the attribute that it changes."""
 
     @property
     def record(self) -> str:
-        """What the edit is and from which bytes it was read, on one line; the same wherever the files lie.
+        """Describe the edit and the bytes that it was read from, on one line; the same wherever the files lie.
 
         Raises:
             EditError: a file that cannot be read.
@@ -118,7 +118,7 @@ def _offers_of(definition: Definition) -> list[Offer]:
 
 
 def incomplete(definitions: Sequence[Definition]) -> dict[str, str]:
-    """What the folders among the definitions lack: editor => the sentence."""
+    """Return what the folders among the definitions lack: editor => the sentence."""
     notes: dict[str, str] = {}
     for definition in definitions:
         if isinstance(definition, FolderDefinition):

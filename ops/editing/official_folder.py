@@ -32,7 +32,7 @@ DIRECTIONS = ("age", "smile", "pose")
 
 @dataclass(frozen=True)
 class FolderContent:
-    """What a folder of official files gives."""
+    """Edits that a folder of official files gives."""
 
     definitions: tuple[Definition, ...]
     notes: Mapping[str, str]

@@ -21,7 +21,7 @@ _FRAMES_AT_ONCE = 256  # bounds the memory of an editor's temporaries; rows do n
 
 @dataclass(frozen=True, eq=False)
 class PlannedEdits:
-    """What one track's frames become."""
+    """Codes and strengths of one track's frames."""
 
     base_NLD: np.ndarray
     """Codes before the edits, float32: the track's codes, smoothed as set. Paste-back compares with these."""

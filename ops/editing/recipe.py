@@ -1,7 +1,8 @@
-"""What to edit, how much, on whom and when: recipes, from YAML or the command line. Grammar: `docs/edits.md`.
+"""Recipes (what to edit, how much, on whom and when), from YAML or the command line. Grammar: `docs/edits.md`.
 
-Time is in seconds on the source's own clock (pts × time base). A recipe says nothing of frames, so it fits
-any frame rate, a variable one too.
+Time is in seconds since the source's first frame, because clocks of recordings start anywhere; with `clock: container`
+on the clock of its container (pts × time base). A recipe says nothing of frames, so it fits any frame rate, a variable
+one too.
 
 Legend of axes: N frames, E entries of a recipe.
 """
@@ -79,7 +80,7 @@ class Edit(Frozen):
     fade_out_seconds: _Duration = pydantic.Field(default=0.0, alias="fade_out")
     """Time before `to` in which the edit goes."""
     easing: Easing = "smooth"
-    """Of keyframes and fades."""
+    """Interpolation of keyframes and fades."""
 
     @pydantic.field_validator("tracks", mode="before")
     @classmethod
@@ -181,8 +182,10 @@ class EditRecipe(Frozen):
     """
 
     version: Literal[1] = 1
-    """Of the file format."""
+    """Version of the file format."""
     edits: tuple[Edit, ...] = pydantic.Field(min_length=1)
+    clock: Literal["first_frame", "container"] = "first_frame"
+    """What times count from: the source's first frame, or the 0 of its container's clock."""
     editors: tuple[AnyDefinition, ...] = ()
     """The user's own editors, beside those of the model. In a file: a mapping from name to definition, or to KIND:PATH…"""
 

@@ -33,7 +33,7 @@ class StyleDirectionEditor(StyleEditor):
 
     @property
     def unit(self) -> str:
-        """What a strength of 1 means."""
+        """The meaning of a strength of 1."""
         return "lengths of the direction, added to S; 0 is no edit, −s undoes s"
 
     @property

@@ -18,7 +18,7 @@ from ops.files.plain_pickle import load_pickle, plain
 from ops.generators.protocol import GeneratorConfig, style_channels
 
 LAYERS_MOVED = 11
-"""Of the convolutions, from the coarsest: the official program leaves the finer ones and every torgb alone."""
+"""Number of convolutions that are edited, from the coarsest: the official program leaves finer ones and every torgb alone."""
 
 
 @final
@@ -30,7 +30,7 @@ class StyleclipGlobalEditor(StyleEditor):
 
     @property
     def unit(self) -> str:
-        """What a strength of 1 means."""
+        """The meaning of a strength of 1."""
         return "standard deviations by which the most relevant channel of S moves; 0 is no edit, −s undoes s; 1 to 5 is usual"
 
     @property

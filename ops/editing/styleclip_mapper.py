@@ -61,7 +61,7 @@ class MapperEditor(Editor):
 
     @property
     def unit(self) -> str:
-        """What a strength of 1 means."""
+        """The meaning of a strength of 1."""
         return "times the step that the mapper chooses for each code; 0 is no edit, 0.08 to 0.2 is usual"
 
     @property

@@ -1,11 +1,11 @@
-"""What recipes and editor definitions share: values that cannot be changed, and errors as sentences."""
+"""Types that recipes and editor definitions share: values that cannot be changed, and errors as sentences."""
 
 from __future__ import annotations
 
 import pydantic
 
 NAME_PATTERN = r"[A-Za-z_][A-Za-z0-9_.\-]*"
-"""Of an edit, and of a user's editor."""
+"""Name of an edit, and of a user's editor."""
 
 
 class RecipeError(ValueError):

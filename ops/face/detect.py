@@ -57,6 +57,8 @@ class Face:
     """Confidence of the detector, 0..1."""
     embedding: np.ndarray | None = None
     """float32 [D] of unit norm, or None when the detector has no recogniser."""
+    appearance: np.ndarray | None = None
+    """float32 [A], see `ops.face.appearance`; None where nobody has looked."""
 
     def __post_init__(self) -> None:
         for name, value, shape in (
@@ -98,8 +100,9 @@ class DetectorSettings(DetectorFactory):
     find large faces best near this size."""
     min_face_pixels: int = 24
     """Faces whose box has a shorter side than this, in pixels of the frame, are not returned."""
-    max_faces: int = 16
-    """At most this many faces per frame, best score first."""
+    max_faces: int | None = None
+    """At most this many faces of each frame, best score first; None: all. Which ones they are changes from frame to
+    frame: for a limit that is stable over a clip see `ops.face.track.TrackSettings.max_faces`."""
     turns: Literal["upright", "auto", "all"] = "auto"
     """Whether the frame's other quarter turns are looked at too, for heads that lie on their side or hang
     upside down (both families place landmarks wrongly there). auto: only in frames with a face whose
@@ -113,9 +116,9 @@ class DetectorSettings(DetectorFactory):
             raise DetectorError(f"min_score: expected a value between 0 and 1, got {self.min_score}.")
         if self.max_side_pixels < DETECTOR_STRIDE:
             raise DetectorError(f"max_side_pixels: expected at least {DETECTOR_STRIDE}, got {self.max_side_pixels}.")
-        if self.max_faces < 1 or self.min_face_pixels < 0 or self.threads < 0:
+        if (self.max_faces is not None and self.max_faces < 1) or self.min_face_pixels < 0 or self.threads < 0:
             raise DetectorError(
-                "expected max_faces >= 1, min_face_pixels >= 0 and threads >= 0, got "
+                "expected max_faces >= 1 or none, min_face_pixels >= 0 and threads >= 0, got "
                 f"{self.max_faces}, {self.min_face_pixels} and {self.threads}."
             )
 
@@ -269,7 +272,7 @@ class TurningDetector(Detector):
     does in its own turn and that the detector is as sure of.
     """
 
-    def __init__(self, detector: Detector, max_faces: int, *, always: bool) -> None:
+    def __init__(self, detector: Detector, max_faces: int | None, *, always: bool) -> None:
         self._detector, self.device_kind = detector, detector.device_kind
         self._max_faces = max_faces
         self._always = always

@@ -81,7 +81,7 @@ def paste(
     quad_42: np.ndarray,
     settings: PasteSettings,
     landmarks: np.ndarray | None = None,
-    strength: float = 1.0,
+    fade: float = 1.0,
 ) -> np.ndarray:
     """A new frame with the edit in it; `frame` is not written to.
 
@@ -90,15 +90,15 @@ def paste(
     reference   the model's reconstruction without an edit, like `edited`; needed by all modes but "replace".
     quad_42     where the crop was cut.
     landmarks   [5, 2] or [68, 2] in source pixels; needed by mask kind "face".
-    strength    0..1, multiplies the mask (fades at gaps, at a track's ends); 0 returns a copy of the frame.
+    fade        0..1, multiplies the mask (at gaps, at a track's ends); 0 returns a copy of the frame.
 
     Raises PasteError for shapes that do not fit, crops with values that are not finite, and what is needed
     but missing.
     """
-    _check(frame, edited, reference, settings, strength)
+    _check(frame, edited, reference, settings, fade)
     out = frame.copy()
     window = _window(quad_42, frame.shape)
-    if window is None or strength == 0.0:
+    if window is None or fade == 0.0:
         return out
     x0, y0, x1, y1 = window
     shift = np.array([[1.0, 0.0, x0], [0.0, 1.0, y0], [0.0, 0.0, 1.0]])  # source_from_window
@@ -124,7 +124,7 @@ def paste(
 
     mask = _mask(MASK_SIZE, frame, quad_42, settings.mask, landmarks)
     weight = _warp_mask(mask, quad_42, shift, size, beyond_is_zero=settings.mask.kind != "edges")
-    change *= _per_channel(weight * np.float32(strength))
+    change *= _per_channel(weight * np.float32(fade))
     # Where the weight is 0 the change is 0 and the sum is the source's own integer: no select is needed to
     # keep it. Rounds to nearest, half to even, and saturates.
     out[y0:y1, x0:x1] = cv2.add(source, change, dtype=cv2.CV_8U)
@@ -289,7 +289,7 @@ def _check(
     edited: np.ndarray,
     reference: np.ndarray | None,
     settings: PasteSettings,
-    strength: float,
+    fade: float,
 ) -> None:
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
         raise PasteError(f"paste: expected a frame uint8 [H, W, 3] RGB, got {frame.dtype} {list(frame.shape)}.")
@@ -302,5 +302,5 @@ def _check(
         raise PasteError(f"paste: expected a reference of shape {list(edited.shape)}, got {list(reference.shape)}.")
     if not (np.isfinite(edited).all() and (reference is None or np.isfinite(reference).all())):
         raise PasteError("paste: the edited crop or its reference has values that are not finite; do not paste this frame.")
-    if not 0.0 <= strength <= 1.0:
-        raise PasteError(f"paste: expected strength between 0 and 1, got {strength}.")
+    if not 0.0 <= fade <= 1.0:
+        raise PasteError(f"paste: expected a fade between 0 and 1, got {fade}.")

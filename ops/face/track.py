@@ -1,31 +1,45 @@
 """Faces per frame => tracks: one identity within one shot, with a smoothed quad for every frame it spans.
 
 Reads the small rows of a whole source (never pixels), so the result does not depend on how the scan was cut
-into chunks. Frames meet tracks by the motion they predict and, where the detector gives embeddings, by who it
-is; the pairs of a frame are chosen together (Hungarian method, `scipy.optimize.linear_sum_assignment`). Short
-gaps are interpolated and marked; a cut of the shot ends every track. Coordinates: see the Convention of
-`detect` and `align`.
+into chunks. Frames meet tracks by the motion they predict and by what a face looks like: the embedding where the
+detector gives one, else the colours of `appearance`. The pairs of a frame are chosen together (Hungarian method,
+`scipy.optimize.linear_sum_assignment`). Short gaps are interpolated and marked; a cut of the shot ends every
+track. Coordinates: see the Convention of `detect` and `align`.
+
+People who meet. A motion says where somebody would be, not that they did not turn back behind somebody else. So a
+track that was out of sight takes no face from one that was in sight a frame ago, unless the face looks like it
+and not like the other; and when two who were close part again and their looks do not tell who is who, their
+tracks end there and new ones begin: an edit that stops is better than one that moves to another person. Where
+they are seen whole again soon after, and look like one of the two and not like the other, the ends are joined.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import combinations
 from typing import Final
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from ops.face.align import ffhq_quad
+from ops.face.appearance import appearance_distance
 from ops.face.boxes import box_overlap
 from ops.face.detect import Face
 from ops.face.shots import ShotSettings, find_cuts
 from ops.face.smooth import QuadSmoothing, smooth_quads
 
 REFUSED: Final = 1e6  # cost of a pair that may not be: more than any sum of allowed ones
+UNLIKE_COST: Final = 0.3  # what it costs a thread to take a face that looks like another's, in units of the face's size
+HELD_DISTANCE: Final = 0.5  # so near its place by now, in face sizes, a face belongs to the thread that was there a frame ago
+MEETING_DISTANCE: Final = 1.5  # faces whose middles are nearer than this, in face sizes, may hide one another
+FIRST_LOOKS: Final = 8  # of a thread that may be another one's end: so many whole faces are asked whom they look like
+LOOKS_KEPT: Final = 24  # of a thread: enough to have seen the head turn, few enough to follow the light
 VELOCITY_SECONDS: Final = 0.25  # how far back a face's velocity is measured: long enough to average a detector's noise
 
 
@@ -61,6 +75,12 @@ class TrackSettings:
     """Cosine of embeddings below which two faces are different people. Used only where both have one."""
     similarity_weight: float = 1.0
     """What a loss of 1 in cosine costs, in units of `max_distance`'s distance."""
+    looks_ratio: float = 0.75
+    """A face looks like one of two people if its difference from that one is at most this share of the other's."""
+    max_unlike: float = 0.065
+    """A face that differs by more (`appearance_distance`) from a track that was out of sight is not its."""
+    max_faces: int | None = None
+    """At most so many tracks at any time, the same ones over the whole shot: those that are largest for longest. None: all."""
     shots: ShotSettings = field(default_factory=ShotSettings)
     smoothing: QuadSmoothing = field(default_factory=QuadSmoothing)
 
@@ -74,6 +94,11 @@ class TrackSettings:
             raise TrackError(
                 "track: expected max_distance > 0, distance_per_second >= 0 and max_size_ratio > 1, got "
                 f"{self.max_distance}, {self.distance_per_second} and {self.max_size_ratio}."
+            )
+        if not 0 < self.looks_ratio <= 1 or self.max_unlike <= 0 or (self.max_faces is not None and self.max_faces < 1):
+            raise TrackError(
+                "track: expected looks_ratio in (0, 1], max_unlike > 0 and max_faces >= 1 or none, got "
+                f"{self.looks_ratio}, {self.max_unlike} and {self.max_faces}."
             )
         if not -1.0 <= self.min_similarity <= 1.0 or self.similarity_weight < 0:
             raise TrackError(
@@ -158,9 +183,12 @@ def track_faces(frames: Sequence[FrameFaces], time_base: Fraction, settings: Tra
         needed = min(settings.min_track_frames, stop - first)
         threads = _link(frames[first:stop], seconds[first:stop], settings)
         threads.sort(key=lambda thread: (thread.rows[0], *_place(thread.faces[0])))
+        crowd = _beyond_limit([t for t in threads if len(t.rows) >= needed], settings.max_faces)
         for thread in threads:
-            if len(thread.rows) < needed:
+            if len(thread.rows) < needed or thread in crowd:
                 reason = f"seen in {len(thread.rows)} frames, fewer than min_track_frames {needed}"
+                if thread in crowd:
+                    reason = f"there are others that are larger for longer, and max_faces is {settings.max_faces}"
                 dropped.append(
                     DroppedTrack(
                         shot,
@@ -206,23 +234,65 @@ def track_whole_frames(frames: Sequence[FrameFaces], quad_42: np.ndarray, settin
     return TrackResult(tracks, shots, [])
 
 
+def _beyond_limit(threads: Sequence[_Thread], most: int | None) -> list[_Thread]:
+    """The threads to leave out so that no frame has more than `most`: whole ones, and the smallest and shortest first."""
+    if most is None:
+        return []
+    crowded: dict[int, int] = {}
+    left_out = []
+    for thread in sorted(threads, key=lambda t: (-sum(_size(face) ** 2 for face in t.faces), t.rows[0], *_place(t.faces[0]))):
+        span = range(thread.rows[0], thread.rows[-1] + 1)
+        if any(crowded.get(row, 0) >= most for row in span):
+            left_out.append(thread)
+        else:
+            for row in span:
+                crowded[row] = crowded.get(row, 0) + 1
+    return left_out
+
+
 class _Thread:
     """A track while it grows: rows (ordinals within the shot), faces, and what predicts the next one."""
 
-    def __init__(self, row: int, seconds: float, face: Face) -> None:
+    def __init__(self, row: int, seconds: float, face: Face, alone: bool) -> None:
         self.rows: list[int] = []
         self.times: list[float] = []
         self.faces: list[Face] = []
+        self.looks: deque[np.ndarray] = deque(maxlen=LOOKS_KEPT)
+        self.first_alone: list[Face] = []
         self._identity: np.ndarray | None = None
-        self.add(row, seconds, face)
+        self.add(row, seconds, face, alone)
 
-    def add(self, row: int, seconds: float, face: Face) -> None:
+    def add(self, row: int, seconds: float, face: Face, alone: bool) -> None:
+        """`alone`: nobody else's face reaches into this one, so that what is seen there is this person's."""
         self.rows.append(row)
         self.times.append(seconds)
         self.faces.append(face)
         if face.embedding is not None:
             vector = face.embedding.astype(np.float64)
             self._identity = vector if self._identity is None else self._identity + vector
+        if face.appearance is not None and (alone or not self.looks):
+            self.looks.append(face.appearance)
+        if alone and len(self.first_alone) < FIRST_LOOKS:
+            self.first_alone.append(face)
+
+    def join(self, later: _Thread) -> None:
+        """Go on as a thread that began after this one ended."""
+        self.rows += later.rows
+        self.times += later.times
+        self.faces += later.faces
+        self.looks.extend(later.looks)
+
+    def unlike(self, face: Face) -> float | None:
+        """How much a face differs from this one as it was last seen; None where there is nothing to compare.
+
+        A loss of cosine where there are embeddings, else the difference of appearance to the nearest of the last looks.
+        """
+        similarity = self.similarity(face)
+        if similarity is not None:
+            return 1.0 - similarity
+        if face.appearance is None or not self.looks:
+            return None
+        return min(appearance_distance(face.appearance, look) for look in self.looks)
 
     def predict(self, seconds: float) -> np.ndarray:
         """Landmarks at a time, float64 [5, 2]: the last ones, moved on with their latest velocity."""
@@ -255,21 +325,137 @@ def _link(frames: Sequence[FrameFaces], seconds: np.ndarray, settings: TrackSett
     """Faces of one shot => threads of the same face."""
     open_threads: list[_Thread] = []
     closed: list[_Thread] = []
+    partings: list[tuple[list[_Thread], list[_Thread]]] = []
     for row, (frame, now) in enumerate(zip(frames, seconds, strict=True)):
         # A frame that lasts long is not a gap: only frames without the face are.
         lost = [t for t in open_threads if t.rows[-1] < row - 1 and now - t.times[-1] > settings.max_gap_seconds]
         closed += lost
         open_threads = [t for t in open_threads if t not in lost]
         faces = sorted(frame.faces, key=_place)
-        taken: set[int] = set()
-        if faces and open_threads:
-            cost = np.array([[_cost(t, f, now, row, settings) for f in faces] for t in open_threads])
-            for i, j in zip(*linear_sum_assignment(cost), strict=True):
-                if cost[i, j] < REFUSED:
-                    open_threads[i].add(row, float(now), faces[j])
-                    taken.add(int(j))
-        open_threads += [_Thread(row, float(now), face) for j, face in enumerate(faces) if j not in taken]
-    return closed + open_threads
+        pairs = _paired(open_threads, faces, float(now), row, settings)
+        ended = _in_doubt(open_threads, faces, pairs, row, settings)
+        closed += [t for i, t in enumerate(open_threads) if i in ended]
+        alone = _alone(faces)
+        for i, j in pairs.items():
+            if i not in ended:
+                open_threads[i].add(row, float(now), faces[j], alone[j])
+        taken = {j for i, j in pairs.items() if i not in ended}
+        begun = {j: _Thread(row, float(now), face, alone[j]) for j, face in enumerate(faces) if j not in taken}
+        if ended:
+            partings.append(([open_threads[i] for i in sorted(ended)], [begun[pairs[i]] for i in sorted(ended)]))
+        open_threads = [t for i, t in enumerate(open_threads) if i not in ended] + list(begun.values())
+    return _rejoined(closed + open_threads, partings, settings)
+
+
+def _rejoined(
+    threads: list[_Thread], partings: Sequence[tuple[list[_Thread], list[_Thread]]], settings: TrackSettings
+) -> list[_Thread]:
+    """Threads that ended in doubt go on as the one that began there and, once seen whole, looks like them and nobody else."""
+    gone: dict[int, _Thread] = {}  # by identity: a thread that was joined => the one that it is part of now
+    for ended, begun in partings:
+        for later in begun:
+            fitting = [one for one in ended if _is_end_of(one, later, [t for t in threads if t is not later], settings)]
+            if len(fitting) == 1 and id(fitting[0]) not in gone and fitting[0].rows[-1] < later.rows[0]:
+                fitting[0].join(later)
+                gone[id(later)] = fitting[0]
+    return [thread for thread in threads if id(thread) not in gone]
+
+
+def _is_end_of(earlier: _Thread, later: _Thread, threads: Sequence[_Thread], settings: TrackSettings) -> bool:
+    """Whether most of the first whole faces of a thread look like an earlier one and not like any that it had met."""
+    rivals = [t for t in threads if t is not earlier and _met(earlier, t)]
+    if len(later.first_alone) < FIRST_LOOKS // 2:
+        return False
+    alike = 0
+    for face in later.first_alone:
+        unlike = earlier.unlike(face)
+        if unlike is None or (face.embedding is None and unlike > settings.max_unlike):
+            continue
+        alike += all(_looks_like(earlier, rival, face, settings) is earlier for rival in rivals)
+    return 2 * alike > len(later.first_alone)
+
+
+def _paired(threads: Sequence[_Thread], faces: Sequence[Face], now: float, row: int, settings: TrackSettings) -> dict[int, int]:
+    """Which thread each face continues: places in `threads` => places in `faces`."""
+    if not threads or not faces:
+        return {}
+    cost = np.array([[_cost(t, f, now, row, settings) for f in faces] for t in threads])
+    in_sight = [t.rows[-1] == row - 1 for t in threads]
+    for j, face in enumerate(faces):
+        rivals = [i for i in range(len(threads)) if cost[i, j] < REFUSED]
+        for a, b in combinations(rivals, 2):
+            like = _looks_like(threads[a], threads[b], face, settings)
+            if in_sight[a] and in_sight[b]:
+                if like is not None:  # both were there a frame ago: where they were says more than how they look
+                    cost[b if like is threads[a] else a, j] += UNLIKE_COST
+            elif in_sight[a] != in_sight[b]:
+                hidden, seen = (b, a) if in_sight[a] else (a, b)
+                if like is threads[hidden]:
+                    cost[seen, j] = REFUSED
+                elif _holds(threads[seen], face, now):
+                    cost[hidden, j] = REFUSED
+    return {int(i): int(j) for i, j in zip(*linear_sum_assignment(cost), strict=True) if cost[i, j] < REFUSED}
+
+
+def _holds(thread: _Thread, face: Face, now: float) -> bool:
+    """Whether a face is where a thread that was just in sight must be by now."""
+    moved = float(np.linalg.norm(thread.predict(now) - face.landmarks_52, axis=1).mean())
+    return moved < HELD_DISTANCE * _size(face)
+
+
+def _looks_like(one: _Thread, other: _Thread, face: Face, settings: TrackSettings) -> _Thread | None:
+    """Which of two threads a face looks like; None where that does not tell them apart."""
+    a, b = one.unlike(face), other.unlike(face)
+    if a is None or b is None:
+        return None
+    if a < settings.looks_ratio * b:
+        return one
+    return other if b < settings.looks_ratio * a else None
+
+
+def _in_doubt(
+    threads: Sequence[_Thread], faces: Sequence[Face], pairs: dict[int, int], row: int, settings: TrackSettings
+) -> set[int]:
+    """Places of the threads that end here, because nothing says that they are still the same person's."""
+    ended: set[int] = set()
+    for i, j in pairs.items():
+        thread = threads[i]
+        if thread.rows[-1] == row - 1:
+            continue
+        unlike = thread.unlike(faces[j])
+        if faces[j].embedding is None and unlike is not None and unlike > settings.max_unlike:
+            ended.add(i)  # somebody else came out where this one went in
+        for k, other in enumerate(threads):
+            if k == i or unlike is None or not _met(thread, other):
+                continue  # with nothing to compare, motion is all there is
+            mine = _looks_like(thread, other, faces[j], settings)
+            if mine is not thread:
+                ended.add(i)
+            theirs = pairs.get(k)
+            if theirs is not None and _looks_like(thread, other, faces[theirs], settings) is not other:
+                ended.add(k)
+    return ended
+
+
+def _met(hidden: _Thread, other: _Thread) -> bool:
+    """Whether another face was near when this one was last in sight, and could have hidden it."""
+    row = hidden.rows[-1]
+    at = bisect_left(other.rows, row)
+    if at == len(other.rows):
+        return False
+    face, beside = hidden.faces[-1], other.faces[at]
+    apart = float(np.linalg.norm(face.landmarks_52.mean(0) - beside.landmarks_52.mean(0)))
+    return apart < MEETING_DISTANCE * max(_size(face), _size(beside))
+
+
+def _alone(faces: Sequence[Face]) -> list[bool]:
+    """For each face whether no other one of its frame reaches into it."""
+    if not faces:
+        return []
+    boxes = np.stack([face.box_xyxy for face in faces])
+    shared = box_overlap(boxes, boxes)
+    np.fill_diagonal(shared, 0.0)
+    return [not row.any() for row in shared]
 
 
 def _cost(thread: _Thread, face: Face, now: float, row: int, settings: TrackSettings) -> float:

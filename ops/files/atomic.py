@@ -17,6 +17,11 @@ PUBLISHING: ContextVar[Publishing] = ContextVar("publishing", default=nullcontex
 """Entered around the moment in which a file appears under its name; whoever may not write any more raises there."""
 
 
+def beginning(name: str, most_bytes: int = 200) -> str:
+    """As much of a name as leaves room for a mark behind it: file systems take 255 bytes."""
+    return os.fsencode(name)[:most_bytes].decode("utf-8", "ignore")
+
+
 @contextmanager
 def replaced_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success sync it to disk and rename it to `path`.
@@ -26,7 +31,7 @@ def replaced_file(path: str | Path) -> Iterator[Path]:
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:12]}.tmp")
+    temporary = final.with_name(f".{beginning(final.name)}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         yield temporary
         _sync(temporary)

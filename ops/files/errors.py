@@ -1,4 +1,4 @@
-"""What every reader of model files says when one is not what it should be."""
+"""Errors of every reader of model files."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Refused(pickle.UnpicklingError):
 
 
 class Inert:
-    """What stands for an object of an unknown class: data only."""
+    """Stands for an object of an unknown class: data only."""
 
     module = ""
     name = ""

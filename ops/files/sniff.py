@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes, whatever its name says: so that a wrong file is named instead of half read."""
+"""Tells what a file is by its first bytes, whatever its name says: so that a wrong file is named instead of half read."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from ops.files.sniff import sniff, wrong_file
 
 
 def load_torch_file(path: Path, expected: str = "a torch.save file") -> object:
-    """What torch.save was given. Tensors of today's layout are mapped, not read: they cost memory when they are used.
+    """Read the object that torch.save was given. Tensors of today's layout are mapped, not read: they cost memory when used.
 
     Options of training scripts come as dicts or `argparse.Namespace`, which is plain data too and let through. Raises
     CheckpointError for another kind of file, a damaged one, and one that holds anything else than data.

@@ -1,1 +1,1 @@
-"""What an inversion or an edit is worth, in numbers."""
+"""Measures inversions and edits."""

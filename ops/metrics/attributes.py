@@ -20,7 +20,7 @@ from ops.device import channels_last
 from ops.networks.weights import load_strict, read_tensors
 
 JUDGED = ("smiling", "male", "young", "eyeglasses", "bangs", "blond_hair", "black_hair", "mouth_slightly_open")
-"""What the classifier of `styleres evaluate` sees, where the data say so of each face; in the order of its outputs."""
+"""Attributes that the classifier of `styleres evaluate` learns, where the data have them; in the order of its outputs."""
 JUDGE_SIZE = 64
 """Side of the pictures that it sees."""
 NAMES = "attributes"

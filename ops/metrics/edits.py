@@ -1,4 +1,4 @@
-"""What an edit did to faces that lack what it brings: one edit and one sign at a time.
+"""Measures what an edit did to faces that lack what it brings: one edit and one sign at a time.
 
 The paper's protocol (StyleRes, CVPR 2023, section 4): faces without an attribute are edited towards it and compared, as a set,
 with real faces that have it; faces with it are edited away from it and compared with real faces without it.
@@ -72,7 +72,7 @@ class SignedEdit:
         return labels[self.edit.attribute] != self.wanted
 
     def goal(self) -> str:
-        """What real faces it leads to, in words."""
+        """The real faces that it leads to, in words."""
         assert self.edit.attribute is not None
         return f"{'' if self.wanted else 'not '}{self.edit.attribute.replace('_', ' ')}"
 

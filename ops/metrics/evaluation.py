@@ -1,4 +1,4 @@
-"""What models are worth on faces of held-out identities: reconstruction, edits, the way there and back, and time.
+"""Measures models on faces of held-out identities: reconstruction, edits, the way there and back, and time.
 
 Every model sees the same faces in the same batches, and every number of every model is made by the same code. Faces come in
 batches and go: memory does not grow with their number, but for a few numbers of each face (labels, landmarks).
@@ -120,7 +120,7 @@ class Evaluator:
                 guess = guesses[:, self.attributes.index(name)].cpu().numpy()
                 right[name] += int((guess == faces.attributes[name][rows]).sum())
         self.accuracy = {name: count / len(faces) for name, count in right.items()}
-        """Of the judge, on the real held-out faces."""
+        """Accuracy of the judge on the real held-out faces."""
         for rows, crops in everyone.batches(batch):
             taps = pictures.taps(crops)
             for edit, goal in zip(self.edits, self._goals, strict=True):

@@ -28,7 +28,7 @@ from ops.networks.protocol import PROTOCOL_SIZE, at_protocol_size
 from ops.spaces import images_from_crops
 
 ARCFACE_ROWS, ARCFACE_COLUMNS = slice(35, 223), slice(32, 220)
-"""What the training's identity loss cuts out of an aligned face of 256 pixels."""
+"""The region that the training's identity loss cuts out of an aligned face of 256 pixels."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a number is called, which way is better, and which network it comes from. The values of a report are made of these."""
+"""Names a number, says which way is better, and which network it comes from. The values of a report are made of these."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class Measurement:
 
     metric: Metric
     subject: str
-    """What was measured: a method, an edit, a track."""
+    """The subject: a method, an edit, a track."""
     value: float | None
     """May be infinite (PSNR of equal pictures), never NaN. None: it could not be measured, and the note says why."""
     count: int
-    """Of pictures, pairs or frames that it is the mean of."""
+    """Number of pictures, pairs or frames that it is the mean of."""
     spread: float | None = None
     """Standard deviation over them; None where the number is one of the whole set."""
     note: str = ""
-    """What a reader must know before comparing the number."""
+    """A note that a reader needs before comparing the number."""
     item: str = ""
     """Which part of the subject: one edit of several; empty for all of it."""
 

@@ -72,9 +72,9 @@ class References:
     taps: list[Tensor]
     """EfficientNet-Lite0's features, fine to coarse."""
     landmarks: Sequence[np.ndarray | None]
-    """Of each face, at 256 px; None where none was found, or nobody asked."""
+    """Landmarks of each face, float [5, 2] at 256 px; None where none was found, or nobody asked."""
     embedded: np.ndarray
-    """Of the faces that have landmarks, [K, D]; empty where nobody asked."""
+    """Embeddings of the faces that have landmarks, [K, D]; empty where nobody asked."""
 
     @property
     def with_face(self) -> np.ndarray:
@@ -99,7 +99,7 @@ class PictureJudge:
                 network.to(self.device)
 
     def landmarks(self, crops: np.ndarray) -> list[np.ndarray | None]:
-        """Of each face, where identity is measured; this is slow, and the same for every model."""
+        """Find the landmarks of each face, where identity is measured; this is slow, and the same for every model."""
         if "identity" not in self.metrics:
             return [None] * len(crops)
         assert self.networks.detector is not None
@@ -165,7 +165,7 @@ class PictureSet:
                 moments.add(pooled.double().cpu().numpy())
 
     def distances(self, real: PictureSet, subject: str, item: str = "", towards: str = "") -> list[Measurement]:
-        """Of this set from a real one; without a value, and saying why, where one of them has fewer than two pictures.
+        """Return the distance of this set from a real one; without a value, but with a reason, where one has fewer than two.
 
         towards: what the real set is, for the metric's name.
         """

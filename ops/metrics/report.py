@@ -106,7 +106,7 @@ def over_seeds(subject: str, runs: Sequence[Sequence[Measurement]]) -> list[Meas
 
 
 def mean_over_edits(measurements: Sequence[Measurement]) -> list[Measurement]:
-    """Of one metric: the plain mean over all edits of each subject that has a value for every one of them."""
+    """Average one metric: the plain mean over all edits of each subject that has a value for every one of them."""
     items = {one.item for one in measurements}
     combined = []
     for subject in dict.fromkeys(one.subject for one in measurements):

@@ -21,7 +21,7 @@ WINDOW, SIGMA = 11, 1.5
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales, finest first (Wang et al. 2003, section 3.2)."""
 SMALLEST_SIDE = WINDOW * 2 ** (len(SCALE_WEIGHTS) - 1)
-"""Of a picture for MS-SSIM: its coarsest scale still holds one window."""
+"""Least side of a picture for MS-SSIM: its coarsest scale still holds one window."""
 DataRange = float | Literal["official"]
 
 
@@ -69,7 +69,7 @@ def ssim_and_ms_ssim(results: Tensor, references: Tensor, data_range: DataRange 
 
 
 def guessed_range(results: Tensor) -> Tensor:
-    """What the official program takes for the range of each result => [N]: 255 or 1 above (a value over 128 decides), less -1
+    """Guess the range of each result as the official program does => [N]: 255 or 1 above (a value over 128 decides), less -1
     or 0 below (a value under -0.5 decides). A result in [-1, 1] without a dark value is measured with 1 instead of 2."""
     high = torch.where(results.amax(dim=(1, 2, 3)) > 128, 255.0, 1.0)
     low = torch.where(results.amin(dim=(1, 2, 3)) < -0.5, -1.0, 0.0)

@@ -1,4 +1,4 @@
-"""What a video shows and a picture does not: flicker, drift, jitter, seams. Each formula is written at its function.
+"""Measures what a video shows and a picture does not: flicker, drift, jitter, seams. Each formula is written at its function.
 
 Symbols: s source frame, e edited frame, d = e - s the layer that the edit laid over the source, in 8-bit levels; m a mask
 [H, W] in [0, 1]; t the frame. Flicker, residue and seam are 0 where edited and source are equal.
@@ -104,11 +104,11 @@ class QuadJitter:
     """Mean size of the second difference of a quad's place, size and turn: 0 for any steady motion."""
 
     translation_pixels: float
-    """Of the centre, in source pixels."""
+    """Jitter of the centre, in source pixels."""
     translation_share: float
     """The same as a share of the quad's side in that frame."""
     scale: float
-    """Of the logarithm of the side: 0.01 is one percent."""
+    """Jitter of the logarithm of the side: 0.01 is one percent."""
     rotation_degrees: float
 
 
@@ -167,7 +167,7 @@ class SeamEnergy:
 
 
 def seam_energy(layer: np.ndarray, mask: np.ndarray) -> SeamEnergy:
-    """Of one frame: layer float [H, W, 3], mask [H, W] of the paste.
+    """Measure one frame: layer float [H, W, 3], mask [H, W] of the paste.
 
     border = max over contours c of mean over pixels of c of <grad d, n>^2, where n is the mask border's normal and a contour is
     the pixels at one whole distance from the edge of {m > 0}: from a little outside it to where m reaches 0.5. A paste that

@@ -61,7 +61,7 @@ class TrackRows:
 @final
 @dataclass(eq=False)
 class _Scores:
-    """What has been seen of one track so far."""
+    """Sums over the frames of one track so far."""
 
     flicker: list[float] = field(default_factory=list)
     residue: list[float] = field(default_factory=list)

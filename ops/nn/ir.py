@@ -71,7 +71,7 @@ def ir_se_body(groups: Sequence[Group]) -> tuple[nn.Sequential, list[int]]:
 
 
 def tapped(body: nn.Sequential, taps: Sequence[int], x: Tensor) -> list[Tensor]:
-    """What the units of these indices give, in order."""
+    """Return the outputs of the units of these indices, in order."""
     found = []
     for i, unit in enumerate(body):
         x = unit(x)

@@ -296,6 +296,7 @@ def nearest_format(codec: str, had: str, width: int, height: int, *, alpha: bool
         and fits_size(codec, name, width, height)
         and (codec in _ALPHA_CODECS or not has_alpha(name))
         and not name.startswith("nv")
+        and (codec == "ffv1" or not name.startswith("gray"))  # FFmpeg's decoders give H.264 in grey back as 4:2:0
     ]
     old = _layout(had)
 

@@ -63,6 +63,8 @@ class Contents:
     tags: tuple[tuple[str, str], ...] = ()
     """Of the file, as FFmpeg names them."""
     chapters: int = 0
+    rate: Fraction | None = None
+    """Frames per second: the usual rate that the frames keep, or their mean. Encoders and containers want one."""
     timecode: str | None = None
     """SMPTE time code of the first frame; with `;` before the frames for drop frame."""
     timecode_suffixes: tuple[str, ...] = ()
@@ -99,22 +101,28 @@ def side_data_numbers(frame: VideoFrame, name: str, count: int | None = None) ->
 
 
 def contents_of(
-    container: InputContainer, stream: VideoStream, first: VideoFrame, heads: Mapping[int, Sequence[Packet]]
+    container: InputContainer,
+    stream: VideoStream,
+    first: VideoFrame,
+    heads: Mapping[int, Sequence[Packet]],
+    measured: Fraction | None = None,
 ) -> Contents:
     """What an open file holds.
 
-    `stream`: the one whose frames are edited, `first`: its first frame; `heads`: the first packets of the other streams.
+    `stream`: the one whose frames are edited, `first`: its first frame; `heads`: the first packets of the other streams;
+    `measured`: frames per second by their timestamps, None for a single one.
     """
     tags = {str(k).lower(): v for k, v in stream.metadata.items()}
     codec = stream.codec_context.codec.canonical_name
     order = stream.codec_context.field_order
-    timecode = _timecode(container, tags)
+    timecode, rate = _timecode(container, tags), _rate(stream, measured)
     return Contents(
         streams=tuple(_facts(container, one, stream, heads.get(one.index, ())) for one in container.streams),
         tags=tuple(container.metadata.items()),
         chapters=len(container.chapters()),
+        rate=rate,
         timecode=timecode,
-        timecode_suffixes=() if timecode is None else timecode_suffixes(timecode, stream.average_rate),
+        timecode_suffixes=() if timecode is None else timecode_suffixes(timecode, rate),
         alpha=_shows_alpha(first),
         interlaced=bool(first.interlaced_frame) or (codec in _SAYS_ITS_FIELDS_OUTSIDE and order > 1),
         field_order=order,
@@ -134,6 +142,17 @@ _SAYS_ITS_FIELDS_OUTSIDE = frozenset({"qtrle", "rawvideo", "v210", "png", "huffy
 def has_alpha(pix_fmt: str) -> bool:
     """Whether pictures of an FFmpeg pixel format have a channel of transparency."""
     return any(component.is_alpha for component in av.VideoFormat(pix_fmt).components)
+
+
+def _rate(stream: VideoStream, measured: Fraction | None) -> Fraction | None:
+    """FFmpeg's guess (30000/1001) or the stated rate, whichever comes near what the frames do; else what they do.
+
+    A file's last frame rarely lasts as long as the others, and some files state a rate of 1000 or 12800.
+    """
+    for stated in (stream.guessed_rate, stream.average_rate):
+        if stated and (measured is None or abs(stated - measured) < measured * Fraction(3, 100)):
+            return stated
+    return None if measured is None else measured.limit_denominator(1001)
 
 
 def _timecode(container: InputContainer, stream_tags: Mapping[str, str]) -> str | None:
@@ -180,6 +199,9 @@ def _facts(container: InputContainer, stream: Stream, edited: Stream, head: Sequ
     suffixes: tuple[str, ...] = ()
     if role in ("companion", "cover"):
         suffixes = tuple(suffix for suffix, form in FORMATS.items() if takes(form, stream, head))
+        if role == "cover":  # an attached file in Matroska; elsewhere a stream, of which mp4 keeps the mark
+            attached = bool(head) and codec_name(stream) in ("mjpeg", "png")
+            suffixes = tuple(one for one in suffixes if one == ".mp4") + ((".mkv",) if attached else ())
     elif role == "attachment":
         suffixes = (".mkv",)
     return StreamFacts(

@@ -163,7 +163,12 @@ def _encode(frames: Iterable[tuple[int, np.ndarray | Picture]], info: SourceInfo
     count = 0
     # NUT writes presentation times only, and no negative ones: a negative decode time must not shift the segment, and
     # times count from the source's first frame.
-    with av.open(str(path), "w", format="nut", container_options={"avoid_negative_ts": "disabled"}) as container:
+    # It does not know every codec; those it does not know reorder nothing, and QuickTime's own container keeps their times.
+    form = "mov" if options.codec in ("prores_ks", "qtrle") else "nut"
+    settings = {"avoid_negative_ts": "disabled"}
+    if form == "mov":
+        settings["video_track_timescale"] = str(info.time_base.denominator)
+    with av.open(str(path), "w", format=form, container_options=settings) as container:
         container.flags |= FLAG_BITEXACT  # no library versions, times or random numbers in the file
         stream = _open_stream(container, info, options, pix_fmt)
         context = stream.codec_context
@@ -248,8 +253,8 @@ def coded_aspect(info: SourceInfo, options: EncodeOptions) -> Fraction | None:
 
 def nominal_rate(info: SourceInfo) -> Fraction:
     """Frames per second for encoders, which want one even where the rate varies: the stated one, or the mean."""
-    if info.average_rate is not None:
-        return info.average_rate
+    if (stated := info.contents.rate or info.average_rate) is not None:
+        return stated
     rate = info.n_frames / ((info.end_pts - int(info.pts[0])) * info.time_base)
     return rate.limit_denominator(1001)
 
@@ -261,7 +266,9 @@ def _codec_options(options: EncodeOptions) -> dict[str, str]:
             # With AVX-512 the same frames gave other bytes from run to run (libx264 of PyAV 18; gone without mbtree or with
             # AVX2, at no measurable cost; the cause inside x264 is not known). The same bytes are worth more here.
             steady = ":asm=AVX2" if torch.backends.cpu.get_cpu_capability() == "AVX512" else ""
-            return {"crf": quality, "preset": options.preset, "x264-params": f"open-gop=0{steady}"}
+            # Which field is first is asked of the first frame too late for x264, so it is told.
+            fields = "" if options.field_order < 2 else ":tff=1" if options.field_order in (2, 5) else ":bff=1"
+            return {"crf": quality, "preset": options.preset, "x264-params": f"open-gop=0{fields}{steady}"}
         case "libx265":
             # Its default is an open GOP, and as many pools and frame threads as the machine has cores.
             fixed = f"open-gop=0:pools={options.threads}:frame-threads={min(options.threads, 16)}:log-level=none"

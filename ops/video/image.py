@@ -20,7 +20,17 @@ from PIL import Image, ImageCms, ImageSequence, PngImagePlugin, UnidentifiedImag
 
 from ops.files.atomic import replaced_file
 from ops.video.errors import MediaError
-from ops.video.image_tags import ORIENTATION, Travels, has_directories, profile_space, srgb_profile, tiff_directory, travels
+from ops.video.image_tags import (
+    ORIENTATION,
+    Travels,
+    has_directories,
+    is_marked,
+    marked,
+    profile_space,
+    srgb_profile,
+    tiff_directory,
+    travels,
+)
 from ops.video.orientation import EXIF_ORIENTATIONS, UPRIGHT, Orientation
 
 pillow_heif.register_heif_opener()
@@ -81,6 +91,8 @@ class PictureFacts:
     """True if some of it is."""
     turned: bool = False
     """True if the stored pixels are not upright."""
+    own: bool = False
+    """True for a result of this program."""
     notes: tuple[tuple[str, str], ...] = ()
     """What reading alone already changes, and to what."""
     kept: tuple[str, ...] = ()
@@ -102,18 +114,25 @@ class LoadedImage:
     """What an edited copy should be: the nearest to the source that an edit can be written into."""
     alpha: np.ndarray | None = None
     """uint8 [h, w], upright; None where everything is opaque by nature."""
+    hidden: np.ndarray | None = None
+    """uint8 [h, w, 3]: the colours as stored, those of wholly transparent pixels too, which nobody sees and `frame` does not
+    have: a network would see them, and paint what it makes of them into the face."""
     grey16: np.ndarray | None = None
     """uint16 [h, w], upright: the stored numbers of 16-bit grey."""
     carried: Travels = field(default_factory=Travels)
     """Its metadata, for a copy of `kind`."""
     notes: tuple[tuple[str, str], ...] = ()
     """What reading alone already changes, and to what."""
+    own: bool = False
+    """True for a result of this program."""
 
     @property
     def facts(self) -> PictureFacts:
         transparent = self.alpha is not None and bool((self.alpha < 255).any())
         turned = self.orientation != UPRIGHT
-        return PictureFacts(self.mode, self.kind, transparent, turned, self.notes, self.carried.kept, self.carried.dropped)
+        return PictureFacts(
+            self.mode, self.kind, transparent, turned, self.own, self.notes, self.carried.kept, self.carried.dropped
+        )
 
 
 def load_image(path: str | Path) -> LoadedImage:
@@ -209,9 +228,15 @@ def _loaded(image: Image.Image) -> LoadedImage:
         notes.append((f"{deep} bits a sample", "8 bits, which is what Pillow reads of colour"))
     if alpha is not None:
         alpha = orientation.upright(alpha[:, :, None])[..., 0]
+    hidden = None
+    if alpha is not None and (alpha == 0).any() and (alpha > 0).any():
+        hidden, frame = frame, frame.copy()
+        frame[alpha == 0] = hidden[alpha > 0].mean(axis=0).round().astype(np.uint8)
     size = (frame.shape[1], frame.shape[0])
     carried = travels(image, kind, size, converted=converted)
-    return LoadedImage(frame, orientation, mode, kind_name, kind, alpha, grey16, carried, tuple(notes))
+    return LoadedImage(
+        frame, orientation, mode, kind_name, kind, alpha, hidden, grey16, carried, tuple(notes), is_marked(image)
+    )
 
 
 def _deep_bits(image: Image.Image) -> int:
@@ -298,7 +323,7 @@ def write_image(path: str | Path, frame: np.ndarray, *, like: str | Path | None 
     check_frame(frame)
     source = None if like is None else load_image(like)
     image = Image.fromarray(np.ascontiguousarray(frame), "RGB") if source is None else _composed(frame, source, form)
-    carried = Travels() if source is None else _fitting(source, image.mode, image)
+    carried = marked(Travels() if source is None else _fitting(source, image.mode))
     with replaced_file(file) as temporary, open(temporary, "wb") as out:
         image.save(out, format=form, **_coding(form, carried, image), **_metadata(form, carried))
         out.flush()
@@ -312,7 +337,10 @@ def _composed(frame: np.ndarray, source: LoadedImage, form: str) -> Image.Image:
     if kind == "I;16":
         assert source.grey16 is not None
         return Image.fromarray(_sixteen_bits(frame, source))
-    colour = Image.fromarray(np.ascontiguousarray(frame), "RGB")
+    shown = np.ascontiguousarray(frame)
+    if source.hidden is not None and source.alpha is not None and "A" in kind:
+        shown = np.where(source.alpha[:, :, None] == 0, source.hidden, shown)
+    colour = Image.fromarray(shown, "RGB")
     if kind in ("L", "LA"):
         colour = colour.convert("L")
     elif source.kind in ("L", "LA", "I;16") and source.carried.profile is not None:
@@ -341,7 +369,7 @@ def _grey_as_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     return image if made is None else made
 
 
-def _fitting(source: LoadedImage, mode: str, image: Image.Image) -> Travels:
+def _fitting(source: LoadedImage, mode: str) -> Travels:
     """The metadata for the kind that is really written: a grey profile gives way to sRGB where there is no grey."""
     grey_to_rgb = source.kind in ("L", "LA", "I;16") and mode in ("RGB", "RGBA") and source.carried.profile is not None
     if not grey_to_rgb:

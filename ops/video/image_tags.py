@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
@@ -31,6 +31,9 @@ _STRUCTURAL = frozenset(
     | {_EXIF, _GPS, _INTEROP, _ICC}
     | set(range(50706, 50779))
 )
+PROCESSED_BY = int(ExifTags.Base.ProcessingSoftware)
+MARK = "styleres-video"
+"""What edited pictures name as the software that processed them."""
 _SPACES = {"RGB": "RGB", "GRAY": "grey", "CMYK": "CMYK", "Lab": "LAB"}
 
 
@@ -73,6 +76,18 @@ def travels(image: Image.Image, made_mode: str, size: tuple[int, int], *, conver
     return Travels(exif, xmp, text, profile, dpi, tuple(kept), tuple(dropped))
 
 
+def marked(carried: Travels) -> Travels:
+    """The same, and who made the copy: so that a later run knows its own results from photographs."""
+    exif = Image.Exif() if carried.exif is None else carried.exif
+    exif[PROCESSED_BY] = MARK
+    return replace(carried, exif=exif)
+
+
+def is_marked(image: Image.Image) -> bool:
+    """Whether a picture says that this program made it."""
+    return str(image.getexif().get(PROCESSED_BY, "")).strip("\0 ") == MARK
+
+
 def profile_space(profile: bytes | None) -> str | None:
     """Which kind of numbers a colour profile is of: RGB, grey, CMYK, LAB, or another; None for none, or one that is damaged."""
     if not profile:
@@ -98,10 +113,11 @@ def _profile(
     if converted:
         dropped.append((f"{space or 'damaged'} profile", "the pixels were converted to sRGB, whose profile is there instead"))
         return srgb_profile()
-    if space == ("grey" if made_mode in ("L", "LA", "I;16") else "RGB"):
-        kept.append(f"{space} profile")
+    if space is None or space == ("grey" if made_mode in ("L", "LA", "I;16") else "RGB"):
+        # One that nobody here can read stands on the same numbers as before: it says no more and no less.
+        kept.append(f"{space or 'unreadable'} profile")
         return profile
-    dropped.append((f"{space or 'damaged'} profile", f"it does not fit {made_mode} pixels"))
+    dropped.append((f"{space} profile", f"it does not fit {made_mode} pixels"))
     return None
 
 
@@ -124,7 +140,7 @@ def _xmp(image: Image.Image) -> bytes | None:
 
 def _exif(
     image: Image.Image, size: tuple[int, int], converted: bool, kept: list[str], dropped: list[tuple[str, str]]
-) -> Image.Exif | None:
+) -> Image.Exif:
     source = image.getexif()
     made = Image.Exif()
     count = 0
@@ -157,8 +173,6 @@ def _exif(
         if good:
             made.get_ifd(directory).update(good)
             count += len(good)
-    if not count and ORIENTATION not in source:
-        return None
     if ORIENTATION in source:
         made[ORIENTATION] = 1
     if count:

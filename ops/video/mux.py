@@ -244,6 +244,7 @@ def _write(
         container.flags |= FLAG_BITEXACT  # no library versions, times or random identifiers
         container.metadata.update(_file_metadata(original, metadata))
         template = segment.streams.video[0]
+        headers = template.codec_context.extradata  # of the packets as the segment has them, whatever the template is
         if form in ("matroska", "webm") and _has_layout(info):
             packet = next(_whole_packets(segment, plan.segments[0]))
             layout = template_with(template, packet, info.contents.spherical, info.contents.stereo)
@@ -251,13 +252,18 @@ def _write(
         video: Stream | None = None
         copies: dict[int, Stream] = {}
         attachments = [s for s in companions if s.type == "attachment"]
+        # Matroska keeps a cover as an attached file; as a stream it would be a second video of one frame.
+        covers = [s for s in companions if form == "matroska" and s.disposition & Disposition.attached_pic]
         for stream in original.streams:  # in the source's order, which some players take for a ranking
             if stream.index == info.stream_index:
-                video = _add_video(container, template, info, options, tags, held, out, original)
-            elif stream in companions and stream not in attachments:
+                video = _add_video(container, template, headers, info, options, tags, held, out, original)
+            elif stream in companions and stream not in attachments and stream not in covers:
                 copies[stream.index] = _add_companion(container, stream, out)
         for attachment in attachments:
             container.add_stream_from_template(attachment)
+        for cover in covers:
+            suffix, mime = _COVERS[codec_name(cover)]
+            container.add_attachment(f"cover.{suffix}", mime, _first_packet(original, cover))
         assert video is not None
         if chapters := original.chapters():
             container.set_chapters(_moved_chapters(chapters, ticks * info.time_base))
@@ -269,6 +275,15 @@ def _write(
         # Merged by time, so that the muxer never has to hold more than a moment of either.
         for _, packet in heapq.merge(*streams, key=lambda timed: timed[0]):
             container.mux_one(packet)
+
+
+_COVERS = {"mjpeg": ("jpg", "image/jpeg"), "png": ("png", "image/png")}
+
+
+def _first_packet(original: InputContainer, stream: Stream) -> bytes:
+    """The only packet of a cover picture: an image file."""
+    with open_media(original.name) as again:
+        return next(bytes(packet) for packet in again.demux(again.streams[stream.index]) if packet.size)
 
 
 def _moved_chapters(chapters: Sequence[Any], seconds: Fraction) -> list[Any]:
@@ -295,6 +310,8 @@ def _companion_packets(
     for packet in original.demux(*companions):
         if packet.size == 0 and packet.pts is None:
             continue  # the demuxer's end mark
+        if packet.pts is None and packet.dts is None and packet.stream.disposition & Disposition.attached_pic:
+            packet.pts = packet.dts = round(moved / packet.time_base)  # a cover picture is of no time
         if packet.dts is None:
             packet.dts = packet.pts
         if packet.pts is None:
@@ -311,6 +328,7 @@ def _companion_packets(
 def _add_video(
     container: OutputContainer,
     template: VideoStream,
+    headers: bytes | None,
     info: SourceInfo,
     options: EncodeOptions,
     tags: SourceColor,
@@ -325,6 +343,7 @@ def _add_video(
         raise MediaError(out, f"a {out.suffix} file cannot hold {options.codec} video", "use .mkv, or another codec") from None
     video.time_base = info.time_base
     context = video.codec_context
+    context.extradata = headers
     # A rate for those who ask: the time code's track cannot do without, and Matroska's readers count frames by it.
     context.framerate = nominal_rate(info)
     context.color_primaries, context.color_trc = tags.primaries, tags.trc
@@ -416,7 +435,9 @@ def _verify_times(path: Path, info: SourceInfo, out: Path) -> None:
             out,
             "the container cannot keep the source's frame times"
             f" ({found.size} frames read back, {expected.size} written, or times differ)",
-            "write .mp4 or .mov, which keep the source's time base",
+            "please report the source"
+            if out.suffix.lower() in (".mp4", ".mov")
+            else "write .mp4 or .mov, which keep the source's time base",
         )
 
 

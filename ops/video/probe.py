@@ -245,8 +245,15 @@ def _probe_video(file: Path, allow_hdr: bool) -> SourceInfo:
             subtitle_streams=len(container.streams.subtitles),
             size_bytes=file.stat().st_size,
             sha256=source_digest(file),
-            contents=contents_of(container, stream, first, heads),
+            contents=contents_of(container, stream, first, heads, _measured_rate(timing, seconds_per_tick(stream))),
         )
+
+
+def _measured_rate(timing: _Timing, tick: Fraction) -> Fraction | None:
+    """Frames per second from the first timestamp to the last; None for a single frame."""
+    if timing.pts.size < 2:
+        return None
+    return (timing.pts.size - 1) / (int(timing.pts[-1] - timing.pts[0]) * tick)
 
 
 def open_media(file: str | Path) -> InputContainer:

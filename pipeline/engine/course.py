@@ -308,7 +308,7 @@ class Course:
                 self._enter(source)
 
     def _enter(self, source: Source) -> None:
-        for said in [] if self.ledger is None else self.ledger.put_manifests_aside(self.stages, source.source_id):
+        for said in [] if self.ledger is None else self.ledger.put_manifests_aside(self.stages, source):
             self.report(Noted("damaged", f"{said}; put aside, and what it vouched for is made again", source.uri))
         state = Underway(source, self._begin(source))
         self._underway[source.source_id] = state
@@ -346,7 +346,8 @@ class Course:
         failure, last = self._admit(state.source), self.stages[-1]
         if failure is not None:
             # The same command wrote them, and was killed, or lost something and tries again.
-            own = last.seals is not None and self.ledger.owns(last.seals, state.source.source_id)
+            seal_name = last.seal_of(state.source)
+            own = seal_name is not None and self.ledger.owns(seal_name, state.source.source_id)
             if not (own and failure.reason == OUTPUT_EXISTS):
                 return failure, []
         upstream = state.upstream
@@ -355,8 +356,8 @@ class Course:
             key = key_of(stage, state.source, upstream)
             upstream = after(key, [(0, state.source.info.n_frames)])
             decides[stage.name] = stage.decided_by
-            if stage.seals is not None:
-                seal = self.ledger.sealed(stage.seals, state.source.source_id)
+            if (name := stage.seal_of(state.source)) is not None:
+                seal = self.ledger.sealed(name, state.source.source_id)
                 if seal is None or seal.key == key:
                     return None, []
                 what = differences(dict(seal.decides), decides)
@@ -372,11 +373,11 @@ class Course:
             stage = self.stages[at]
             key = key_of(stage, source, upstream)
             upstream = after(key, [(0, source.info.n_frames)])
-            if stage.seals is None:
+            if (name := stage.seal_of(source)) is None:
                 continue
-            seal = self.ledger.sealed(stage.seals, source.source_id)
+            seal = self.ledger.sealed(name, source.source_id)
             good = seal is not None and seal.key == key and not seal.failed
-            if seal is not None and good and self.ledger.intact(stage.seals, source.source_id, seal, tidy=tell):
+            if seal is not None and good and self.ledger.intact(name, source.source_id, seal, tidy=tell):
                 upstream = seal.after or upstream  # of its own since a track was deleted
                 best = (at + 1, seal, upstream)
         if best is not None:
@@ -385,7 +386,7 @@ class Course:
             if not tell:
                 return state.at
             if source.source_id in self._left:
-                self.ledger.forget(self.stages[before : state.at], source.source_id)
+                self.ledger.forget(self.stages[before : state.at], source)
             lost = lost_of(seal.failures)
             state.lost_before += lost
             state.lost = state.lost or bool(lost)
@@ -403,8 +404,9 @@ class Course:
                 break
             stage, source = self.stages[state.at], state.source
             last = self.stages[-1]
-            if self.ledger is not None and stage.vital and last.seals and not (state.at and self.stages[state.at - 1].vital):
-                self.ledger.begin(last.seals, source.source_id)
+            begun = last.seal_of(source)
+            if self.ledger is not None and stage.vital and begun and not (state.at and self.stages[state.at - 1].vital):
+                self.ledger.begin(begun, source.source_id)
             state.key = key_of(stage, source, state.upstream) if self.ledger is not None else ""
             done = [] if self.ledger is None else self.ledger.resume(stage, source, state.key, self._sealing(state))
             todo = stage.chunks(source, state.key, [(one.item.start, one.item.stop) for one in done])
@@ -429,11 +431,11 @@ class Course:
         for stage in self.stages[state.at :]:
             key = key_of(stage, source, upstream)
             upstream = after(key, [(0, source.info.n_frames)])
-            if stage.seals is not None:
-                seal = self.ledger.sealed(stage.seals, source.source_id)
+            if (name := stage.seal_of(source)) is not None:
+                seal = self.ledger.sealed(name, source.source_id)
                 # Of a render nothing but its outputs stays, so there is no part of it to mend.
                 whole = seal is not None and seal.key == key and not seal.failed and not seal.outputs
-                return stage.seals if whole else None
+                return name if whole else None
         return None
 
     def _leave(self, state: Underway) -> None:
@@ -506,7 +508,7 @@ class Course:
         lost_rows = self.ledger.lose(stage.name, source.source_id, rows)
         # What it lost is known to a later run that mends this stage. Those of renders are replaced by every other render.
         state.files += [] if stage.vital else lost_rows
-        if stage.seals is None:
+        if (name := stage.seal_of(source)) is None:
             return
         if not (stage.vital and state.failed):
             chain = self.stages[: state.at + 1]
@@ -515,9 +517,9 @@ class Course:
             lost = tuple(lost_of(state.failures))
             devices = {one.name: sorted(found) for one in chain[first:] if (found := state.devices.get(one.name))}
             seal = Seal(state.key, source.uri, decides, lost, state.failed, tuple(state.outputs), state.upstream, devices)
-            self.ledger.seal(stage.seals, source, seal, [file for file in state.files if not file.path.startswith("work/")])
+            self.ledger.seal(name, source, seal, [file for file in state.files if not file.path.startswith("work/")])
             if not state.failed:
-                self.ledger.forget(chain[first:], source.source_id)
+                self.ledger.forget(chain[first:], source)
         state.failures, state.files, state.outputs, state.failed = [], [], [], False
 
     def _end(self, state: Underway) -> None:

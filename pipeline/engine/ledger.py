@@ -73,9 +73,11 @@ def after(key: str, covered: Sequence[tuple[int, int]]) -> str:
     return digest(key, merged(covered))
 
 
-def _names(stages: Sequence[Stage]) -> list[str]:
-    """Folders of the ledger that stages have."""
-    return [name for stage in stages for name in (stage.name, stage.seals) if name is not None]
+def _is_of(folder: str, stages: Sequence[Stage]) -> bool:
+    """Whether a folder of the ledger is one that these stages have, for whichever name of a source."""
+    return any(
+        folder in (stage.name, stage.seals) or (stage.by_name and folder.startswith(f"{stage.seals}-")) for stage in stages
+    )
 
 
 @dataclass(frozen=True)
@@ -266,32 +268,35 @@ class Ledger:
         """Return whether a render of this name, finished or killed, may have written the outputs that are there."""
         return exists(self._folder(name, source_id) / "begun.json") or self.store.has_manifest(name, source_id)
 
-    def put_manifests_aside(self, stages: Sequence[Stage], source_id: str) -> list[str]:
+    def put_manifests_aside(self, stages: Sequence[Stage], source: Source) -> list[str]:
         """Take away what is there instead of a manifest; => what was wrong. Their stages of this source are done again then."""
         said: list[str] = []
         for stage in stages:
-            if stage.seals is not None:
-                broken = self.store.broken_manifests(source_id, [stage.seals])
+            if (seal := stage.seal_of(source)) is not None:
+                broken = self.store.broken_manifests(source.source_id, [seal])
                 for name in broken:
                     if stage.vital:  # it vouched for outputs, which are there: they stay this command's own
-                        self.begin(stage.seals, source_id)
+                        self.begin(seal, source.source_id)
                     self.store.put_aside(name)
                 said += broken.values()
         return said
 
-    def forget(self, stages: Sequence[Stage], source_id: str) -> None:
+    def forget(self, stages: Sequence[Stage], source: Source) -> None:
         """Entries that a manifest has taken the place of, and files that only served to get there."""
+        source_id = source.source_id
         for stage in stages:
             # Entries last: as long as there are any, `left` knows of the rest.
             for name in stage.writes:
                 if name.startswith("work/"):
                     remove_tree(joined(self.store.root, f"{name}/{source_id}"))
-            for name in _names([stage]):
-                remove_tree(self._folder(name, source_id))
+            for folder in (stage.name, stage.seal_of(source)):
+                if folder is not None:
+                    remove_tree(self._folder(folder, source_id))
 
     def left(self, stages: Sequence[Stage]) -> set[str]:
         """Sources that have entries of these stages: unfinished, or finished by a run that was killed before it forgot them."""
-        return {source_id for name in _names(stages) for source_id in folders(joined(self.store.root, f"ledger/{name}"))}
+        begun = [name for name in folders(joined(self.store.root, "ledger")) if _is_of(name, stages)]
+        return {source_id for name in begun for source_id in folders(joined(self.store.root, f"ledger/{name}"))}
 
     def _folder(self, stage: str, source_id: str) -> Place:
         return joined(self.store.root, f"ledger/{stage}/{source_id}")

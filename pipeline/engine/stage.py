@@ -9,6 +9,7 @@ Result    what came of an item: counts, seconds, files, lost frames
 from __future__ import annotations
 
 import errno
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -159,10 +160,19 @@ class Stage:
     """Folders of the store that hold its files, each with a folder for every source."""
     seals: str | None = None
     """Name of the manifest that is written when a source leaves it: all until here is done, and is not done again."""
+    by_name: bool = False
+    """Its results lie under the source's name, so what is finished is so under that name only: two inputs of the same bytes
+    are two results."""
     vital: bool = False
     """A source that loses an item of it goes no further."""
     counted: tuple[str, ...] = ()
     """Counts of its results that go into the job's summary."""
+
+    def seal_of(self, source: Source) -> str | None:
+        """Name of the manifest that finishes a source."""
+        if self.seals is None or not self.by_name:
+            return self.seals
+        return f"{self.seals}-{hashlib.sha256(source.output_name.encode()).hexdigest()[:8]}"
 
     @property
     def decided_by(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import final
@@ -10,6 +11,12 @@ from ops.video.carriage import Carriage, carriage_of, container_for
 from ops.video.encode import EncodeOptions
 from ops.video.image import IMAGE_SUFFIXES
 from pipeline.engine.stage import Source
+
+MEDIA_SUFFIXES = frozenset(
+    {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv"} | IMAGE_SUFFIXES
+)
+SUFFIXED = (".edited.side_by_side.webm", ".edited.jpeg.contact_sheet.png")
+"""The longest of what a name may get at its end."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,21 @@ class Outputs:
 
 
 def edited_name(source: Source, suffix: str, *, whole: bool = False) -> str:
-    """NAME.edited.SUFFIX; with `whole`, a name whose suffix changes keeps its old one before it."""
+    """NAME.edited.SUFFIX, never longer than file systems allow.
+
+    With `whole`, different names stay different: one whose suffix changes keeps its old one (`a.avi.edited.mp4`), and so
+    does one that would then be the same (`a.avi.mp4`).
+    """
     path = PurePosixPath(source.output_name)
-    return str(path.with_name(f"{path.name if whole and path.suffix != suffix else path.stem}.edited{suffix}"))
+    keeps = whole and (path.suffix != suffix or PurePosixPath(path.stem).suffix.lower() in MEDIA_SUFFIXES)
+    return str(path.with_name(f"{shortened(path.name if keeps else path.stem)}.edited{suffix}"))
+
+
+def shortened(stem: str) -> str:
+    """A stem with room behind it for the longest of `SUFFIXED` within 255 bytes; what is cut off leaves its digest."""
+    data = stem.encode()
+    room = 255 - max(len(one) for one in SUFFIXED)
+    if len(data) <= room:
+        return stem
+    digest = hashlib.sha256(data).hexdigest()[:8]
+    return f"{data[: room - 9].decode('utf-8', 'ignore')}~{digest}"

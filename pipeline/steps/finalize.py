@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -98,7 +99,9 @@ class Finalize(Step):
                 }
             )
         table = pa.Table.from_pylist(rows, schema=schemas.segments_schema())
-        return store.write_part("segments", source.source_id, self.recipe_id, table)
+        # One part for each file: a second result of the same source and recipe must not take the first one's rows.
+        part = f"{self.recipe_id}-{hashlib.sha256(output.video.encode()).hexdigest()[:8]}"
+        return store.write_part("segments", source.source_id, part, table)
 
 
 def facts_of(path: Path, where: str) -> Written:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from io import RawIOBase
 from itertools import pairwise
-from typing import IO, Any, final
+from typing import IO, Any, ClassVar, final
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from ops.editing.plan import plan_edits
 from ops.editing.recipe import EditRecipe
 from ops.editing.smoothing import SmoothingSettings
 from ops.face.align import quad_side_pixels
+from ops.face.boxes import box_overlap
 from ops.face.shots import find_cuts
 from ops.inversion.inverter import ModelConfig
 from pipeline.engine.stage import Chunk, Result, Source, Step
@@ -32,7 +33,7 @@ from pipeline.store.columns import array_from_column, edits_table, nested, rows_
 from pipeline.store.parts import DamagedPart
 from pipeline.store.places import Place, joined, place, writing
 from pipeline.store.tables import Store, StoreError, Written
-from schemas import Failure
+from schemas import NEVER_ACTS, Failure
 
 ROWS_PER_GROUP = 256  # a render chunk reads the groups it overlaps
 
@@ -47,9 +48,15 @@ class PlanSettings:
     """Side in pixels of the pictures that the generator makes; None for the smallest that covers the source's largest face."""
 
 
+HIDDEN_OVERLAP = 0.1
+"""A face that is not seen is hidden by one whose box shares this much with its guessed one (intersection over union)."""
+
+
 @final
 @dataclass(frozen=True)
 class Plan(Step):
+    VERSION: ClassVar[int] = 2  # 2: times count from the first frame.
+
     store: str
     model: str
     settings: PlanSettings
@@ -94,14 +101,21 @@ class Plan(Step):
             pieces: list[tuple[PlannedRows, np.ndarray]] = []
             applied = []
             spans = shot_spans(store, source)
-            size = settings.size or covering(largest_face(store, source), bundle.config)
+            begin = 0 if recipe.clock == "container" else int(source.info.pts[0])
+            seen: list[tuple[int, np.ndarray]] = []
+            where = store.read("tracks", source.source_id, columns=["track_id", "pts", "box", "quad", "interpolated"])
+            behind = hidden_moments(where)
+            size = settings.size or covering(largest_face(where), bundle.config)
             for track, start, count in zip(tracks, starts, counts, strict=True):
                 rows = codes.slice(start, count)
                 pts_N, wplus_NLD = rows["pts"].to_numpy(), wplus_from_table(rows)
-                seconds_N = pts_N * float(source.info.time_base)
+                seconds_N = (pts_N - begin) * float(source.info.time_base)
+                seen.append((track, seconds_N))
                 with timer("edit"):
                     planned = plan_edits(recipe, editors, wplus_NLD, seconds_N, track, settings.smoothing)
                 fade_N = fades(pts_N, spans, source.info.time_base, settings.fade_seconds)
+                behind_M = behind.get(track, np.zeros(0, np.int64))
+                fade_N = fade_N * in_sight(pts_N, behind_M, source.info.time_base, settings.fade_seconds)
                 active = planned.active_N & (fade_N > 0)
                 if not active.any():
                     continue
@@ -123,6 +137,7 @@ class Plan(Step):
                     offsets[row] = offset_S
                 planned_rows = PlannedRows(pts_N, tracks_N, fade_N, planned.base_NLD, planned.edited_NLD, offsets, size)
                 pieces.append((planned_rows, np.flatnonzero(active)))
+            failures += never_acting(recipe, seen, source)
             edited = 0
             with timer("store"):
                 # Where the recipe acts on nothing the plan says so: one that is lost must not look like it.
@@ -135,6 +150,48 @@ class Plan(Step):
             return Result({"edits": edited}, timer.seconds, tuple(failures), tuple(files))
 
         return plan
+
+
+def hidden_moments(rows: pa.Table) -> dict[int, np.ndarray]:
+    """Track => the pts, int64 [M], in which it is not seen and somebody else's face is in its place: hidden behind that one.
+
+    `rows`: of `tracks`, all of a source's. An edit there would be made to the wrong person.
+    """
+    track_N, pts_N = rows["track_id"].to_numpy(), rows["pts"].to_numpy()
+    guessed_N, box_N4 = rows["interpolated"].to_numpy(zero_copy_only=False), array_from_column(rows, "box")
+    hidden: dict[int, list[int]] = {}
+    for row in np.flatnonzero(guessed_N):
+        others = np.flatnonzero((pts_N == pts_N[row]) & ~guessed_N & (track_N != track_N[row]))
+        if others.size and box_overlap(box_N4[row][None], box_N4[others]).max() > HIDDEN_OVERLAP:
+            hidden.setdefault(int(track_N[row]), []).append(int(pts_N[row]))
+    return {track: np.array(moments, np.int64) for track, moments in hidden.items()}
+
+
+def in_sight(pts_N: np.ndarray, hidden_M: np.ndarray, time_base: Fraction, seconds: float) -> np.ndarray:
+    """0 where a face is hidden behind another, rising to 1 over `seconds` before and after."""
+    if hidden_M.size == 0:
+        return np.ones(len(pts_N))
+    apart_N = np.abs(pts_N[:, None] - hidden_M[None, :]).min(axis=1) * float(time_base)
+    return np.clip(apart_N / seconds, 0.0, 1.0) if seconds > 0 else (apart_N > 0).astype(np.float64)
+
+
+def never_acting(recipe: EditRecipe, seen: Sequence[tuple[int, np.ndarray]], source: Source) -> list[Failure]:
+    """A row for each entry whose span lies outside all that is seen of its faces: it does nothing, and nobody would know.
+
+    `seen`: tracks, and the seconds of their frames on the recipe's clock.
+    """
+    rows = []
+    for entry in recipe.edits:
+        if entry.from_seconds is None and entry.to_seconds is None:
+            continue
+        mine = [seconds_N for track, seconds_N in seen if entry.tracks is None or track in entry.tracks]
+        if not mine or any((entry.weights(seconds_N, (entry.tracks or (0,))[0]) > 0).any() for seconds_N in mine):
+            continue
+        first, last = min(float(one[0]) for one in mine), max(float(one[-1]) for one in mine)
+        counted = "on its container's clock" if recipe.clock == "container" else "counted from its first frame"
+        message = f"{entry.to_text()} acts on no frame: its faces are seen from {first:.3f} to {last:.3f} s, {counted}"
+        rows.append(Failure(source.source_id, source.uri, "plan", NEVER_ACTS, message))
+    return rows
 
 
 def by_track(rows: pa.Table) -> pa.Table:
@@ -164,9 +221,9 @@ class PlannedRows:
     """Side in pixels of the pictures to make; one for a whole source, or a clip would change its sharpness."""
 
 
-def largest_face(store: Store, source: Source) -> float:
-    """Longest side in source pixels of all quads of a source; 0 where it has no face."""
-    quads_N42 = array_from_column(store.read("tracks", source.source_id, columns=["quad"]), "quad")
+def largest_face(rows: pa.Table) -> float:
+    """Rows of `tracks` of a source: longest side of all quads in source pixels; 0 where it has no face."""
+    quads_N42 = array_from_column(rows, "quad")
     return max((quad_side_pixels(quad) for quad in quads_N42), default=0.0)
 
 

@@ -199,7 +199,7 @@ class Render(Step):
                         face.quad_42,
                         self.paste,
                         landmarks=face.landmarks_52,
-                        strength=face.fade,
+                        fade=face.fade,
                     )
                 if frame.pts in one.sheet:
                     with one.timer("sheet"):

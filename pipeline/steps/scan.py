@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, final
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, final
 
 import numpy as np
 
 from ops.device import Device
+from ops.face.appearance import describe
 from ops.face.detect import Detector, DetectorError, DetectorFactory, DetectorSettings, Face
 from ops.face.framing import Crop
 from ops.face.shots import shot_scores
@@ -28,6 +29,8 @@ from pipeline.store.tables import Store, range_part
 @final
 @dataclass(frozen=True)
 class Scan(Step):
+    VERSION: ClassVar[int] = 2  # 2: rows say what a face looks like.
+
     store: str
     detector: DetectorFactory = field(default_factory=DetectorSettings)
     backend: Backend = "auto"
@@ -60,7 +63,8 @@ class Scan(Step):
                     pts.append(at)
                     with timer("detect"):
                         faces = [] if detector is None else detector.detect(frame)
-                        found.append([face for face in faces if not gone.covers(at, face.box_xyxy)])
+                        left = [face for face in faces if not gone.covers(at, face.box_xyxy)]
+                        found.append([replace(face, appearance=describe(frame, face.landmarks_52)) for face in left])
                     yield frame
 
             # A cut is a change against the frame before, so a chunk looks at the last frame of the one before it.
@@ -85,6 +89,7 @@ class Scan(Step):
                         np.stack([face.landmarks_52 for _, _, face in faces]),
                         np.array([face.score for _, _, face in faces]),
                         [face.embedding for _, _, face in faces],
+                        [face.appearance for _, _, face in faces],
                     )
                     files.append(store.write_part("faces", source_id, part, rows))
             return Result({"frames": len(pts), "detections": len(faces)}, timer.seconds, files=tuple(files), devices=devices)

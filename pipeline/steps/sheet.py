@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ops.face.align import crop_face
 from ops.files.atomic import replaced_file
+from ops.video.image_tags import MARK, PROCESSED_BY
 from pipeline.engine.stage import Source
 from pipeline.store.parts import Written
 from pipeline.store.places import Place, joined, listed, place, writing
@@ -94,5 +95,7 @@ def join_strips(store: str, source: Source, title: str, out: Path) -> bool:
     for row, strip in enumerate(rows):
         sheet.paste(Image.fromarray(strip), (0, 2 * HEADER + row * TILE))
     with replaced_file(out) as temporary:
-        sheet.save(temporary, format="PNG", compress_level=3)
+        exif = Image.Exif()
+        exif[PROCESSED_BY] = MARK  # so that a later run over the same folder leaves the sheet out
+        sheet.save(temporary, format="PNG", compress_level=3, exif=exif.tobytes())
     return True

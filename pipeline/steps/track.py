@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,8 @@ from schemas import Failure
 @final
 @dataclass(frozen=True)
 class TrackFaces(Step):
+    VERSION: ClassVar[int] = 2  # 2: looks tell people apart who meet.
+
     store: str
     settings: TrackSettings = field(default_factory=TrackSettings)
     framing: Framing | None = None
@@ -88,10 +90,11 @@ def scanned_frames(store: Store, source: Source) -> list[FrameFaces]:
     faces = store.read("faces", source.source_id)
     boxes, landmarks = array_from_column(faces, "box"), array_from_column(faces, "landmarks")
     by_pts: dict[int, list[Face]] = {}
-    columns = zip(faces["pts"].to_pylist(), faces["score"].to_pylist(), faces["embedding"].to_pylist(), strict=True)
-    for row, (pts, score, embedding) in enumerate(columns):
+    columns = [faces[name].to_pylist() for name in ("pts", "score", "embedding", "appearance")]
+    for row, (pts, score, embedding, appearance) in enumerate(zip(*columns, strict=True)):
         vector = None if embedding is None else np.asarray(embedding, np.float32)
-        by_pts.setdefault(pts, []).append(Face(boxes[row], landmarks[row], score, vector))
+        looks = None if appearance is None else np.asarray(appearance, np.float32)
+        by_pts.setdefault(pts, []).append(Face(boxes[row], landmarks[row], score, vector, looks))
     frames = store.read("frames", source.source_id)
     return [
         FrameFaces(pts, cut_score or 0.0, by_pts.get(pts, []))

@@ -43,9 +43,12 @@ def faces_table(
     landmarks_N52: np.ndarray,
     score_N: np.ndarray,
     embedding_N: Sequence[np.ndarray | None],
+    appearance_N: Sequence[np.ndarray | None] | None = None,
 ) -> pa.Table:
     """Rows of `faces`: `face_N` counts the faces of one frame from 0, best score first."""
     embeddings = [None if e is None else np.asarray(e, np.float32).tolist() for e in embedding_N]
+    given = [None] * len(embeddings) if appearance_N is None else appearance_N
+    appearances = [None if a is None else np.asarray(a, np.float32).tolist() for a in given]
     schema = schemas.faces_schema()
     return _build(
         schema,
@@ -58,6 +61,7 @@ def faces_table(
             "landmarks": nested(landmarks_N52, np.float32, (5, 2), "landmarks"),
             "score": _scalars(score_N, pa.float32()),
             "embedding": pa.array(embeddings, schema.field("embedding").type),
+            "appearance": pa.array(appearances, schema.field("appearance").type),
         },
     )
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ops.files.atomic import exchange, replaced_file, sync_folder
+from ops.video.probe import source_digest
 from pipeline.store import journal
 from pipeline.store.columns import array_from_column
 from pipeline.store.deleted import deleted_from, deleted_of, detections, remember
@@ -50,6 +53,7 @@ from pipeline.store.places import (
 )
 from pipeline.store.records import digest
 from pipeline.store.tables import Store
+from schemas import source_id_from_sha256
 
 JOINED_BYTES = 64 << 20
 """A render reads whole parts, so they stay small enough to be read for one chunk."""
@@ -301,6 +305,81 @@ def rewrite_manifest(store: Store, source_id: str, files: list[Written], *, with
         content["deleted_tracks"] = sorted({*content.get("deleted_tracks", []), without})
         content["after"] = digest(content.get("after", ""), "deleted", without)
     store.write_manifest("invert", source_id, content, files)
+
+
+# ------------------------------------------------------------------------------------------------------ other places
+
+
+def relink(store: Store, files: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Where the files of sources are now, told by their bytes.
+
+    `files`: local paths of files. Returns what was changed, as (old place, new place), and a sentence for each file that is of
+    no source of this store. What is vouched for stays vouched for.
+    """
+    moved: list[tuple[str, str]] = []
+    unknown: list[str] = []
+    known = set(store.stored_source_ids())
+    for given in files:
+        path = Path(given).absolute()
+        try:
+            source_id = source_id_from_sha256(source_digest(path))
+        except OSError as error:
+            unknown.append(f"{given}: it cannot be read ({error.strerror})")
+            continue
+        if source_id not in known:
+            unknown.append(f"{given}: no source of {store.root} has these bytes; invert it")
+            continue
+        store.require_sound(source_id, ["sources"])
+        rows = store.read("sources", source_id)
+        old = rows["uri"][0].as_py()
+        if old == str(path):
+            continue
+        at, schema = rows.schema.names.index("uri"), store.schema("sources")
+        vouched = {file.path: file for file in store.vouched_parts(source_id)}
+        written = store.write_part("sources", source_id, 0, rows.set_column(at, schema.field("uri"), pa.array([str(path)])))
+        if written.path in vouched:
+            rewrite_manifest(store, source_id, list((vouched | {written.path: written}).values()))
+        moved.append((old, str(path)))
+    return moved, unknown
+
+
+def is_writable(root: Place) -> bool:
+    """Whether files can be written into a store; of one in a cloud nobody knows before it is tried."""
+    if not isinstance(root, Path):
+        return True
+    try:
+        with tempfile.TemporaryFile(dir=root):
+            return True
+    except OSError:
+        return False
+
+
+def lay_over(root: Path, folder: Path) -> None:
+    """Make `folder` a store that reads the rows of the read-only one at `root` and takes what a render writes itself.
+
+    Tables that a render reads are links; those that it writes to have folders of their own. May be called again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in root.iterdir():
+        if entry.name.startswith(".") or entry.name in ("ledger", "work", "edits", "segments"):
+            continue
+        if entry.name in ("manifests", "failures"):
+            for below in entry.iterdir():
+                if below.name.startswith("render-"):
+                    continue
+                _link(below, folder / entry.name / below.name, deep=entry.name == "failures")
+        else:
+            _link(entry, folder / entry.name, deep=False)
+
+
+def _link(target: Path, link: Path, *, deep: bool) -> None:
+    """A link to a file or folder; `deep`: a folder of links to the files in it."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if deep and target.is_dir():
+        for entry in target.iterdir():
+            _link(entry, link / entry.name, deep=True)
+    elif not link.exists():
+        link.symlink_to(target)
 
 
 # ----------------------------------------------------------------------------------------------------------- exporting

@@ -186,7 +186,7 @@ def directly_edited(
                 continue
             at = ordinal_at[pts]
             result[at] = paste(
-                result[at], edited[i], base[i], quads[i], PasteSettings(), landmarks=landmarks[i], strength=float(fade_N[i])
+                result[at], edited[i], base[i], quads[i], PasteSettings(), landmarks=landmarks[i], fade=float(fade_N[i])
             )
     return result
 

@@ -1,4 +1,4 @@
-"""What a readable file holds, by the names and shapes inside it: one visible list of every layout that we know."""
+"""Recognises the content of a readable file by the names and shapes inside it: one list of every layout that we know."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Content:
     what: str
     """A noun phrase for people."""
     formats: tuple[Format, ...]
-    """What it may be: one, several where the tensors do not tell which, none where it is no model that can be converted."""
+    """Formats that it may have: one, several where the tensors do not tell which, none where it cannot be converted."""
     value: Any
     facts: Mapping[str, str]
     """Sizes and the like, for people."""
     next: str
-    """What to do with it."""
+    """Advice: what to do with it."""
     companion: Literal["w_encoder"] | None = None
-    """What part of a model it is that cannot be converted alone."""
+    """Name of the part of a model that it is, where that cannot be converted alone."""
 
 
 def read_content(path: Path) -> Content:
@@ -74,7 +74,7 @@ def read_content(path: Path) -> Content:
 
 
 def describe_torch(path: Path, value: object) -> Content:
-    """What torch.save was given."""
+    """Read the object that torch.save was given."""
     if isinstance(value, Tensor):
         return direction(path, tuple(value.shape), value)
     if not isinstance(value, dict):

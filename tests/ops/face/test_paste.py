@@ -63,10 +63,10 @@ def test_outside_the_mask_the_frame_is_untouched_and_inside_it_is_not(mode: str,
         assert deep.sum() > 1000
 
 
-def test_strength_scales_the_change_and_zero_is_the_frame() -> None:
+def test_a_fade_scales_the_change_and_zero_is_the_frame() -> None:
     frame = np.full((360, 480, 3), 100, np.uint8)
     reference = np.zeros((64, 64, 3), np.float32)
-    full, half, none = (paste(frame, reference + 80, reference, QUAD, DELTA, strength=s) for s in (1.0, 0.5, 0.0))
+    full, half, none = (paste(frame, reference + 80, reference, QUAD, DELTA, fade=s) for s in (1.0, 0.5, 0.0))
     np.testing.assert_allclose(half.astype(float) - 100, (full.astype(float) - 100) / 2, atol=1)
     assert full.max() == 180
     assert (none == frame).all()
@@ -153,8 +153,8 @@ def test_what_cannot_be_pasted_is_refused() -> None:
         paste(frame, crop, crop[:32, :32], QUAD, DELTA)
     with pytest.raises(PasteError, match="not finite"):
         paste(frame, crop + np.nan, crop, QUAD, DELTA)
-    with pytest.raises(PasteError, match="strength"):
-        paste(frame, crop, crop, QUAD, DELTA, strength=1.5)
+    with pytest.raises(PasteError, match="a fade"):
+        paste(frame, crop, crop, QUAD, DELTA, fade=1.5)
     with pytest.raises(MaskError, match="landmarks"):
         paste(frame, crop + 1, crop, QUAD, PasteSettings(mask=MaskSettings(kind="face")))
 

@@ -1,0 +1,471 @@
+"""What an output carries of its source: planned before the first frame, and there when the file is finished.
+
+Sources are made by code after what cameras, phones, editing programs and television give; a second reader (OpenCV, or PyAV
+without the code under test) looks at what was written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from av.filter import Graph
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+
+from ops.video import EncodeOptions, FrameReader, MediaError, encode_segment, finalize, probe
+from ops.video.carriage import Carriage, carriage_of, container_for, options_for, refusal
+from ops.video.contents import FORMATS, side_data_numbers
+from ops.video.convert import Picture
+from ops.video.probe import SourceInfo
+from tests import needs
+from tests.ops.video.media import make_video, moving_frames
+
+FAST = EncodeOptions(codec_is_default=True, preset="ultrafast", quality=12)
+FACE = (slice(20, 44), slice(30, 60))  # what the stand-in for an edit changes
+
+
+def case(name: str) -> Path:
+    return needs.shared(f"cases/{name}")
+
+
+def edited(source: Path, out: Path, options: EncodeOptions = FAST) -> tuple[SourceInfo, Carriage]:
+    """What the pipeline does with a video, without a model: a patch of every frame gets lighter."""
+    info = probe(source)
+    held = carriage_of(info, options, out.suffix)
+    half = max(1, info.n_frames // 2)
+    segments = []
+
+    def pictures(start: int, stop: int) -> object:
+        with FrameReader(info, conversion="exact") as reader:
+            for pts, picture in reader.read_pictures(start, stop):
+                after = picture.source.copy()
+                after[FACE] = np.clip(after[FACE].astype(int) + 24, 0, 255).astype(np.uint8)
+                yield pts, Picture(after, picture.source, picture.native)
+
+    for start, stop in ((0, half), (half, info.n_frames)):
+        if start < stop:
+            segments.append(out.with_name(f"{start}.nut"))
+            encode_segment(pictures(start, stop), info, held.encode, segments[-1])  # type: ignore[arg-type]
+    finalize(segments, info, source, out, held.encode, {"made_with": "styleres-video"}, held)
+    return info, held
+
+
+def remuxed(source: Path, out: Path, rate: Fraction | int | None = None, **tags: str) -> Path:
+    """The same packets with tags on the file; `timecode` on the video."""
+    settings = {"movflags": "+use_metadata_tags"} if out.suffix in (".mp4", ".mov") else {}
+    with av.open(str(source)) as old, av.open(str(out), "w", container_options=settings) as new:
+        copies = {}
+        for stream in old.streams:
+            copies[stream.index] = new.add_stream_from_template(stream, opaque=True)
+            if stream.type == "video":
+                copies[stream.index].codec_context.framerate = rate or stream.average_rate
+                if "timecode" in tags:
+                    copies[stream.index].metadata["timecode"] = tags["timecode"]
+        new.metadata.update({k: v for k, v in tags.items() if k != "timecode"})
+        for packet in old.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream.index]
+                new.mux_one(packet)
+    return out
+
+
+def planes(frame: VideoFrame) -> list[np.ndarray]:
+    kind = np.uint16 if max(c.bits for c in frame.format.components) > 8 else np.uint8
+    width = [frame.width, *(frame.format.chroma_width(frame.width) for _ in frame.planes[1:])]
+    return [
+        np.frombuffer(memoryview(p), kind).reshape(p.height, -1)[:, :w].astype(int)
+        for p, w in zip(frame.planes, width, strict=False)
+    ]
+
+
+def frames_of(path: Path, stream: int = 0) -> list[VideoFrame]:
+    with av.open(str(path)) as container:
+        return list(container.decode(container.streams[stream]))
+
+
+# ------------------------------------------------------------------------------------------------ rates and time codes
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_a_second_reader_counts_the_frames_and_finds_the_rate(tmp_path: Path, suffix: str) -> None:
+    """Matroska said 1000 frames a second: OpenCV counted 835 frames instead of 24."""
+    source = make_video(tmp_path / "a.mp4", moving_frames(24, 96, 64), sound="aac")
+    edited(source, tmp_path / f"o{suffix}")
+    video = cv2.VideoCapture(str(tmp_path / f"o{suffix}"))
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(25) and video.get(cv2.CAP_PROP_FRAME_COUNT) in (24, 25)
+    assert sum(video.read()[0] for _ in range(30)) == 24
+    with av.open(str(tmp_path / f"o{suffix}")) as container:
+        assert container.streams.video[0].average_rate == 25
+
+
+@pytest.mark.parametrize(("timecode", "rate"), [("10:20:30:05", 25), ("01:00:00;02", Fraction(30000, 1001))])
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_time_code_keeps_its_start_and_its_drop_frame_flag(tmp_path: Path, timecode: str, rate: Fraction, suffix: str) -> None:
+    base = Fraction(1, 30000) if rate != 25 else Fraction(1, 12800)
+    pts = [round(i / rate / base) for i in range(10)]
+    plain = make_video(tmp_path / "plain.mp4", moving_frames(10, 96, 64), pts=pts, time_base=base)
+    source = remuxed(plain, tmp_path / f"tc{suffix}", rate, timecode=timecode)
+    info, held = edited(source, tmp_path / f"o{suffix}")
+    assert held.timecode == timecode == info.contents.timecode and not held.losses
+    with av.open(str(tmp_path / f"o{suffix}")) as made:
+        assert [s.metadata["timecode"] for s in made.streams if s.type == "data"] == [timecode]
+
+
+def test_a_time_code_that_the_container_cannot_say_is_left_out_with_a_note(tmp_path: Path) -> None:
+    plain = make_video(tmp_path / "plain.mkv", moving_frames(6, 96, 64), options={}, codec="ffv1", time_base=Fraction(1, 1000))
+    source = remuxed(plain, tmp_path / "tc.mkv", timecode="not a time code")
+    info, held = edited(source, tmp_path / "o.mp4")
+    (item,) = [item for item in held.items if item.what.startswith("time code")]
+    assert item.fate == "dropped" and not item.loss and held.timecode is None
+    assert carriage_of(info, FAST, ".mkv").timecode == "not a time code"
+
+
+# --------------------------------------------------------------------------------------------------------- the streams
+
+
+def with_streams(path: Path, *, default: int = 0, sound: tuple[str, ...] = ("aac",), subtitle: str | None = None) -> Path:
+    """Two pictures of different sizes, the `default`-th of them marked as what players show; sounds; a subtitle."""
+    with av.open(str(path), "w") as out:
+        videos = []
+        for place, (width, height) in enumerate(((96, 64), (64, 48))):
+            stream = out.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.disposition = Disposition.default if place == default else 0
+            videos.append((stream, moving_frames(8, width, height, seed=place)))
+        sounds = [out.add_stream(codec, rate=48000) for codec in sound]
+        for stream in sounds:
+            stream.codec_context.bit_rate = 64000
+        text = out.add_stream(subtitle) if subtitle else None
+        if text is not None:
+            text.codec_context.subtitle_header = b""
+        for i in range(8):
+            for stream, frames in videos:
+                frame = VideoFrame.from_ndarray(frames[i])
+                frame.pts = i
+                out.mux(stream.encode(frame))
+        for stream, _ in videos:
+            out.mux(stream.encode(None))
+        for stream in sounds:
+            for at in range(0, 12 * 1024, 1024):
+                piece = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), "fltp", "stereo")
+                piece.sample_rate, piece.pts = 48000, at
+                out.mux(stream.encode(piece))
+            out.mux(stream.encode(None))
+        if text is not None:
+            packet = Packet(b"Hello")
+            packet.pts = packet.dts = 0
+            packet.duration, packet.time_base, packet.stream = 200, Fraction(1, 1000), text
+            out.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("default", [0, 1])
+def test_the_shown_picture_is_edited_and_the_other_one_copied(tmp_path: Path, default: int) -> None:
+    """A second video vanished, and which of them players show was not asked."""
+    source = with_streams(tmp_path / "two.mp4", default=default)
+    info, held = edited(source, tmp_path / "o.mp4")
+    assert (info.width, info.height) == ((96, 64), (64, 48))[default] and not held.losses
+    with av.open(str(tmp_path / "o.mp4")) as made, av.open(str(source)) as old:
+        assert [s.type for s in made.streams] == [s.type for s in old.streams]
+        assert [s.disposition for s in made.streams] == [s.disposition for s in old.streams]
+        assert [(s.width, s.height) for s in made.streams.video] == [(96, 64), (64, 48)]
+    other = 1 - default
+    for before, after in zip(frames_of(source, other), frames_of(tmp_path / "o.mp4", other), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(planes(before), planes(after), strict=True)), "copied, bit for bit"
+    changed = planes(frames_of(tmp_path / "o.mp4", default)[3])[0] - planes(frames_of(source, default)[3])[0]
+    assert changed[24:40, 34:56].mean() > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "what", "remedy"),
+    [
+        ("apac.mov", ".mov", "stream 2, audio (unknown)", None),
+        ("v_webvtt.webm", ".mp4", "stream 2, subtitle (webvtt)", ".mkv"),
+        ("v_ass.mkv", ".mp4", "stream 2, subtitle (ass)", ".mkv"),
+    ],
+)
+def test_a_stream_that_nothing_can_hold_is_known_at_once(name: str, suffix: str, what: str, remedy: str | None) -> None:
+    """It was found after all work, and the advice for an .mkv file was to write .mkv."""
+    info = probe(case(name))
+    held = carriage_of(info, FAST, suffix)
+    assert [item.what for item in held.losses] == [what]
+    said = refusal(info, held, FAST)
+    assert what in said and "--drop-unsupported" in said
+    assert (f"--container {remedy[1:]}" in said) if remedy else ("--container" not in said)
+
+
+def test_sound_of_windows_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    """FFmpeg's mp4 and Matroska take no wmav2: what takes it is tried out, and not looked up."""
+    source = with_streams(tmp_path / "w.asf", sound=("wmav2",))
+    info = probe(source)
+    (sound,) = [one for one in info.contents.streams if one.kind == "audio"]
+    assert ".mp4" not in sound.suffixes
+    held = carriage_of(info, FAST, ".mp4")
+    assert sound.index in [int(item.what.split()[1].rstrip(",")) for item in held.losses]
+    options = EncodeOptions(preset="ultrafast")
+    with FrameReader(info) as reader:
+        encode_segment(reader.read(0, info.n_frames), info, options, tmp_path / "s.nut")
+    with pytest.raises(MediaError, match=r"wmav2.*would be dropped"):
+        finalize([tmp_path / "s.nut"], info, source, tmp_path / "o.mp4", options, {})
+    assert not (tmp_path / "o.mp4").exists()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_cover_picture_stays_one(tmp_path: Path, suffix: str) -> None:
+    plain = make_video(tmp_path / "plain.mp4", moving_frames(6, 96, 64), sound="aac")
+    jpeg = cv2.imencode(".jpg", moving_frames(1, 64, 64)[0])[1].tobytes()
+    with av.open(str(plain)) as old, av.open(str(tmp_path / "a.mp4"), "w") as new:
+        copies = {s.index: new.add_stream_from_template(s, opaque=True) for s in old.streams}
+        cover = new.add_stream("mjpeg", rate=25)
+        cover.width, cover.height, cover.pix_fmt, cover.disposition = 64, 64, "yuvj420p", Disposition.attached_pic
+        packet = Packet(jpeg)
+        packet.pts = packet.dts = 0
+        packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 90000), cover, True
+        new.mux(packet)
+        for packet in old.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream.index]
+                new.mux_one(packet)
+    info, held = edited(tmp_path / "a.mp4", tmp_path / f"o{suffix}")
+    assert not held.losses and info.n_frames == 6, "the cover is not what is edited"
+    with av.open(str(tmp_path / f"o{suffix}")) as made:
+        (found,) = [s for s in made.streams.video if s.disposition & Disposition.attached_pic]
+        assert bytes(next(p for p in made.demux(found) if p.size)) == jpeg
+
+
+def test_a_stated_rate_that_the_frames_do_not_keep_is_not_believed(tmp_path: Path) -> None:
+    """Matroska files of earlier versions say 1000 frames a second."""
+    source = make_video(tmp_path / "a.mp4", moving_frames(10, 96, 64))
+    with av.open(str(source)) as old, av.open(str(tmp_path / "b.mkv"), "w") as new:
+        copy = new.add_stream_from_template(old.streams.video[0], opaque=True)
+        copy.codec_context.framerate = 1000
+        for packet in old.demux():
+            if packet.size:
+                packet.stream = copy
+                new.mux_one(packet)
+    edited(tmp_path / "b.mkv", tmp_path / "o.mkv")
+    assert cv2.VideoCapture(str(tmp_path / "o.mkv")).get(cv2.CAP_PROP_FPS) == pytest.approx(25, rel=0.02)
+
+
+def test_a_source_of_another_kind_goes_where_nothing_is_lost(tmp_path: Path) -> None:
+    info = probe(case("v_webvtt.webm"))
+    assert container_for(info, FAST, ".webm") == ".mkv"
+    assert container_for(info, FAST, ".webm", ".mp4") == ".mp4", "who asks for mp4 is told what is lost"
+    old = {"codec": "mpeg4", "options": {}, "time_base": Fraction(1, 25), "pts": [0, 1, 2]}
+    plain = probe(make_video(tmp_path / "a.avi", moving_frames(3, 96, 64), **old))  # type: ignore[arg-type]
+    assert container_for(plain, FAST, ".avi") == ".mp4"
+    with pytest.raises(ValueError, match="cannot hold libx264"):
+        container_for(plain, FAST, ".avi", ".webm")
+
+
+# ---------------------------------------------------------------------------------------------------------- the pixels
+
+DEEP = [
+    ("yuv420p10le", "libx264"), ("yuv422p", "libx264"), ("yuv444p", "libx264"), ("yuv422p10le", "libx264"),
+    ("yuv444p10le", "libx265"), ("yuv420p10le", "libx265"), ("yuv422p12le", "libx265"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("pix_fmt", "codec"), DEEP)
+def test_depth_and_chroma_stay_and_only_the_edit_changes(tmp_path: Path, pix_fmt: str, codec: str) -> None:
+    """10-bit, 4:2:2 and 4:4:4 became 8-bit 4:2:0, and text beside a face lost twenty levels."""
+    exact = {"codec": "ffv1", "pix_fmt": pix_fmt, "options": {}, "time_base": Fraction(1, 1000)}
+    source = make_video(tmp_path / "a.mkv", moving_frames(4, 96, 64), **exact)  # type: ignore[arg-type]
+    options = EncodeOptions(codec=codec, preset="ultrafast", quality=0 if codec == "libx264" else 1)  # type: ignore[arg-type]
+    _, held = edited(source, tmp_path / "o.mkv", options)
+    assert held.encode.pix_fmt == pix_fmt and not held.losses
+    full = (1 << max(c.bits for c in av.VideoFormat(pix_fmt).components)) - 1
+    for before, after in zip(frames_of(source), frames_of(tmp_path / "o.mkv"), strict=True):
+        assert after.format.name == pix_fmt
+        for a, b in zip(planes(before), planes(after), strict=True):
+            outside = np.abs(a[:, : a.shape[1] // 4] - b[:, : a.shape[1] // 4])
+            assert outside.mean() < 0.006 * full
+        assert (planes(after)[0] - planes(before)[0])[24:40, 34:56].mean() > 0.05 * full
+
+
+def test_native_pixels_outside_the_edit_are_exactly_the_sources(tmp_path: Path) -> None:
+    """With a lossless encoder nothing but the change is there: no conversion to RGB and back."""
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (64, 96, 3)).astype(np.uint8) for _ in range(3)]
+    source = make_video(tmp_path / "a.mkv", noise, codec="ffv1", pix_fmt="yuv420p10le", options={}, time_base=Fraction(1, 1000))
+    edited(source, tmp_path / "o.mkv", EncodeOptions(codec="ffv1"))
+    for before, after in zip(frames_of(source), frames_of(tmp_path / "o.mkv"), strict=True):
+        for a, b in zip(planes(before), planes(after), strict=True):
+            share = a.shape[0] / 64
+            top, stop = int(FACE[0].start * share) - 3, int(FACE[0].stop * share) + 3
+            assert np.array_equal(a[:top], b[:top]) and np.array_equal(a[stop:], b[stop:])
+            assert not np.array_equal(a[top:stop], b[top:stop])
+
+
+@pytest.mark.parametrize(("made", "codec", "chosen"), [("argb", "qtrle", "qtrle"), ("yuva444p10le", "prores_ks", "prores_ks")])
+def test_transparency_goes_through(tmp_path: Path, made: str, codec: str, chosen: str) -> None:
+    source = tmp_path / "a.mov"
+    rng = np.random.default_rng(1)
+    with av.open(str(source), "w") as out:
+        stream = out.add_stream(codec, rate=25, options={"profile": "4444"} if codec == "prores_ks" else {})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, made
+        for i in range(3):
+            rgba = np.dstack([moving_frames(1, 96, 64, seed=i)[0], np.tile(np.arange(0, 192, 2, np.uint8), (64, 1))])
+            frame = VideoFrame.from_ndarray(rgba, format="rgba").reformat(format=made)
+            frame.pts = i
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    del rng
+    info = probe(source)
+    assert info.contents.alpha and options_for(info, FAST).codec == chosen
+    assert [item.what for item in carriage_of(info, EncodeOptions(), ".mp4").losses] == [f"pixels {info.pix_fmt}"]
+    edited(source, tmp_path / "o.mov")
+    for before, after in zip(frames_of(source), frames_of(tmp_path / "o.mov"), strict=True):
+        a, b = before.to_ndarray(format="rgba")[..., 3].astype(int), after.to_ndarray(format="rgba")[..., 3].astype(int)
+        assert np.abs(a - b).max() <= (0 if codec == "qtrle" else 2) and a.min() < 10 and a.max() > 180
+
+
+def interlaced(path: Path, *, top_first: bool) -> Path:
+    options = {"preset": "ultrafast", "crf": "10", "x264-params": "tff=1" if top_first else "bff=1"}
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.flags |= 1 << 18 | 1 << 29
+        graph = Graph()
+        source = graph.add_buffer(width=96, height=64, format=av.VideoFormat("yuv420p"), time_base=Fraction(1, 25))
+        field, sink = graph.add("setfield", "mode=tff" if top_first else "mode=bff"), graph.add("buffersink")
+        source.link_to(field)
+        field.link_to(sink)
+        graph.configure()
+        for i, rgb in enumerate(moving_frames(8, 96, 64)):
+            frame = VideoFrame.from_ndarray(rgb).reformat(format="yuv420p")
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            graph.push(frame)
+            out.mux(stream.encode(graph.pull()))
+        out.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("top_first", [True, False])
+def test_two_fields_a_frame_stay_two_fields(tmp_path: Path, top_first: bool) -> None:
+    source = interlaced(tmp_path / "i.mp4", top_first=top_first)
+    info, held = edited(source, tmp_path / "o.mp4")
+    assert info.contents.interlaced and not held.losses
+    word = "fields, top" if top_first else "fields, bottom"
+    assert any(item.what.startswith(word) and item.fate == "kept" for item in held.items)
+    assert all(frame.interlaced_frame for frame in frames_of(tmp_path / "o.mp4"))
+    orders = []
+    for path in (source, tmp_path / "o.mp4"):
+        with av.open(str(path)) as container:
+            orders.append(container.streams.video[0].codec_context.field_order)
+    assert orders[0] == orders[1] and orders[0] > 1
+    lost = carriage_of(info, EncodeOptions(codec="libx265"), ".mp4").losses
+    assert [item.fate for item in lost] == ["dropped"] and "libx264" in lost[0].how
+
+
+# ------------------------------------------------------------------------------------------------ side data and tags
+
+
+@pytest.mark.parametrize("display", [(90, False, False), (180, False, False), (270, True, False)])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_rotation_stays_side_data(tmp_path: Path, display: tuple[float, bool, bool], suffix: str) -> None:
+    source = make_video(tmp_path / "a.mp4", moving_frames(4, 96, 64), display=display)
+    info, _ = edited(source, tmp_path / f"o{suffix}")
+    before, after = frames_of(source)[0], frames_of(tmp_path / f"o{suffix}")[0]
+    assert side_data_numbers(after, "DISPLAYMATRIX", 9) == side_data_numbers(before, "DISPLAYMATRIX", 9)
+    made = probe(tmp_path / f"o{suffix}")
+    assert (made.width, made.height, made.rotation_degrees, made.mirrored) == (
+        info.width, info.height, info.rotation_degrees, info.mirrored,
+    )  # fmt: skip
+    with FrameReader(info, conversion="exact") as one, FrameReader(made, conversion="exact") as two:
+        (_, a), (_, b) = next(iter(one.read(0, 1))), next(iter(two.read(0, 1)))
+    assert (b[FACE].astype(int) - a[FACE]).mean() > 10, "the change is where the upright picture has it"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_360_degrees_and_stereo_stay(tmp_path: Path, suffix: str) -> None:
+    from ops.video.spherical import write_layout
+
+    source = make_video(tmp_path / "a.mp4", moving_frames(4, 96, 64), sound="aac")
+    write_layout(source, 0, (0, 10 << 16, 20 << 16, 0, 0, 0, 0, 0, 0), (2, 0))
+    info, held = edited(source, tmp_path / f"o{suffix}")
+    assert info.contents.spherical == (0, 10 << 16, 20 << 16, 0, 0, 0, 0, 0, 0)
+    made = frames_of(tmp_path / f"o{suffix}")
+    assert len(made) == 4 and side_data_numbers(made[0], "SPHERICAL") == info.contents.spherical
+    assert side_data_numbers(made[0], "STEREO3D", 2) == (2, 0)
+    assert "360° projection: kept" in [str(item) for item in held.items]
+
+
+@pytest.mark.parametrize("suffix", [".mov", ".mp4", ".mkv"])
+def test_what_a_phone_says_stays(tmp_path: Path, suffix: str) -> None:
+    tags = {
+        "com.apple.quicktime.make": "Apple",
+        "com.apple.quicktime.location.ISO6709": "+48.8577+002.2950+035/",
+        "com.apple.quicktime.creationdate": "2023-05-06T09:08:09+0200",
+        "title": "A walk",
+    }
+    source = remuxed(make_video(tmp_path / "a.mp4", moving_frames(4, 96, 64)), tmp_path / "b.mov", **tags)
+    edited(source, tmp_path / f"o{suffix}")
+    with av.open(str(tmp_path / f"o{suffix}")) as made:
+        found = {k.lower(): v for k, v in made.metadata.items()}
+    assert {k.lower(): v for k, v in tags.items()}.items() <= found.items()
+    assert "styleres-video" in found["comment"]
+
+
+# ----------------------------------------------------------------------------------------------------------- the clock
+
+
+def transport(path: Path, first_seconds: float) -> Path:
+    """A recording whose clock begins anywhere, with sound that begins 0.1 s before the picture."""
+    begin = round(first_seconds * 90000)
+    plain = make_video(path.with_suffix(".mp4"), moving_frames(25, 96, 64), sound="aac", time_base=Fraction(1, 90000))
+    settings = {"mpegts_copyts": "1"}
+    with av.open(str(plain)) as old, av.open(str(path), "w", format="mpegts", container_options=settings) as new:
+        copies = {s.index: new.add_stream_from_template(s, opaque=True) for s in old.streams}
+        for packet in sorted((p for p in old.demux() if p.size), key=lambda p: p.dts * p.time_base):
+            kind = packet.stream.type
+            copy = copies[packet.stream.index]
+            ahead = 9000 if kind == "audio" else 0
+            pts = round(packet.pts * packet.time_base * 90000) + begin - ahead
+            dts = round(packet.dts * packet.time_base * 90000) + begin - ahead
+            packet.time_base, packet.pts, packet.dts, packet.stream = Fraction(1, 90000), pts, dts, copy
+            new.mux_one(packet)
+    return path
+
+
+@pytest.mark.parametrize("first", [38123.0, 95443.2], ids=["anywhere", "over the 33 bits"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_an_output_begins_at_0_with_all_streams_moved_alike(tmp_path: Path, first: float, suffix: str) -> None:
+    """The clock of a recording at 38,123 s made a file of ten and a half hours; 2^33 / 90000 s is 95,443.7 s."""
+    source = transport(tmp_path / "a.ts", first)
+    info, held = edited(source, tmp_path / f"o{suffix}")
+    made = probe(tmp_path / f"o{suffix}")
+    steps = [float(np.diff(one.pts)[0] * one.time_base) for one in (info, made)]
+    assert steps[0] == pytest.approx(steps[1], abs=1e-3) and made.n_frames == info.n_frames == 25
+    assert np.all(np.diff(info.pts) > 0)
+    with av.open(str(tmp_path / f"o{suffix}")) as container:
+        begins = {}
+        for packet in container.demux():
+            if packet.size:
+                begins.setdefault(packet.stream.type, packet.pts * packet.time_base)
+        assert container.duration / av.time_base < 3
+    assert float(begins["video"] - begins["audio"]) == pytest.approx(0.1, abs=0.03)
+    assert abs(float(min(begins.values()))) < 0.03
+    assert any(item.what.startswith("clock that begins at") for item in held.items)
+
+
+def test_the_plan_is_what_the_file_holds_or_there_is_no_file(tmp_path: Path) -> None:
+    """finalize reads back what the plan says is kept; here the plan says too much."""
+    source = make_video(tmp_path / "a.mp4", moving_frames(4, 96, 64), sound="aac")
+    info = probe(source)
+    held = replace(carriage_of(info, FAST, ".mp4"), timecode="10:00:00:00")
+    with FrameReader(info, conversion="exact") as reader:
+        encode_segment(reader.read_pictures(0, 4), info, held.encode, tmp_path / "s.nut")
+    finalize([tmp_path / "s.nut"], info, source, tmp_path / "good.mp4", held.encode, {}, held)
+    promised = replace(info, contents=replace(info.contents, chapters=2))
+    with pytest.raises(MediaError, match="does not hold what was planned: the chapters"):
+        finalize([tmp_path / "s.nut"], promised, source, tmp_path / "o.mp4", held.encode, {}, held)
+    assert not (tmp_path / "o.mp4").exists()
+    assert set(FORMATS) == {".mp4", ".mov", ".mkv", ".webm"}
