@@ -202,8 +202,8 @@ def test_hfgi_lays_a_warped_residual_back() -> None:
     image = model.generator(styles, injection=model.fusion(*model.consultation(aligned)))
     pixel, perceptual = picture_losses(image, images())
     alignment = (aligned.double() - residual.double()).abs().mean()
-    assert abs(float(losses["alignment"]) - float(alignment)) < 1e-5
-    assert abs(float(total) - float(pixel + 0.8 * perceptual + 0.1 * alignment)) < 1e-4
+    assert abs(float(losses["alignment"].detach()) - float(alignment.detach())) < 1e-5
+    assert abs(float(total.detach()) - float((pixel + 0.8 * perceptual + 0.1 * alignment).detach())) < 1e-4
 
 
 def test_how_often_and_how_far_residuals_are_warped() -> None:
