@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Workers and tests share the cores: more OpenMP threads than cores are far slower than one.
 export OMP_NUM_THREADS ?= 2
 
-STRIP := --edit smile=1.3 --edit smile=-1.5 --edit age=4 --edit age=-4 --edit pose=1.5
+STRIP := --edit smile=1.3 --edit smile=-1 --edit age=4 --edit age=-2.5 --edit pose=1
 
 # Tests of the quick lane share nothing, so two processes do them; each computes with one thread.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest

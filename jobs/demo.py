@@ -28,7 +28,7 @@ from pipeline.steps.plan import covering
 FOLDER = "feat/tests/data"
 CLIP, PHOTOGRAPH = "WolfgangLanger_Pexels.mp4", "single_face.jpg"
 SECONDS = 3.0
-TILE = 256
+TILE = 224
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode="markdown")
 

@@ -9,6 +9,7 @@ from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.e4e import E4eConfig
 from ops.inversion.hfgi import ConsultationConfig, HfgiConfig
 from ops.inversion.hyperstyle import HypernetConfig, HyperStyleConfig, WEncoderConfig
+from ops.inversion.light import LightConfig, LightEncoderConfig, LightResidualConfig
 from ops.inversion.methods import Method, MethodConfig
 from ops.inversion.residual import ResidualConfig
 from ops.inversion.sfe import FeatureConfig, SfeConfig
@@ -36,6 +37,9 @@ def small(method: Method, generator: StyleGAN2Config = GENERATOR, encoder: E4eCo
             channels = generator.channels[16]
             residual = replace(RESIDUAL, generator_channels=channels, encoder_channels=encoder.feature_channels)
             return StyleResConfig(generator, encoder, residual)
+        case "styleres_light":
+            light = LightEncoderConfig(32, channels=8, width=16, depth=1, w_dim=generator.w_dim, num_ws=generator.num_ws)
+            return LightConfig(generator, light, LightResidualConfig(16, generator.channels[16], 8, 1, 4), encoder.input_size)
         case "e4e":
             return WplusConfig(generator, encoder)
         case "psp":

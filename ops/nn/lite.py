@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ops.nn.depthwise import depthwise
+from ops.nn.equalised import normal_init
 from ops.nn.pointwise import pointwise
 
 STEM_CHANNELS = 32
@@ -57,7 +58,8 @@ class FoldedConv(nn.Module):
 
     def __init__(self, into: int, out: int, kernel: int, *, stride: int = 1, groups: int = 1, active: bool = True):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(out, into // groups, kernel, kernel))
+        fan_in = into // groups * kernel**2
+        self.weight = nn.Parameter(normal_init(out, into // groups, kernel, kernel, std=(2 / fan_in) ** 0.5))
         self.bias = nn.Parameter(torch.zeros(out))
         self.stride, self.groups, self.active = stride, groups, active
         total = kernel - stride

@@ -253,7 +253,7 @@ def test_sfes_features_take_over_gradually() -> None:
     w_pixel, w_perceptual = picture_losses(model.generator(styles), images())
     near = ((features.double() - own.double()) ** 2).mean()
     expected = pixel + 0.8 * perceptual + w_pixel + 0.8 * w_perceptual + 0.01 * near
-    assert abs(float(total) - float(expected)) < 1e-4 and not torch.equal(end["pixel"], end["w_pixel"])
+    assert abs(float(total.detach()) - float(expected.detach())) < 1e-4 and not torch.equal(end["pixel"], end["w_pixel"])
 
 
 def test_sfes_editor_learns_from_pairs_that_the_generator_makes() -> None:
