@@ -137,7 +137,9 @@ def evaluate_command(
             size=side,
         )
         report = Report(
-            about={"data": data, "faces": len(held_out)},
+            about={"data": data, "faces": len(held_out)}
+            | ({} if side is None else {"size": side})
+            | ({"edits": list(edit)} if edit else {}),
             accuracy=evaluator.accuracy,
             runs=tuple(measured_runs(evaluator, contenders, also_wplus, precision)),
             unedited=evaluator.unedited(SOURCE),

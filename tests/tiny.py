@@ -104,7 +104,7 @@ def tiny_bundle(
             elif name.startswith("gates.convs.2"):
                 tensor.mul_(2.0)
             elif name in ("transform.last.weight", "encoder.rows.weight"):  # of the light StyleRes
-                tensor.normal_(0, 1.0)
+                tensor.normal_(0, 1)
             elif name.startswith("inverter.styles") and name.endswith("weight"):
                 tensor.normal_(0, 1.0)
             elif name == "encoder.linear.weight":  # HyperStyle's encoder of w

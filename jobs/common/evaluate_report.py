@@ -218,7 +218,9 @@ def card_section(report: Report, run: Run, model: str) -> str:
     """The measured part of one bundle's card."""
     rows = [] if run.wplus is None else over_seeds(run.wplus.subject, [run.wplus.measurements])
     rows += over_seeds(run.measured.subject, [run.measured.measurements])
-    command = f"styleres evaluate --model {model} --faces {report.about['faces']} --also-wplus --data FACES --card"
+    asked = "".join(f" --{name} {value}" for name, value in report.about.items() if name in ("faces", "size"))
+    edits = "".join(f" --edit {edit}" for edit in report.about.get("edits", ()))
+    command = f"styleres evaluate --model {model}{asked}{edits} --also-wplus --data FACES --card"
     lines = [BEGIN, f"Measured on {report.about['faces']} faces of held-out identities with", f"`{command}`.", ""]
     return "\n".join([*lines, body([*rows, *report.unedited], "###"), END])
 

@@ -181,7 +181,7 @@ def test_a_real_clip_with_a_real_recogniser(
     clip = tiny.cut_of(shared / "videos" / "lp_d18_man_480.mp4", tmp_path / "man.mp4", 8)
     video, report = tmp_path / "edited.mp4", tmp_path / "report.json"
     store = tmp_path / "store"
-    arguments = ["edit", clip, "--edit", "smile=3", "--out", video, "--store", store, "--no-contact-sheet"]
+    arguments = ["edit", clip, "--edit", "smile=1.3", "--out", video, "--store", store, "--no-contact-sheet"]
     assert CliRunner().invoke(app, list(map(str, arguments))).exit_code == 0
     weights = shared / "models" / "identity" / "mobilefacenet.pt"
     arguments = ["video", "--source", clip, "--edited", video, "--store", store]
@@ -329,7 +329,7 @@ def test_a_bundle_is_measured_and_its_card_written(
         (("--data", "x", "--model", "a=absent"), "absent: expected a model bundle"),
         (("--data", "x", "--edit", "smile"), "expected NAME=STRENGTH"),
         (("--data", "x", "--edit", "smile=-2"), "a strength above 0"),
-        (("--data", "x", "--edit", "beauty=1"), "mini64 has no such edit; all models have: age, bangs"),
+        (("--data", "x", "--model", "mini64", "--edit", "beauty=1"), "mini64 has no such edit; all models have: age, bangs"),
     ],
 )
 def test_refusals_before_any_work(evaluate: Evaluate, arguments: tuple[str, ...], message: str) -> None:

@@ -270,12 +270,12 @@ def test_sfes_editor_learns_from_pairs_that_the_generator_makes() -> None:
     change = model.own_features(model.generator.styles(twin)) - model.own_features(model.generator.styles(twin + along))
     edited = model.inserted(model.generator.styles(code + along), model.editor(features, change))
     pixel, perceptual = picture_losses(edited, after)
-    assert abs(float(losses["edit_pixel"]) - float(pixel)) < 1e-4 * max(1, float(pixel))
+    assert abs(float(losses["edit_pixel"].detach()) - float(pixel)) < 1e-4 * max(1, float(pixel))
     own_code, own = model.features_of(images())
     still = model.inserted(model.generator.styles(own_code), model.editor(own, torch.zeros_like(own)))
     still_pixel, still_perceptual = picture_losses(still, images())
     expected = still_pixel + 0.8 * still_perceptual + pixel + 0.8 * perceptual
-    assert abs(float(total) - float(expected)) < 1e-4 * max(1, float(expected))
+    assert abs(float(total.detach()) - float(expected.detach())) < 1e-4 * max(1, float(expected.detach()))
 
 
 def test_sfes_editor_without_edits_says_where_they_come_from() -> None:
@@ -303,8 +303,8 @@ def test_sfes_inverter_is_judged_by_both_its_pictures() -> None:
     styles = model.generator.styles(code)
     torch.testing.assert_close(fakes, torch.cat([model.inserted(styles, features), model.generator(styles)]))
     expected = logistic(-judge(fakes))
-    assert abs(float(losses["adversarial"]) - float(expected)) < 1e-5
-    assert abs(float(total - plain) - 0.01 * float(expected)) < 1e-5
+    assert abs(float(losses["adversarial"].detach()) - float(expected.detach())) < 1e-5
+    assert abs(float(total - plain) - 0.01 * float(expected.detach())) < 1e-5
     assert set(losses) - set(plain_losses) == {"adversarial"}
     losses["adversarial"].backward()
     assert any(p.grad is not None and p.grad.any() for p in task.lesson.learnt.parameters())
@@ -335,8 +335,8 @@ def test_sfes_editor_is_judged_by_the_picture_that_is_not_edited() -> None:
     still = model.inserted(model.generator.styles(code), model.editor(features, torch.zeros_like(features)))
     torch.testing.assert_close(fakes, still)
     expected = logistic(-judge(still))
-    assert abs(float(losses["adversarial"]) - float(expected)) < 1e-5
-    assert abs(float(total - without.lesson(batch)[0]) - 0.01 * float(expected)) < 1e-5
+    assert abs(float(losses["adversarial"].detach()) - float(expected.detach())) < 1e-5
+    assert abs(float(total - without.lesson(batch)[0]) - 0.01 * float(expected.detach())) < 1e-5
 
 
 def test_sfe_is_judged_late_and_other_parts_never() -> None:
