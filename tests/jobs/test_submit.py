@@ -89,7 +89,17 @@ def test_a_submitted_job_edits_real_clips_and_continues(head: Head, tmp_path: Pa
     (tmp_path / "in").mkdir()
     tiny.cut_of(shared_videos / "carphone_176x144.mp4", tmp_path / "in" / "a.mp4", 12)
     shutil.copy(shared_videos / "one_frame.mp4", tmp_path / "in" / "b.mp4")
-    words = (tmp_path / "in", "--edit", "smile=2", "--store", tmp_path / "store", "--out", tmp_path / "out")
+    words = (
+        tmp_path / "in",
+        "--edit",
+        "smile=2",
+        "--model",
+        "mini64",
+        "--store",
+        tmp_path / "store",
+        "--out",
+        tmp_path / "out",
+    )
     options = ("--ray-address", "auto", "--gpus-per-worker", "1", "--chunk-frames", "8", "--preset", "ultrafast")
     code, lines = submit(head, *words, *options)
     done = lines[-1]
