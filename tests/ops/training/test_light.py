@@ -80,7 +80,7 @@ def test_a_run_that_was_stopped_is_the_run_that_was_not(build: Callable[[], Task
 def test_a_residual_learns_what_the_code_lacks(tmp_path: Path) -> None:
     task = residual_task(2e-2)
     before = task.measures()["held_out_square"]
-    train(task, FACES, LoopSettings(**{**vars(LOOP), "images": 320, "preview_images": 1000}), tmp_path)
+    train(task, FACES, LoopSettings(**{**vars(LOOP), "images": 960, "preview_images": 1000}), tmp_path)
     assert task.measures()["held_out_square"] < 0.9 * before
 
 
