@@ -27,8 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.generators.mobile import Mobile, Window
+from ops.inversion.inverter import pooled
 from ops.inversion.light import LightEncoder, LightStyleRes
-from ops.spaces import crops_from_images
+from ops.spaces import crops_from_images, images_from_crops
 from ops.training.degrade import degraded
 from ops.training.distributed import Worker
 from ops.training.losses import Embedder, identity_loss
@@ -140,10 +141,6 @@ class LightE0Step(nn.Module):
         return torch.stack(terms).mean()
 
 
-def pooled(images: Tensor, size: int) -> Tensor:
-    return images if images.shape[-1] == size else F.adaptive_avg_pool2d(images, size)
-
-
 @final
 class LightE0Task(Task):
     """E0 of a light StyleRes. See `ops.training.trainer`."""
@@ -222,7 +219,7 @@ class Judged:
             return {}
         sums: dict[str, float] = {}
         for first in range(0, len(self.crops), 8):
-            images = to_images(self.crops[first : first + 8])
+            images = images_from_crops(self.crops[first : first + 8])
             targets = pooled(images, self.size)
             found = self.model.invert(images) if residual else None
             code = self.model.code(images) if found is None else found.wplus_NLD
@@ -239,7 +236,7 @@ class Judged:
         """Columns of faces: source, W+ alone, and with E1 and E2 trained the inversion and each edit."""
         if self.crops is None:
             return None
-        images = to_images(self.crops[:8])
+        images = images_from_crops(self.crops[:8])
         model = self.model
         code = model.code(images)
         rows = [pooled(images, self.size), self.of_code(code)]
@@ -256,10 +253,6 @@ def start_light_encoder(encoder: LightEncoder) -> None:
     """Of a new encoder: codes near the mean one."""
     nn.init.normal_(encoder.rows.weight, std=0.01)
     nn.init.zeros_(encoder.rows.bias)
-
-
-def to_images(crops: np.ndarray) -> Tensor:
-    return torch.from_numpy(crops).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
 
 
 def sharpness(pictures: Tensor) -> Tensor:
