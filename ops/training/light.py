@@ -33,7 +33,7 @@ from ops.spaces import crops_from_images, images_from_crops
 from ops.training.degrade import degraded
 from ops.training.distributed import Worker
 from ops.training.losses import Embedder, identity_loss
-from ops.training.synthetic import CodeSettings, along_directions, draw_codes
+from ops.training.synthetic import CodeSettings, Rotation, along_directions, draw_codes
 from ops.training.trainer import Learner, Step, Task
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -387,31 +387,23 @@ class Pair:
 
 
 class FacePool:
-    """Drawn faces, of which one is replaced every few steps: a full picture costs as much as all else in a step.
-
-    What is in the pool follows from the seed and the number of the step alone, so that a resumed run sees the same.
-    """
+    """Drawn faces, of which one is replaced every few steps: a full picture costs as much as all else in a step."""
 
     def __init__(self, model: LightStyleRes, directions_KD: Tensor | None, settings: LightResidualSettings, seed: int):
-        self.model, self.directions_KD, self.settings, self.seed = model, directions_KD, settings, seed
-        self.versions = [-1] * settings.pool
+        self.model, self.directions_KD, self.settings = model, directions_KD, settings
+        self.rotation = Rotation(settings.pool, settings.refresh_every, seed)
         self.codes: list[Tensor] = [torch.empty(0)] * settings.pool
         self.pictures: list[Tensor] = [torch.empty(0)] * settings.pool
 
     def at(self, step: int) -> None:
         """Bring the pool to what it is in a step."""
-        refreshed, size = step // self.settings.refresh_every, self.settings.pool
-        for slot in range(size):
-            version = (refreshed - slot + size - 1) // size if refreshed > slot else 0
-            if self.versions[slot] != version:
-                self.versions[slot] = version
-                draws = torch.Generator().manual_seed((self.seed * 1_000_003 + slot) * 10_007 + version)
-                generator = self.model.generator
-                with torch.no_grad():
-                    code = draw_codes(generator, 1, draws, CodeSettings(), self.directions_KD)
-                    picture = generator(generator.styles(code))
-                    self.pictures[slot] = pooled(picture, self.model.config.input_size)[0].half()
-                self.codes[slot] = code[0]
+        generator = self.model.generator
+        for slot, draws in self.rotation.due(step):
+            with torch.no_grad():
+                code = draw_codes(generator, 1, draws, CodeSettings(), self.directions_KD)
+                picture = generator(generator.styles(code))
+                self.pictures[slot] = pooled(picture, self.model.config.input_size)[0].half()
+            self.codes[slot] = code[0]
 
     def pairs(self, step: int, count: int, draws: torch.Generator) -> Pair:
         """Some of the faces with edits along directions or towards other codes, of all rows or of some."""

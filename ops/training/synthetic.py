@@ -5,7 +5,7 @@ Legend: N batch, L rows of W+, D width of W, K directions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,27 @@ class CodeSettings:
     """First row that the other sample gives, at least and below."""
     moved_share: float = 0.35
     """Probability that a code is moved along a direction, for each direction."""
+
+
+class Rotation:
+    """Slots of a pool, of which one is filled anew every few steps, in turn.
+
+    What a slot is filled from follows from the seed and the number of the step alone, so that a resumed run sees what it would
+    have seen.
+    """
+
+    def __init__(self, size: int, refresh_every: int, seed: int):
+        self.size, self.refresh_every, self.seed = size, refresh_every, seed
+        self.versions = [-1] * size
+
+    def due(self, step: int) -> Iterator[tuple[int, torch.Generator]]:
+        """The slots that are not what they are in a step, each with what to draw from."""
+        refreshed = step // self.refresh_every
+        for slot in range(self.size):
+            version = (refreshed - slot + self.size - 1) // self.size if refreshed > slot else 0
+            if self.versions[slot] != version:
+                self.versions[slot] = version
+                yield slot, torch.Generator().manual_seed((self.seed * 1_000_003 + slot) * 10_007 + version)
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 """Training of a tail of MobileStyleGAN: features of a lower layer => the full picture averaged down, at a fraction of its cost.
 
-Pairs are made once and used many times: a pool of features and pictures, of which one is replaced every few steps. Which codes
-are in the pool follows from the seed and the number of the step alone, so that a resumed run sees what it would have seen.
+Pairs are made once and used many times: a pool of features and pictures, of which one is replaced every few steps.
 
 A tail must do for inverted photographs too, whose features a residual has taken to where no code leads. So a part of the pairs
 are photographs, inverted and edited by a model that is trained already, if there is one (`Inverted`).
@@ -17,14 +16,14 @@ from typing import final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.generators.mobile import Mobile, SeparableConv, Tail, TailConfig, ToImage, Window
+from ops.inversion.inverter import pooled
 from ops.inversion.light import LightStyleRes
 from ops.spaces import crops_from_images, images_from_crops
 from ops.training.distributed import Worker
-from ops.training.synthetic import CodeSettings, along_directions, draw_codes
+from ops.training.synthetic import CodeSettings, Rotation, along_directions, draw_codes
 from ops.training.trainer import Learner, Step, Task
 
 TAILS = {
@@ -84,25 +83,19 @@ class PairPool:
     def __init__(
         self, generator: Mobile, tail: TailConfig, size: int, refresh_every: int, seed: int, inverted: Inverted | None = None
     ):
-        self.generator, self.tail, self.size, self.refresh_every, self.seed = generator, tail, size, refresh_every, seed
-        self.inverted = inverted
+        self.generator, self.tail, self.inverted = generator, tail, inverted
         self.place = f"layers.{generator.config.layer_of(tail)}.conv2"
-        self.versions = [-1] * size
+        self.rotation = Rotation(size, refresh_every, seed)
         self.features: list[Tensor] = [torch.empty(0)] * size
         self.pictures: list[Tensor] = [torch.empty(0)] * size
         self.rows: list[Tensor] = [torch.empty(0)] * size
 
     def at(self, step: int) -> None:
         """Bring the pool to what it is in a step."""
-        refreshed = step // self.refresh_every
-        for slot in range(self.size):
-            version = (refreshed - slot + self.size - 1) // self.size if refreshed > slot else 0
-            if self.versions[slot] != version:
-                self.versions[slot] = version
-                self._fill(slot, version)
+        for slot, draws in self.rotation.due(step):
+            self._fill(slot, draws)
 
-    def _fill(self, slot: int, version: int) -> None:
-        draws = torch.Generator().manual_seed((self.seed * 1_000_003 + slot) * 10_007 + version)
+    def _fill(self, slot: int, draws: torch.Generator) -> None:
         if self.inverted is not None and float(torch.rand((), generator=draws)) < self.inverted.share:
             x, wplus_NLD = self.inverted.draw(draws)
             features, picture = pair_of(
@@ -126,7 +119,7 @@ def pair(generator: Mobile, wplus_NLD: Tensor, place: str, size: int) -> tuple[T
     """=> (features [N, C, s, s] at a place, the full picture averaged to `size` px)."""
     styles = generator.styles(wplus_NLD)
     features = generator.features(styles, place)
-    return features, averaged(generator.onward(features, styles, place), size)
+    return features, pooled(generator.onward(features, styles, place), size)
 
 
 @torch.no_grad()
@@ -134,11 +127,7 @@ def pair_of(generator: Mobile, x: Tensor, below: str, wplus_NLD: Tensor, place: 
     """`pair` of features at an earlier place, that a residual has changed."""
     styles = generator.styles(wplus_NLD)
     features = generator.upward(x, styles, below, place)
-    return features, averaged(generator.onward(features, styles, place), size)
-
-
-def averaged(picture: Tensor, size: int) -> Tensor:
-    return F.avg_pool2d(picture, picture.shape[-1] // size)
+    return features, pooled(generator.onward(features, styles, place), size)
 
 
 def start_tail(tail: Tail) -> None:
