@@ -284,7 +284,9 @@ def bundle_command(
         entries, tensors = load_edits(out) if (out / EDITS).is_file() or directions is None else ([], {})
         if directions is not None:
             official, more = official_edits(directions, without)
-            entries, tensors = [*official, *(one for one in entries if one.editor == "direction")], {**tensors, **more}
+            taken = {one.name for one in official}
+            own = [one for one in entries if one.editor == "direction" and one.name not in taken]
+            entries, tensors = [*official, *own], {**tensors, **more}
         card = bundle / "README.md"
         written = write_bundle(
             bundle,
