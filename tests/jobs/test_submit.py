@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,17 +54,24 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         child = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     address = f"http://127.0.0.1:{ports['dashboard-port']}"
     deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            urllib.request.urlopen(f"{address}/api/version", timeout=5).read()
-            break
-        except OSError:
-            assert child.poll() is None, (folder / "head.log").read_text()
-            assert time.monotonic() < deadline, "the head did not start: " + (folder / "head.log").read_text()[-2000:]
-            time.sleep(1)
+    while not takes_jobs(address):
+        assert child.poll() is None, (folder / "head.log").read_text()
+        assert time.monotonic() < deadline, "the head takes no job: " + (folder / "head.log").read_text()[-2000:]
+        time.sleep(1)
     yield Head(address, f"127.0.0.1:{ports['port']}", environment)
     child.terminate()
     child.wait(60)
+
+
+def takes_jobs(address: str) -> bool:
+    """Whether a job that does nothing is taken: the address answers some seconds before the agent that starts jobs is there."""
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        JobSubmissionClient(address).submit_job(entrypoint="true")
+    except (RuntimeError, ConnectionError):
+        return False
+    return True
 
 
 def submit(head: Head, *words: object) -> tuple[int, list[dict]]:
