@@ -10,7 +10,7 @@ STRIP := --edit smile=1.3 --edit smile=-1 --edit age=4 --edit age=-2.5 --edit po
 # Tests of the quick lane share nothing, so two processes do them; each computes with one thread.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
-.PHONY: demo test quick nightly lint ffhq mini64 clean
+.PHONY: demo test quick nightly browser lint ffhq mini64 clean
 
 demo: $(VENV)/.installed
 	mkdir -p demo
@@ -21,6 +21,10 @@ demo: $(VENV)/.installed
 	    --contact-sheet demo/contact_sheet.png --side-by-side --overwrite
 	$(BIN)/styleres render --store demo/store --edit age=4 --out demo/age.mp4 --overwrite
 	$(BIN)/styleres inspect demo/store
+
+# Pages of reports and of the studio are tested in Debian's Chromium; where it cannot be had these tests skip, and say so.
+browser:
+	command -v chromium >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends chromium; } || true
 
 test: $(VENV)/.installed lint
 	$(PYTEST) -n 2 -m "not slow and not nightly" --durations=20

@@ -19,6 +19,7 @@ from jobs.common.prepare import (
     working,
 )
 from jobs.common.report import Reporter
+from jobs.common.report_page import report_place
 from jobs.common.settings import TABLE, RunnerSettings
 from jobs.common.values import Chosen, options_of
 from ops.checkpoints.bundle import DEFAULT
@@ -49,6 +50,7 @@ def edit(
     contact_sheet: options.ContactSheet = None,
     side_by_side: options.SideBySide = False,
     max_failed: options.MaxFailed = "0",
+    no_report: options.NoReport = False,
     *,
     chosen: Chosen,
 ) -> None:
@@ -100,6 +102,11 @@ def edit(
                     reporter.see,
                     policy,
                 )
+                if not no_report:
+                    where = report_place(out, is_file=outputs.file is not None)
+                    reporter.write_report(
+                        "edit", opened, summary, where, given.inputs(summary), out, inputs, kept=store is not None
+                    )
         given.add_to(summary)
         raise typer.Exit(reporter.finish("edit", summary, inputs=given.inputs(summary), allowed=allowed, out=out))
 

@@ -8,6 +8,7 @@ from jobs.common import options
 from jobs.common.errors import explained
 from jobs.common.prepare import Given, open_store, require_untouched, working
 from jobs.common.report import Reporter
+from jobs.common.report_page import report_place
 from jobs.common.settings import TABLE, RunnerSettings
 from jobs.common.values import Chosen, options_of
 from ops.checkpoints.bundle import DEFAULT
@@ -29,6 +30,7 @@ def invert(
     progress: options.ProgressMode = "auto",
     residual_codec: options.Codec = "float16",
     max_failed: options.MaxFailed = "0",
+    no_report: options.NoReport = False,
     *,
     chosen: Chosen,
 ) -> None:
@@ -55,6 +57,9 @@ def invert(
             ):
                 opened = open_store(root, bundle, residual_codec)
                 summary = flow.invert(given.sources, opened, bundle, settings, compute, run, reporter.see, policy)
+                if not no_report:
+                    where = report_place(store, is_file=False)
+                    reporter.write_report("invert", opened, summary, where, given.inputs(summary), None, inputs)
         given.add_to(summary)
         raise typer.Exit(reporter.finish("invert", summary, inputs=given.inputs(summary), allowed=allowed, store=store))
 

@@ -45,7 +45,7 @@ from pipeline.steps.render import Face, base_crops, edited_crops, paste_face
 from pipeline.steps.stills import FrameReaders, stored_faces
 from pipeline.store.places import exists, joined, place
 from pipeline.store.tables import Store
-from schemas import Failure
+from schemas import NO_TRACK, Failure
 
 FRAMES_PER_FACE: Final = 3
 """So many frames are looked at for each face that is shown: enough to find other people and other shots."""
@@ -255,7 +255,7 @@ def fresh_face(
         planned = plan_edits(one, editors, code_LD[None], np.array([seconds - begin]), 0, SmoothingSettings())
         offset = planned.style_offset_AS[0] if planned.style_active_N[0] else None
         base, code = planned.base_NLD[0], planned.edited_NLD[0]
-        return Face(seen.quad_42, seen.landmarks_52, 1.0, base, code, offset, detail, size)
+        return Face(seen.quad_42, seen.landmarks_52, 1.0, base, code, offset, detail, size, NO_TRACK)
 
     words = (
         PurePath(source.uri).name,
@@ -287,7 +287,12 @@ def from_store(
         smoothed = {track: codes.smoothed(track, recipe, settings) for track in codes.tracks}
         for moment in stored_moments(codes, recipe, count // len(sources) + (at < count % len(sources))):
             planned = [
-                dict(stored_faces(store, codes, moment.pts, one, editors, settings, bundle, smoothed=smoothed, everyone=True))
+                {
+                    face.track: face
+                    for face in stored_faces(
+                        store, codes, moment.pts, one, editors, settings, bundle, smoothed=smoothed, everyone=True
+                    )
+                }
                 for one in (recipe, *variants)
             ]
             everyone = planned[0]

@@ -20,6 +20,7 @@ from jobs.common.prepare import (
     writable_store,
 )
 from jobs.common.report import Reporter
+from jobs.common.report_page import report_place
 from jobs.common.settings import TABLE, RunnerSettings
 from jobs.common.values import Chosen, options_of
 from pipeline import flow
@@ -47,6 +48,7 @@ def render(
     contact_sheet: options.ContactSheet = None,
     side_by_side: options.SideBySide = False,
     max_failed: options.MaxFailed = "0",
+    no_report: options.NoReport = False,
     *,
     chosen: Chosen,
 ) -> None:
@@ -88,6 +90,9 @@ def render(
                     summary = flow.render(
                         given.sources, outputs, writable, bundle, settings, compute, run, reporter.see, policy
                     )
+                    if not no_report:
+                        where = report_place(out, is_file=outputs.file is not None)
+                        reporter.write_report("render", writable, summary, where, given.inputs(summary), out, kept=keep)
         given.add_to(summary)
         raise typer.Exit(reporter.finish("render", summary, inputs=given.inputs(summary), allowed=allowed, out=out))
 

@@ -42,6 +42,7 @@ from ops.face.detect import DetectorFactory, DetectorSettings
 from ops.face.paste import PasteSettings
 from ops.face.track import TrackSettings
 from ops.inversion.session import Precision
+from ops.metrics.identity import IdentitySettings
 from ops.video.decode import Backend
 from ops.video.encode import EncodeOptions
 from pipeline.engine.course import Course
@@ -100,6 +101,8 @@ class RenderSettings:
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     sheet_frames: int = 6
     """Frames on the contact sheet, evenly spread over those that are edited; 0 for none."""
+    identity: IdentitySettings | None = None
+    """Measures in each frame how much of the face's identity the edit keeps; decides no pixel."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,8 @@ def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, comput
     planned |= {"size": settings.plan.size}
     pixels = {"paste": asdict(paste), "encode": asdict(settings.encode), "sheet_frames": settings.sheet_frames}
     rendered = pixels | {"model": bundle.digest, "precision": compute.precision}
+    if settings.identity is not None:
+        rendered |= {"identity": settings.identity.decides()}
     return [
         # Codes are kilobytes per frame, and smoothing needs a track as a whole.
         Stage(
@@ -195,12 +200,13 @@ def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, comput
                 compute.device,
                 compute.backend,
                 settings.sheet_frames,
+                settings.identity,
             ),
             cpus,
             gpus,
             chunk,
             decides=rendered,
-            writes=("work/segments", "work/edited", "work/sheet"),
+            writes=("work/segments", "work/edited", "work/sheet", "work/quality"),
             vital=True,
             counted=("frames", "edits"),
         ),

@@ -30,6 +30,7 @@ from schemas.latents import (
     residual_layout,
     residuals_schema,
 )
+from schemas.quality import quality_schema
 from schemas.sources import sources_schema
 from schemas.tracks import tracks_schema
 
@@ -54,6 +55,7 @@ __all__ = [
     "frames_schema",
     "latents_schema",
     "primary_key",
+    "quality_schema",
     "residual_bytes",
     "residual_layout",
     "residuals_schema",
@@ -95,6 +97,8 @@ def table_schema(
             return edits_schema()
         case "segments":
             return segments_schema()
+        case "quality":
+            return quality_schema()
         case "failures":
             return failures_schema()
     raise SchemaError(f"no table {name!r}; the tables are {', '.join(TABLES)}")
@@ -119,6 +123,8 @@ def primary_key(name: str) -> tuple[str, ...]:
             return ("source_id", "track_id", "pts", "recipe_id", "position")
         case "segments":
             return ("source_id", "pts", "recipe_id", "path")
+        case "quality":
+            return ("source_id", "track_id", "pts", "recipe_id", "path")
         case "failures":
             return ()
     raise SchemaError(f"no table {name!r}; the tables are {', '.join(TABLES)}")

@@ -17,7 +17,7 @@ SCHEMA_VERSION = "1.2"
 SCHEMA_VERSION_KEY = b"styleres.schema_version"
 TABLE_KEY = b"styleres.table"
 
-TableName = Literal["sources", "frames", "faces", "tracks", "latents", "residuals", "edits", "segments", "failures"]
+TableName = Literal["sources", "frames", "faces", "tracks", "latents", "residuals", "edits", "segments", "quality", "failures"]
 TABLES: tuple[TableName, ...] = get_args(TableName)
 
 NO_TRACK = -1

@@ -6,6 +6,7 @@ turns skips for want of those into failures, so that a machine that has them can
 
     shared      the folder ../shared: golden vectors, clips, models
     cuda        a GPU that torch sees
+    chromium    a browser (Debian: apt-get install chromium), for the pages of reports and of the studio
     packages    the packages of the extras [test] and [train]
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -21,9 +23,11 @@ import pytest
 import torch
 
 SHARED: Final = Path(__file__).resolve().parents[2] / "shared"
+BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 THERE: Final[dict[str, tuple[Callable[[], bool], str]]] = {
     "shared": (SHARED.is_dir, f"no shared material at {SHARED}: golden vectors, clips and models are not in the repository"),
     "cuda": (torch.cuda.is_available, "torch sees no GPU"),
+    "chromium": (lambda: any(map(shutil.which, BROWSERS)), "Chromium is not installed"),
     "packages": (lambda: True, ""),
 }
 

@@ -24,7 +24,7 @@ def test_what_is_missing_skips_and_what_is_required_fails(monkeypatch: pytest.Mo
 
 def test_a_need_that_there_is_not_is_refused() -> None:
     assert needs.required(" shared, cuda") == {"shared", "cuda"} and needs.required("") == set()
-    with pytest.raises(pytest.UsageError, match="gpu: expected some of shared, cuda, packages"):
+    with pytest.raises(pytest.UsageError, match="gpu: expected some of shared, cuda, chromium, packages"):
         needs.required("shared,gpu")
 
 

@@ -82,6 +82,9 @@ EditorFolders = Annotated[
 ]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A YAML file instead of --edit.")]
 Out = Annotated[str, typer.Option("--out", help="A file for one input, otherwise a folder or URL.", show_default=False)]
+NoReport = Annotated[
+    bool, typer.Option("--no-report", rich_help_panel=VIDEO, help="Do not write report.html beside the results.")
+]
 Container = Annotated[
     Literal["auto", "mp4", "mov", "mkv", "webm"],
     typer.Option(

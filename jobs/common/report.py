@@ -16,11 +16,18 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.common.errors import FAILED
+from jobs.common.report_data import RunFacts, entries_of, remember_run
+from jobs.common.report_page import write_report
 from pipeline.engine.course import Event, Lost, Noted, Settled, Status
 from pipeline.engine.stage import Source
 from pipeline.flow import Summary, lost_of
 from pipeline.sources.outputs import Outputs
+from pipeline.store.places import Place
+from pipeline.store.tables import Store, StoreError
 from schemas import NEVER_ACTS, Failure
+
+MOST_REPORTED = 20_000
+"""Sources of a store whose report is written unasked: it takes some milliseconds for each of them, of the driver's time."""
 
 
 class Reporter:
@@ -31,6 +38,8 @@ class Reporter:
         self.started = time.monotonic()
         self.tasks: dict[str, TaskID] = {}
         self.last_line = 0.0
+        self.report: str | None = None
+        """Where the report of this run is, once it is written."""
         self.display = Progress(
             TextColumn("{task.description:<10}"),
             BarColumn(),
@@ -166,6 +175,37 @@ class Reporter:
             more = {"outputs": [outputs.of(source).video for source in sources], **more}
         print(json.dumps({"event": "plan", "job": job, "inputs": inputs, **more}, indent=1 if self.bars else None))
 
+    def write_report(
+        self,
+        job: str,
+        store: Store,
+        summary: Summary,
+        where: Place,
+        inputs: int,
+        out: str | None,
+        typed: Sequence[str] = (),
+        *,
+        kept: bool = True,
+    ) -> None:
+        """The report of this run, at `where`. The job is done by then: what hinders the report is told, and no more.
+
+        out: only what was rendered there is shown. typed: the inputs as they were typed. kept: the store stays.
+        """
+        count = len(store.stored_source_ids())
+        if count > MOST_REPORTED:
+            self.note("report", f"not written for {count:,} sources unasked; styleres report {store.root} writes it")
+            return
+        seconds = time.monotonic() - self.started
+        try:
+            run = RunFacts.of(job, summary, inputs=inputs, seconds=seconds, out=out, typed=typed)
+            if kept:
+                remember_run(store, run)
+            title = f"{job} of {inputs:,} {'input' if inputs == 1 else 'inputs'}"
+            write_report(where, store, entries_of(store, out), [run], title=title)
+            self.report = str(where)
+        except (OSError, StoreError, ValueError) as error:
+            self.note("report", f"could not be written ({error}); the results are not touched by it")
+
     def finish(self, job: str, summary: Summary, *, inputs: int, allowed: Allowed = 0, **more: Any) -> int:
         """The last line; returns the exit code: 1 where more inputs lost something than are allowed to."""
         self.close()
@@ -177,6 +217,7 @@ class Reporter:
             "failures": summary.lost_count,
             "inputs_failed": summary.sources_failed,
             "inputs_finished_before": summary.sources_skipped,
+            **({"report": self.report} if self.report is not None else {}),
             **more,
         }
         if self.bars:

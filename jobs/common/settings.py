@@ -20,6 +20,7 @@ from ops.face.paste import PasteSettings
 from ops.face.shots import ShotSettings
 from ops.face.smooth import QuadSmoothing
 from ops.face.track import TrackSettings
+from ops.metrics.identity import identity_settings
 from ops.video.encode import EncodeOptions
 from pipeline.flow import Compute, InvertSettings, RenderSettings
 from pipeline.steps.plan import PlanSettings
@@ -150,6 +151,14 @@ TABLE: Final[Mapping[type, Shape]] = {
             "paste": Nested(PasteSettings),
             "encode": Nested(EncodeOptions),
             "sheet_frames": Option("--sheet-frames", VIDEO, "Frames on the contact sheet, evenly spread.", 1),
+            "identity": Option(
+                "--identity",
+                VIDEO,
+                "KIND:PATH of a recogniser (mobilefacenet, arcface, curricularface, insightface): the report says how much "
+                "of each face's identity an edit keeps.",
+                type=str | None,
+                read=lambda text: None if text is None else identity_settings(text),
+            ),
         },
         more={"no_sheet": Option("--no-contact-sheet", VIDEO, "Do not write a contact sheet.", type=bool, default=False)},
         build=render_from,

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, assert_never, final
+from typing import Any, Literal, assert_never, final, get_args, get_type_hints
 
 import cv2
 import numpy as np
@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.face.detect import ARCFACE_TEMPLATE_52, Detector, DetectorError, similarity_between
+from ops.files.digest import sha256_together
+from ops.files.errors import CheckpointError
 from ops.metrics.metric import MetricError
 from ops.networks.ir import FACE_SIZE, load_arcface, load_curricularface
 from ops.networks.mobilefacenet import load_mobilefacenet
@@ -38,6 +40,23 @@ class IdentitySettings:
     kind: Literal["curricularface", "arcface", "mobilefacenet", "insightface"]
     path: Path
     """The weight file; of kind insightface the pack's folder, which holds its .onnx files."""
+
+    def decides(self) -> dict[str, Any]:
+        """What decides its numbers, as JSON values: the network by its bytes. Raises CheckpointError for absent files."""
+        files = sorted(self.path.glob("*.onnx")) if self.path.is_dir() else [self.path]
+        try:
+            return {"kind": self.kind, "network": sha256_together(files)}
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: expected the weights of {self.kind} ({error.strerror})") from error
+
+
+def identity_settings(text: str) -> IdentitySettings:
+    """`KIND:PATH`. Raises ValueError for another kind."""
+    kind, _, path = text.partition(":")
+    kinds = get_args(get_type_hints(IdentitySettings)["kind"])
+    if kind not in kinds or not path:
+        raise ValueError(f"expected KIND:PATH, a kind of {', '.join(kinds)}, got {text!r}")
+    return IdentitySettings(kind, Path(path).absolute())  # type: ignore[arg-type]
 
 
 class IdentityNetwork(ABC):

@@ -24,6 +24,7 @@ from pipeline.engine.stage import Chunk, Result, Source, Step
 from pipeline.engine.timer import Timer
 from pipeline.sources.fetch import FETCHER, require_unchanged
 from pipeline.sources.outputs import Output, Outputs
+from pipeline.steps.quality import quality_table
 from pipeline.steps.render import work_path
 from pipeline.steps.sheet import join_strips
 from pipeline.store.parts import Written
@@ -76,6 +77,9 @@ class Finalize(Step):
                         if join_strips(self.store, source, title, path):
                             made.append(facts_of(path, output.contact_sheet))
             files = [self._segments(store, source, output)] if source.info.kind == "video" else []
+            rows = quality_table(self.store, source, self.recipe_id, output.video)
+            if len(rows):
+                files.append(store.write_part("quality", source.source_id, part_of(self.recipe_id, output), rows))
             return Result({"outputs": 1}, timer.seconds, files=tuple(files), outputs=tuple(made))
 
         return finish
@@ -99,9 +103,12 @@ class Finalize(Step):
                 }
             )
         table = pa.Table.from_pylist(rows, schema=schemas.segments_schema())
-        # One part for each file: a second result of the same source and recipe must not take the first one's rows.
-        part = f"{self.recipe_id}-{hashlib.sha256(output.video.encode()).hexdigest()[:8]}"
-        return store.write_part("segments", source.source_id, part, table)
+        return store.write_part("segments", source.source_id, part_of(self.recipe_id, output), table)
+
+
+def part_of(recipe_id: str, output: Output) -> str:
+    """One part for each file: a second result of the same source and recipe must not take the first one's rows."""
+    return f"{recipe_id}-{hashlib.sha256(output.video.encode()).hexdigest()[:8]}"
 
 
 def facts_of(path: Path, where: str) -> Written:

@@ -388,8 +388,14 @@ def shot_spans(store: Store, source: Source) -> list[tuple[int, int]]:
     pts = frames["pts"].to_numpy()
     if len(pts) == 0:
         return []
-    starts = [0, *find_cuts(score or 0.0 for score in frames["cut_score"].to_pylist()), len(pts)]
+    starts = [0, *np.searchsorted(pts, shot_cuts(frames)).tolist(), len(pts)]
     return [(int(pts[a]), int(pts[b - 1])) for a, b in pairwise(starts)]
+
+
+def shot_cuts(frames: pa.Table) -> np.ndarray:
+    """Rows of `frames` of a source => the pts, int64 [C], at which every shot but the first begins."""
+    cuts = find_cuts(score or 0.0 for score in frames["cut_score"].to_pylist())
+    return frames["pts"].to_numpy()[np.array(cuts, np.int64)]
 
 
 def fades(pts_N: np.ndarray, shots: list[tuple[int, int]], time_base: Fraction, seconds: float) -> np.ndarray:

@@ -24,6 +24,7 @@ from ops.face.framing import Framing
 from ops.face.paste import PasteSettings, paste
 from ops.files.digest import sha256_of
 from ops.inversion.session import Precision, Session
+from ops.metrics.identity import IdentitySettings, open_identity
 from ops.video.carriage import options_for
 from ops.video.convert import Picture
 from ops.video.decode import Backend
@@ -34,6 +35,7 @@ from pipeline.engine.timer import Timer
 from pipeline.sources.readers import Readers
 from pipeline.steps.model import open_model
 from pipeline.steps.plan import PlannedRows, planned_pts, read_plan
+from pipeline.steps.quality import Quality, quality_moments
 from pipeline.steps.sheet import sheet_moments, write_strip
 from pipeline.steps.whole import WholeTable
 from pipeline.store.columns import array_from_column, residuals_from_table
@@ -54,6 +56,7 @@ class Face:
     residual: np.ndarray | None
     size: int
     """Side in pixels of the pictures to make of it."""
+    track: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,7 @@ class Planned:
     """pts => faces, in order of track."""
     sheet: frozenset[int]
     """The pts that go onto the contact sheet."""
+    quality: Quality
     timer: Timer
     strips: list[Written] = field(default_factory=list)
     """Strips of the contact sheet, as they are written."""
@@ -97,6 +101,8 @@ class Render(Step):
     backend: Backend = "auto"
     sheet_frames: int = 6
     """Frames on the contact sheet, evenly spread over those that are edited; 0 for none."""
+    identity: IdentitySettings | None = None
+    """The recogniser that measures how much of a face's identity an edit keeps; None measures none."""
 
     def open(self) -> Batched:
         # Frames that are encoded again are converted exactly: the fast conversion darkens by about one level each way.
@@ -106,8 +112,9 @@ class Render(Step):
         session = Session(model, device=resolve_device(self.device), precision=self.precision, batch_size=self.batch_size)
 
         whole = WholeTable(store, "tracks", ("track_id", "pts", "quad", "landmarks"))
-        sheets: dict[tuple[str, str], frozenset[int]] = {}
-        """Of the source that came last."""
+        identity = None if self.identity is None else open_identity(self.identity)
+        sheets: dict[tuple[str, str], tuple[frozenset[int], frozenset[int]]] = {}
+        """Of the source that came last: the pts of the contact sheet, and of the thumbnails."""
 
         def load(chunk: Chunk) -> Planned:
             timer = Timer()
@@ -116,10 +123,12 @@ class Render(Step):
                 of = (chunk.source.source_id, chunk.key)
                 sheet = sheets.get(of) if chunk.key else None
                 if sheet is None:
-                    sheet = sheet_moments(planned_pts(self.store, chunk.source), self.sheet_frames)
+                    edited = planned_pts(self.store, chunk.source)
+                    sheet = sheet_moments(edited, self.sheet_frames), quality_moments(edited)
                     sheets.clear()
                     sheets[of] = sheet
-            return Planned(chunk, faces, sheet, timer)
+            quality = Quality(chunk, self.encode.gop_frames, sheet[1], identity)
+            return Planned(chunk, faces, sheet[0], quality, timer)
 
         def finish(loaded: Sequence[Planned]) -> list[Result]:
             """One stream of frames through all items, so that a batch of faces may span several of them."""
@@ -165,6 +174,8 @@ class Render(Step):
                     files.append(kept(self.store, source, "segments", f"{start:09d}.nut", encode))
         edits = sum(len(here) for here in one.faces.values())
         counts = {"frames": chunk.frames, "edits": edits}
+        with one.timer("quality"):
+            files.append(one.quality.write(self.store))
         return Result(counts, files=(*files, *one.strips))
 
     def _edited(self, frames: Iterator[Frame], session: Session, framing: Framing) -> Iterator[Frame]:
@@ -188,17 +199,22 @@ class Render(Step):
                 groups = [list(group) for _, group in groupby(here, key=lambda face: face.size)]
                 generated = (made for group in [generate(group, session, framing) for group in groups] for made in group)
         for frame in frames:
-            one, result = frame.one, frame.rgb
+            one, result, made = frame.one, frame.rgb, []
             for _ in one.faces.get(frame.pts, ()):
                 assert generated is not None
                 face, edited_crop, base_crop = next(generated)
                 with one.timer("paste"):
                     result = paste_face(result, face, edited_crop, base_crop, self.paste)
+                made.append((face, edited_crop, base_crop))
                 if frame.pts in one.sheet:
                     with one.timer("sheet"):
                         source = one.chunk.source
                         crops = (frame.source, base_crop, edited_crop, result)
                         one.strips.append(write_strip(self.store, source, frame.pts, *crops, face.quad_42))
+            with one.timer("quality"):
+                for face, edited_crop, base_crop in made:
+                    places = (face.quad_42, face.landmarks_52)
+                    one.quality.add(frame.pts, face.track, frame.source, result, base_crop, edited_crop, *places)
             yield replace(frame, rgb=result)
 
 
@@ -244,6 +260,7 @@ def planned_faces(store: Store, source: Source, plan: PlannedRows, tracks: pa.Ta
                 plan.style_offset[row],
                 residuals[residual_rows[key]] if has_residuals else None,
                 plan.size,
+                key[0],
             )
         )
     return faces

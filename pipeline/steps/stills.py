@@ -40,7 +40,6 @@ class Still:
 class EditedFace:
     """A face of a still and the model's two pictures of it, float32 [h, w, 3] in 0..255."""
 
-    track: int
     face: Face
     base: np.ndarray
     edited: np.ndarray
@@ -70,8 +69,8 @@ def stored_faces(
     *,
     smoothed: Mapping[int, np.ndarray] | None = None,
     everyone: bool = False,
-) -> list[tuple[int, Face]]:
-    """(track, face) of those whom a recipe acts on in one frame, in order of track.
+) -> list[Face]:
+    """The faces of those whom a recipe acts on in one frame, in order of track.
 
     smoothed: track => its smoothed codes, for whoever asks again and again; computed where it is not there.
     everyone: also those on whom the recipe does not act; their edited code is the unedited one.
@@ -88,24 +87,21 @@ def stored_faces(
             track, recipe, editors, settings, bundle.config, rows=slice(at, at + 1), smoothed_NLD=known.get(track)
         )
         if everyone or planned.active_N[0]:
-            found.append((track, planned.rows))
+            found.append(planned.rows)
     if not found:
         return []
     source_id, span = codes.source.source_id, (pts, pts)
     columns = ["track_id", "pts", "quad", "landmarks"]
     tracks, kept = store.read("tracks", source_id, span, columns), store.read("residuals", source_id, span)
-    return [(track, planned_faces(store, codes.source, rows, tracks, kept)[0]) for track, rows in found]
+    return [planned_faces(store, codes.source, rows, tracks, kept)[0] for rows in found]
 
 
-def edited_still(
-    frame: np.ndarray, faces: Sequence[tuple[int, Face]], session: Session, bundle: Bundle, settings: PasteSettings
-) -> Still:
+def edited_still(frame: np.ndarray, faces: Sequence[Face], session: Session, bundle: Bundle, settings: PasteSettings) -> Still:
     """A frame uint8 [H, W, 3] and its faces, of one size => the still."""
     if not faces:
         return Still(frame, frame, ())
-    those = [face for _, face in faces]
-    edited, base = edited_crops(those, session, bundle.framing), base_crops(those, session, bundle.framing)
-    return pasted_still(frame, [EditedFace(*one, base[at], edited[at]) for at, one in enumerate(faces)], settings)
+    edited, base = edited_crops(faces, session, bundle.framing), base_crops(faces, session, bundle.framing)
+    return pasted_still(frame, [EditedFace(*one) for one in zip(faces, base, edited, strict=True)], settings)
 
 
 def pasted_still(frame: np.ndarray, faces: Sequence[EditedFace], settings: PasteSettings) -> Still:

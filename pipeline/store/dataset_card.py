@@ -13,6 +13,7 @@ _SENTENCES: dict[str, str] = {
     "residuals": "what the codes cannot express, per track and frame: raw bytes, laid out as the field says",
     "edits": "strength of every edit applied, per track and frame",
     "segments": "encoded pieces of edited videos",
+    "quality": "how each edited face came out: inversion error, flicker, identity; pictures of the worst",
     "failures": "every lost item, with its reason",
 }
 

@@ -240,7 +240,7 @@ def _delete(store: Store, record: str, content: Mapping[str, Any] | None) -> tup
     removed: dict[str, int] = {}
     places = deleted_from({number: content["seen"]})
     # The codes go first: whatever happens then, nobody renders this person any more.
-    for table in ("latents", "residuals", "edits", "faces", "failures", "tracks"):
+    for table in ("latents", "residuals", "quality", "edits", "faces", "failures", "tracks"):
         schema = store.schema(table)
         for file in listed(joined(store.root, f"{table}/{source_id}"), ".parquet"):
             try:
@@ -361,7 +361,7 @@ def lay_over(root: Path, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for entry in root.iterdir():
-        if entry.name.startswith(".") or entry.name in ("ledger", "work", "edits", "segments"):
+        if entry.name.startswith(".") or entry.name in ("ledger", "work", "edits", "segments", "quality"):
             continue
         if entry.name in ("manifests", "failures"):
             for below in entry.iterdir():

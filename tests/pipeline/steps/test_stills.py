@@ -81,10 +81,10 @@ def test_whom_no_edit_acts_on_is_left_out(kept: Store, source: Source, bundle: B
     recipe = parse_edits(["warm=1@track=1"])
     codes, settings, pts = SourceCodes(kept, source), PlanSettings(recipe), int(source.info.pts[5])
     acted = stored_faces(kept, codes, pts, recipe, bundle.editors(), settings, bundle)
-    assert [track for track, _ in acted] == [1]
+    assert [face.track for face in acted] == [1]
     everyone = stored_faces(kept, codes, pts, recipe, bundle.editors(), settings, bundle, everyone=True)
-    assert [track for track, _ in everyone] == [0, 1]
-    other = everyone[0][1]
+    assert [face.track for face in everyone] == [0, 1]
+    other = everyone[0]
     assert np.array_equal(other.base_LD, other.edited_LD)
 
 

@@ -1,0 +1,190 @@
+"""The rows of `quality`: measured by render, frame by frame, and put together by finalize, a file for each edited file.
+
+Flicker compares a frame with the one before it in the same segment, so that a segment's rows do not depend on who did the
+others; the first frame of a segment has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any, Final, final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+import schemas
+from ops.face.align import crop_face, quad_height_pixels, quad_side_pixels
+from ops.metrics.edited_face import mean_change, measured, trouble
+from ops.metrics.identity import IdentityNetwork, identity_crop
+from pipeline.engine.stage import Chunk, Source
+from pipeline.steps.sheet import sheet_moments
+from pipeline.store.parts import Written
+from pipeline.store.places import Place, joined, listed, place, writing
+
+THUMBNAILS: Final = 4
+"""Of a source: small pictures, evenly spread over its edited frames."""
+THUMBNAIL_PIXELS: Final = 112
+WORST_KEPT: Final = 6
+"""Of a source: its worst frames have a picture."""
+PICTURE_PIXELS: Final = 512
+"""Longer side of that part of a frame which a picture shows, at most; smaller parts keep their size."""
+AROUND: Final = 1.25
+"""... as a share of the face's crop."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Before:
+    """A track's face in the frame before."""
+
+    ordinal: int
+    layer: np.ndarray
+
+
+@final
+@dataclass(eq=False)
+class Quality:
+    """Rows of one chunk, as its frames come. For one thread."""
+
+    chunk: Chunk
+    gop_frames: int
+    moments: frozenset[int]
+    """pts of the thumbnails."""
+    identity: IdentityNetwork | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    _before: dict[int, _Before] = field(default_factory=dict)
+    _worst: dict[int, int] = field(default_factory=dict)
+    """Segment => the place of its worst row, the only one that keeps a picture."""
+
+    def add(
+        self,
+        pts: int,
+        track: int,
+        source: np.ndarray,
+        result: np.ndarray,
+        base: np.ndarray,
+        edited: np.ndarray,
+        quad_42: np.ndarray,
+        landmarks_52: np.ndarray,
+    ) -> None:
+        """source, result: the frame before and after, uint8 [H, W, 3]; base, edited: the model's pictures, levels [h, w, 3]."""
+        info = self.chunk.source.info
+        ordinal = int(np.searchsorted(info.pts, pts))
+        small_base, small_edited = measured(base), measured(edited)
+        seen = measured(crop_face(source, quad_42, small_base.shape[:2]))
+        layer, before = small_edited - small_base, self._before.get(track)
+        self._before[track] = _Before(ordinal, layer)
+        follows = before is not None and before.ordinal == ordinal - 1 and ordinal % self.gop_frames
+        flicker = mean_change(layer, before.layer) if before is not None and follows else None
+        error, identity = mean_change(small_base, seen), self._kept_identity(source, result, landmarks_52)
+        row: dict[str, Any] = {
+            "track_id": track,
+            "pts": pts,
+            "inversion_error": error,
+            "edit_size": mean_change(small_edited, small_base),
+            "flicker": flicker,
+            "identity": identity,
+            "trouble": trouble(error, flicker, identity),
+            "thumbnail": None,
+            "picture": None,
+        }
+        if pts in self.moments:
+            row["thumbnail"] = webp(*(thumbnail(frame, quad_42) for frame in (source, result)), quality=70)
+        self.rows.append(row)
+        segment = ordinal // self.gop_frames
+        worst = self._worst.get(segment)
+        if worst is None or row["trouble"] > self.rows[worst]["trouble"]:
+            if worst is not None:
+                self.rows[worst]["picture"] = None
+            self._worst[segment] = len(self.rows) - 1
+            row["picture"] = webp(*(surroundings(frame, quad_42) for frame in (source, result)), quality=80)
+
+    def _kept_identity(self, source: np.ndarray, result: np.ndarray, landmarks_52: np.ndarray) -> float | None:
+        """Cosine of a recogniser's two vectors."""
+        if self.identity is None:
+            return None
+        one, other = self.identity.embed(np.stack([identity_crop(frame, landmarks_52) for frame in (source, result)]))
+        return float(one @ other)
+
+    def write(self, store: str) -> Written:
+        """Into the work folder of a store."""
+        name = f"{self.chunk.start:09d}-{self.chunk.stop:09d}.parquet"
+        with writing(folder(store, self.chunk.source) / name) as file:
+            pq.write_table(pa.Table.from_pylist(self.rows, schema=WORK_SCHEMA), file, use_dictionary=False)
+        written = f"work/quality/{self.chunk.source.source_id}/{name}"
+        return Written(written, file.size_bytes, file.sha256, len(self.rows), file.tail_sha256)
+
+
+WORK_SCHEMA: Final = pa.schema([one for one in schemas.quality_schema() if one.name not in ("source_id", "recipe_id", "path")])
+"""What render writes; whose file it is is known to finalize."""
+
+
+def quality_moments(pts: np.ndarray) -> frozenset[int]:
+    """The pts of a source's thumbnails, from all at which it is edited."""
+    return sheet_moments(pts, THUMBNAILS)
+
+
+def folder(store: str, source: Source) -> Place:
+    return joined(place(store), f"work/quality/{source.source_id}")
+
+
+def quality_table(store: str, source: Source, recipe_id: str, path: str) -> pa.Table:
+    """All rows of an edited file; pictures of its worst faces only."""
+    pieces = [read(file.path) for file in listed(folder(store, source), ".parquet")]
+    rows = pa.concat_tables(pieces) if pieces else WORK_SCHEMA.empty_table()
+    trouble_N = rows["trouble"].to_numpy()
+    pictures = rows["picture"].to_pylist()
+    # The worst of each segment has a picture; of these, the worst.
+    kept = set([at for at in np.argsort(-trouble_N, kind="stable").tolist() if pictures[at] is not None][:WORST_KEPT])
+    rows = rows.set_column(
+        rows.schema.get_field_index("picture"),
+        rows.schema.field("picture"),
+        pa.array([one if at in kept else None for at, one in enumerate(pictures)], pa.binary()),
+    )
+    for name, value in (("source_id", source.source_id), ("recipe_id", recipe_id), ("path", path)):
+        rows = rows.append_column(pa.field(name, pa.string(), nullable=False), pa.array([value] * len(rows), pa.string()))
+    return rows.select(schemas.quality_schema().names)
+
+
+def read(path: Place) -> pa.Table:
+    with path.open("rb") as file:
+        return pq.read_table(file)
+
+
+# ------------------------------------------------------------------------------------------------------------ pictures
+
+
+def thumbnail(frame: np.ndarray, quad_42: np.ndarray) -> np.ndarray:
+    """The crop of a face, small."""
+    height, width = quad_height_pixels(quad_42), quad_side_pixels(quad_42)
+    scale = THUMBNAIL_PIXELS / max(height, width)
+    return crop_face(frame, quad_42, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
+def surroundings(frame: np.ndarray, quad_42: np.ndarray) -> np.ndarray:
+    """The upright part of a frame around a face, in the frame's own pixels where these are few enough."""
+    centre, half = quad_42.mean(axis=0), AROUND / 2 * np.ptp(quad_42, axis=0)
+    (left, top), (right, bottom) = np.floor(centre - half).astype(int), np.ceil(centre + half).astype(int)
+    part = frame[max(top, 0) : max(bottom, 1), max(left, 0) : max(right, 1)]
+    if 0 in part.shape:  # the face has left the picture
+        part = frame
+    picture = Image.fromarray(part)
+    picture.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
+def webp(*pictures: np.ndarray, quality: int) -> bytes:
+    """Pictures side by side, compressed."""
+    out = BytesIO()
+    Image.fromarray(np.concatenate(pictures, axis=1)).save(out, "WEBP", quality=quality, method=2)
+    return out.getvalue()
+
+
+def halves(data: bytes) -> Sequence[Image.Image]:
+    """The two pictures of a `thumbnail` or `picture`: source, and result."""
+    whole = Image.open(BytesIO(data)).convert("RGB")
+    middle = whole.width // 2
+    return [whole.crop((0, 0, middle, whole.height)), whole.crop((middle, 0, whole.width, whole.height))]
