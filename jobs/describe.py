@@ -24,7 +24,8 @@ EXIT_CODES: Final = {
     USAGE: "a mistake in the call, found before any work; one sentence on standard error",
 }
 STREAMS: Final = {
-    "stdout": "one JSON object a line, unless it is a terminal; the last has event `done` and the counts",
+    "stdout": "one JSON object a line; the last has event `done` and the counts. On a terminal, and in the log of a submitted "
+    "Ray job, lines for people instead; --progress json always gives the objects",
     "stderr": "progress bars on a terminal; sentences for people",
 }
 FILES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {

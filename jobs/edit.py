@@ -108,7 +108,8 @@ def edit(
                         "edit", opened, summary, where, given.inputs(summary), out, inputs, kept=store is not None
                     )
         given.add_to(summary)
-        raise typer.Exit(reporter.finish("edit", summary, inputs=given.inputs(summary), allowed=allowed, out=out))
+        kept = {} if store is None else {"store": store}
+        raise typer.Exit(reporter.finish("edit", summary, inputs=given.inputs(summary), allowed=allowed, out=out, **kept))
 
 
 def main() -> None:

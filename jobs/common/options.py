@@ -53,8 +53,12 @@ AllowHdr = Annotated[
     bool, typer.Option("--allow-hdr", rich_help_panel=MORE, help="Take PQ and HLG sources as if they were SDR.")
 ]
 ProgressMode = Annotated[
-    Literal["auto", "bars", "json"],
-    typer.Option("--progress", rich_help_panel=MORE, help="auto: bars on a terminal, JSON lines otherwise."),
+    Literal["auto", "bars", "text", "json"],
+    typer.Option(
+        "--progress",
+        rich_help_panel=MORE,
+        help="auto: bars on a terminal, a table every 30 s in the log of a submitted Ray job (text), JSON lines elsewhere.",
+    ),
 ]
 
 Codec = Annotated[

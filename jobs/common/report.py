@@ -1,24 +1,27 @@
-"""Shows a running job: progress bars and a table now and then to a person, JSON lines to a log collector."""
+"""Shows a running job: bars to a person at a terminal, a table now and then to one who reads a log, JSON lines to a program."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from jobs.common.errors import FAILED
 from jobs.common.report_data import RunFacts, entries_of, remember_run
 from jobs.common.report_page import write_report
-from pipeline.engine.course import Event, Lost, Noted, Settled, Status
+from pipeline.engine.course import Event, Lost, Noted, Settled, Status, Tally
 from pipeline.engine.stage import Source
 from pipeline.flow import Summary, lost_of
 from pipeline.sources.outputs import Outputs
@@ -30,22 +33,33 @@ MOST_REPORTED = 20_000
 """Sources of a store whose report is written unasked: it takes some milliseconds for each of them, of the driver's time."""
 
 
+Mode = Literal["bars", "text", "json", "quiet"]
+"""quiet: for callers from Python."""
+TEXT_COLUMNS = 120
+"""Width of a table in a log, which has no terminal's."""
+
+
 class Reporter:
-    """Bars go to stderr; JSON lines and the last line to stdout. A context manager."""
+    """bars: to stderr, for a terminal. text: lines and a table now and then on stdout, for a log that a person reads. json: one
+    object a line on stdout, for a program. The last line or lines go to stdout. A context manager."""
 
     def __init__(self, *, progress: str = "auto"):
-        self.bars = progress == "bars" or (progress == "auto" and sys.stderr.isatty())
+        self.mode: Mode = mode_of(progress)
         self.started = time.monotonic()
-        self.tasks: dict[str, TaskID] = {}
+        self.rows: dict[str, TaskID] = {}
+        self.began: dict[str, float] = {}
+        """Stage => when its first item was done, or resumed."""
+        self.losses: Counter[str] = Counter()
         self.last_line = 0.0
         self.report: str | None = None
         """Where the report of this run is, once it is written."""
         self.display = Progress(
-            TextColumn("{task.description:<10}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=None, complete_style="bar.complete"),
+            TextColumn("{task.completed}/{task.fields[known]}", justify="right"),
+            TextColumn("{task.fields[rate]}", justify="right", style="cyan"),
+            TextColumn("{task.fields[left]}", justify="right"),
+            TextColumn("{task.fields[lost]}", style="red"),
             console=Console(stderr=True),
         )
 
@@ -57,14 +71,18 @@ class Reporter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def bars(self) -> bool:
+        return self.mode == "bars"
+
     def close(self) -> None:
         """Leave the bars as they are. A display that never started would print an empty line instead."""
         if self.bars:
             self.display.stop()
 
     def event(self, **fields: Any) -> None:
-        """One JSON line, if this is not a terminal."""
-        if not self.bars:
+        """One JSON line, for a program."""
+        if self.mode == "json":
             elapsed = round(time.monotonic() - self.started, 3)
             print(json.dumps({"seconds": elapsed, **fields}), flush=True)
 
@@ -82,17 +100,15 @@ class Reporter:
 
     def note(self, kind: str, message: str, uri: str | None = None) -> None:
         """Something that people should know, and that is no loss."""
-        self.say(f"{kind}: {uri + ': ' if uri else ''}{message}")
+        self.say(Text(f"{kind}: {uri + ': ' if uri else ''}{message}"))
         self.event(event=kind, message=message, **({"uri": uri} if uri else {}))
 
     def settled(self, event: Settled) -> None:
         """Lines at most once a second, but for a stage's first and last and for every loss."""
         tally, name = event.tally, event.stage.name
         done = tally.done + tally.failed
-        if self.bars:
-            if name not in self.tasks:
-                self.tasks[name] = self.display.add_task(name, total=tally.known)
-            self.display.update(self.tasks[name], completed=done, total=tally.known)
+        now = time.monotonic()
+        self.began.setdefault(name, now)
         if event.outcome.failure is not None:
             self.lost(event.outcome.failure)
         for failure in event.outcome.result.failures if event.outcome.result is not None else ():
@@ -100,13 +116,31 @@ class Reporter:
                 self.see(Noted("warning", failure.message, failure.uri))
         for failure in lost_of(event.outcome.result.failures) if event.outcome.result is not None else ():
             self.lost(failure)
-        now = time.monotonic()
+        if self.bars:
+            self.draw(name, tally, now)
         if done in (1, tally.known) or now - self.last_line >= 1:
             self.last_line = now
             self.event(event="stage", stage=name, done=done, items=tally.known)
 
+    def draw(self, name: str, tally: Tally, now: float) -> None:
+        """One step's bar: items, frames a second, what is left of the items that are known, and losses so far."""
+        done = tally.done + tally.failed
+        # The first item opens the step's model: its time says little of the others'.
+        fresh, elapsed = tally.frames, now - self.started
+        rate = fresh / elapsed if elapsed > 0 else 0.0
+        left = seconds_left(now - self.began[name], done - tally.resumed - 1, tally.known - done)
+        fields: dict[str, Any] = {
+            "known": f"{tally.known:,}",
+            "rate": f"{rate:,.1f} frames/s" if fresh else "",
+            "left": "done" if done == tally.known else "" if left is None else f"{clock(left)} left",
+            "lost": f"{self.losses[name]:,} lost" if self.losses[name] else "",
+        }
+        if name not in self.rows:
+            self.rows[name] = self.display.add_task(name, total=tally.known, **fields)
+        self.display.update(self.rows[name], completed=done, total=tally.known, **fields)
+
     def status(self, status: Status) -> None:
-        """The table of a long run. What is zero is left out: in the morning "done 1,200 failed 3" is what a person reads."""
+        """How far a long run is. What is zero is left out: in the morning "done 1,200 failed 3" is what a person reads."""
         seconds, eta = max(status.seconds, 1e-9), status.eta_seconds
         steps = {}
         for name, tally in status.steps.items():
@@ -125,27 +159,41 @@ class Reporter:
             busy_share=round(status.busy_share, 3),
             eta_seconds=None if eta is None else round(eta),
         )
-        if not self.bars:
-            return
-        known = "?" if status.sources_known is None else status.sources_known
-        left = "" if eta is None else f", about {eta / 60:.0f} min left"
-        busy = f"{status.workers} workers {status.busy_share:.0%} busy"
-        columns = list(dict.fromkeys(word for fields in steps.values() for word in fields))
-        table = Table("step", *columns, title=f"{status.sources} of {known} sources, {busy}{left}")
-        for name, fields in steps.items():
-            table.add_row(name, *(str(fields.get(word, "")) for word in columns))
-        self.display.console.print(table)
-
-    def say(self, text: str) -> None:
+        known = "?" if status.sources_known is None else f"{status.sources_known:,}"
+        left = "" if not eta else f", about {clock(eta)} left"
+        who = f"{status.workers} {'worker' if status.workers == 1 else 'workers'} {status.busy_share:.0%} busy"
+        lost = f", {self.losses.total():,} lost" if self.losses.total() else ""
+        headline = f"{clock(time.monotonic() - self.started)}  {status.sources:,} of {known} sources, {who}{left}{lost}"
         if self.bars:
-            self.display.console.print(text, markup=False, highlight=False)
+            # The bars say the rest.
+            if "" not in self.rows:
+                self.rows[""] = self.display.add_task("", total=None, known="", rate="", left="", lost="")
+            total = status.sources_known
+            shown: dict[str, Any] = {"known": known, "rate": who, "left": left.removeprefix(", about "), "lost": ""}
+            self.display.update(self.rows[""], description="sources", completed=status.sources, total=total, **shown)
+        if self.mode == "text":
+            columns = list(dict.fromkeys(word for fields in steps.values() for word in fields))
+            table = Table("step", box=SIMPLE_HEAD, pad_edge=False)
+            for word in columns:
+                table.add_column(word.replace("frames_per_second", "frames/s"), justify="right")
+            for name, row in steps.items():
+                table.add_row(name, *(f"{row[word]:,}" if word in row else "" for word in columns))
+            self.say(Text(headline))
+            self.say(table)
+
+    def say(self, what: Text | Table) -> None:
+        """To whoever reads; not in JSON. Paths are data, and what stands in brackets in one is no style."""
+        if self.bars:
+            self.display.console.print(what, soft_wrap=True)
+        elif self.mode == "text":
+            plain = Console(file=sys.stdout, width=TEXT_COLUMNS, color_system=None, highlight=False)
+            plain.print(what, soft_wrap=isinstance(what, Text))
+            sys.stdout.flush()
 
     def lost(self, failure: Failure) -> None:
         where = "" if failure.pts is None else f" pts {failure.pts}"
-        if self.bars:
-            # Paths are data, and what stands in brackets in one is no style.
-            said = Text.assemble(("lost", "red"), f" {failure.uri}{where} ({failure.stage}): {failure.message}")
-            self.display.console.print(said, soft_wrap=True)
+        self.losses[failure.stage] += 1
+        self.say(Text.assemble(("lost", "red"), f" {failure.uri}{where} ({failure.stage}): {failure.message}"))
         self.event(
             event="lost",
             uri=failure.uri,
@@ -173,7 +221,7 @@ class Reporter:
             inputs.append(said)
         if outputs is not None:
             more = {"outputs": [outputs.of(source).video for source in sources], **more}
-        print(json.dumps({"event": "plan", "job": job, "inputs": inputs, **more}, indent=1 if self.bars else None))
+        print(json.dumps({"event": "plan", "job": job, "inputs": inputs, **more}, indent=None if self.mode == "json" else 1))
 
     def write_report(
         self,
@@ -220,13 +268,50 @@ class Reporter:
             **({"report": self.report} if self.report is not None else {}),
             **more,
         }
-        if self.bars:
-            words = "  ".join(f"{name} {value}" for name, value in fields.items())
-            print(f"{job}: {words}  in {time.monotonic() - self.started:.1f} s")
+        if self.mode in ("bars", "text"):
+            print("\n".join(last_lines(job, summary, inputs, time.monotonic() - self.started, self.report, more)))
         seconds = {name: round(value, 3) for name, value in sorted(summary.seconds.items())}
         self.event(event="done", job=job, **fields, seconds_by_part=seconds)
         limit = allowed if isinstance(allowed, int) else allowed * max(inputs, 1)
         return FAILED if summary.sources_failed > limit or (summary.lost_count and not limit) else 0
+
+
+def mode_of(progress: str) -> Mode:
+    """`--progress`. auto: bars on a terminal, text in the log of a submitted Ray job, JSON elsewhere."""
+    if progress != "auto":
+        return progress  # type: ignore[return-value]
+    if sys.stderr.isatty():
+        return "bars"
+    return "text" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else "json"
+
+
+def seconds_left(elapsed: float, done: int, waiting: int) -> float | None:
+    """As if the items that wait took as long as those that were done since the first; None where that says nothing."""
+    return elapsed / done * waiting if done > 0 and elapsed > 0 else None
+
+
+def clock(seconds: float) -> str:
+    """`12 s`, `3 min`, `2 h 05 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def last_lines(
+    job: str, summary: Summary, inputs: int, seconds: float, report: str | None, places: Mapping[str, Any]
+) -> list[str]:
+    """What a person reads at the end: what was done, what was lost, and where everything is."""
+    counts = summary.counts
+    did = [f"{counts['frames']:,} frames", f"{counts['faces']:,} faces inverted", f"{counts['edits']:,} edited"]
+    did = [one for one, count in zip(did, (counts["frames"], counts["faces"], counts["edits"]), strict=True) if count]
+    before = f" ({summary.sources_skipped:,} finished before)" if summary.sources_skipped else ""
+    its = f"{summary.sources_failed:,} {'input' if summary.sources_failed == 1 else 'inputs'}"
+    lost = f"{summary.lost_count:,} lost, in {its}" if summary.lost_count else "nothing was lost"
+    what = ", ".join(did) or "nothing was left to do"
+    lines = [f"{job}: {inputs:,} {'input' if inputs == 1 else 'inputs'}{before}, {what}, in {clock(seconds)}; {lost}"]
+    named = {"result": places.get("out"), "report": report, "store": places.get("store")}
+    return lines + [f"  {name:<7} {where}" for name, where in named.items() if where]
 
 
 def planned(source: Source, outputs: Outputs) -> dict[str, Any]:

@@ -642,12 +642,18 @@ def test_inspect_lists_edits_and_what_others_lack(
 # ------------------------------------------------------------------------------------------------------- for people
 
 
-def test_on_a_terminal_there_are_bars_and_one_last_line(tmp_path: Path, clip: Path, bundle: Bundle) -> None:
+def test_on_a_terminal_there_is_a_bar_for_each_step_and_last_lines(tmp_path: Path, clip: Path, bundle: Bundle) -> None:
     with pytest.MonkeyPatch.context() as patch:
         tiny.command_finds_marks(patch)
         words = ["edit", str(clip), "--edit", "warm=1@track=0+9", "--out", str(tmp_path / "o.mp4"), "--progress", "bars"]
         result = CliRunner().invoke(app, [*words, "--model", str(bundle.path), "--preset", "ultrafast"])
     assert result.exit_code == 1
-    (line,) = result.stdout.splitlines()
-    assert line.startswith("edit: inputs 1  frames 20  faces 40  edits 20  failures 1")
+    line, *places = result.stdout.splitlines()
+    assert line.startswith("edit: 1 input, 20 frames, 40 faces inverted, 20 edited, in ") and line.endswith(
+        "1 lost, in 1 input"
+    )
+    assert places == [f"  result  {tmp_path / 'o.mp4'}", f"  report  {tmp_path / 'o.report.html'}"]
+    for step in ("scan", "track", "invert", "plan", "render", "finalize"):
+        assert step in result.stderr
+    assert "frames/s" in result.stderr and "1 lost" in result.stderr
     assert "track 9" in result.stderr.replace("\n", " ")

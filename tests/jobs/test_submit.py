@@ -106,7 +106,18 @@ def test_a_submitted_job_edits_real_clips_and_continues(head: Head, tmp_path: Pa
         "--out",
         tmp_path / "out",
     )
-    options = ("--ray-address", "auto", "--gpus-per-worker", "1", "--chunk-frames", "8", "--preset", "ultrafast")
+    options = (
+        "--ray-address",
+        "auto",
+        "--gpus-per-worker",
+        "1",
+        "--chunk-frames",
+        "8",
+        "--preset",
+        "ultrafast",
+        "--progress",
+        "json",
+    )
     code, lines = submit(head, *words, *options)
     done = lines[-1]
     assert code == 0 and done["event"] == "done" and done["inputs"] == 2 and done["frames"] == 13 and done["edits"] >= 12
