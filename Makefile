@@ -78,7 +78,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,train]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,train,studio]"
 	touch $@
 
 clean:

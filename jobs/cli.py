@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "render": Subcommand("jobs.render", "render", "Apply edits to the stored faces and write the edited videos."),
     "edit": Subcommand("jobs.edit", "edit", "Edit the faces of every INPUT: invert, then render."),
     "preview": Subcommand("jobs.preview", "preview", "A few faces with each edit and all together: one picture, in seconds."),
+    "studio": Subcommand("jobs.studio", "studio", "A local page to compose a recipe by looking: sliders, keyframes, render."),
     "report": Subcommand("jobs.report", "report", "What was made, how it came out, worst frames, losses: one HTML file."),
     "plan": Subcommand("jobs.plan", "plan", "What an edit will take: frames, faces, seconds of work, bytes, hours."),
     "describe": Subcommand("jobs.describe", "describe", "The whole contract as JSON: commands, options, exit codes, files."),

@@ -33,6 +33,7 @@ FILES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "render": {"reads": ("store", "inputs", "model", "recipe", "editors"), "writes": ("out", "store")},
     "edit": {"reads": ("inputs", "model", "recipe", "editors", "store"), "writes": ("out", "store")},
     "preview": {"reads": ("inputs", "store", "model", "recipe", "editors"), "writes": ("out",)},
+    "studio": {"reads": ("inputs", "store", "model", "recipe", "editors"), "writes": ("store", "recipe", "out")},
     "report": {"reads": ("store", "out"), "writes": ("out",)},
     "plan": {"reads": ("inputs", "model", "recipe", "editors"), "writes": ()},
     "describe": {"reads": (), "writes": ()},

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-PACKAGES: Final = ("schemas", "ops", "pipeline", "jobs")
+PACKAGES: Final = ("schemas", "ops", "pipeline", "jobs", "styleres")
 """From the lowest to the highest: each may import those before it."""
 
 ORDER: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {

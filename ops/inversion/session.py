@@ -40,7 +40,9 @@ def feature_dtype(precision: Precision) -> torch.dtype:
 class Session:
     """A model on its device, in batches."""
 
-    def __init__(self, model: Inverter, *, device: str, precision: Precision, batch_size: int):
+    def __init__(self, model: Inverter, *, device: str, precision: Precision, batch_size: int, quantum: int = QUANTUM):
+        """quantum: on a CPU batches are padded to multiples of it. 1 makes a single picture at a third of the cost, with other
+        last bits (1e-4 levels) than a full batch: for a picture that is looked at while somebody moves a slider."""
         if batch_size < 1:
             raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
         self.device = torch.device(device)
@@ -48,6 +50,7 @@ class Session:
         self.model = channels_last(model).to(self.device)
         self.model.feature_dtype = feature_dtype(precision)
         self.batch_size = batch_size
+        self.quantum = quantum
 
     @property
     def input_size(self) -> int:
@@ -88,7 +91,7 @@ class Session:
             return levels_from_images(self.model.generate(code, kept, offset, unedited_NLD=before, size=size))[:rows]
 
         side = size or self.model.config.generator.resolution
-        return np.concatenate(self._in_batches(len(wplus_NLD), one, most=max(QUANTUM, CELLS // side**2)))
+        return np.concatenate(self._in_batches(len(wplus_NLD), one, most=max(self.quantum, CELLS // side**2)))
 
     def _in_batches(self, count: int, one: Callable[[int, np.ndarray], T], most: int | None = None) -> list[T]:
         """`one` takes (rows that count, indices of a batch). Where memory ends, batches are half as large from then on.
@@ -100,7 +103,7 @@ class Session:
         while start < count:
             full = min(self.batch_size, most or self.batch_size) if on_cpu else self.batch_size
             stop = min(start + full, count)
-            length = min(full, -(-(stop - start) // QUANTUM) * QUANTUM) if on_cpu else full
+            length = min(full, -(-(stop - start) // self.quantum) * self.quantum) if on_cpu else full
             padded = np.minimum(np.arange(start, start + length), count - 1)
             try:
                 with torch.inference_mode():

@@ -681,6 +681,10 @@ def test_hugging_face_datasets_reads_every_table(
     applied = columns.edits_table(SOURCE, 0, pts, "r", ["smile"], np.ones((12, 1)), np.ones((12, 1)))
     store.write_part("edits", SOURCE, "r", applied)
     store.write_failures("scan", [schemas.Failure(SOURCE, "a.mp4", "scan", "no_face")])
+    measured = {"source_id": SOURCE, "track_id": 0, "recipe_id": "r", "path": "a.mp4", "thumbnail": b"RIFF"}
+    measured |= {"inversion_error": 1.0, "edit_size": 2.0, "trouble": 0.1}
+    rows = [measured | {"pts": int(at)} for at in pts]
+    store.write_part("quality", SOURCE, "r", pa.Table.from_pylist(rows, schema=schemas.quality_schema()))
     for table, count in store.row_counts().items():
         if table == "segments":  # none written: a table without files cannot be loaded, the rest can
             continue
