@@ -27,8 +27,9 @@ from jobs.common.report_data import (
 )
 from pipeline.store.places import Place, joined, place, write_text
 from pipeline.store.tables import Store, StoreError
+from pipeline.store.upkeep import REPORT
 
-NAME: Final = "report.html"
+NAME: Final = REPORT
 PAGE_BYTES: Final = 4_500_000
 """Of sections on one page; what stands above them comes on top of the first."""
 GALLERY: Final = 12

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,10 @@ from schemas import source_id_from_sha256
 
 JOINED_BYTES = 64 << 20
 """A render reads whole parts, so they stay small enough to be read for one chunk."""
+REPORT = "report.html"
+"""The name of a report, in a folder of results or in a store; of one file's, what its name ends in."""
+PICTURES = ("thumbnail", "picture")
+"""Columns of `quality` that show a face and what is beside it."""
 JOINED_TABLES = ("frames", "faces", "tracks", "latents", "residuals")
 
 
@@ -253,9 +257,12 @@ def _delete(store: Store, record: str, content: Mapping[str, Any] | None) -> tup
                 keep = np.array([not places.covers(pts, box_4) for pts, box_4 in found], bool)
             else:
                 keep = rows["track_id"].to_numpy() != track_id
+            shows = table == "quality" and any(rows[name].null_count < len(rows) for name in PICTURES)
+            if shows:
+                rows = without_pictures(rows, set(content["seen"]["pts"]))
             name = f"{table}/{source_id}/{file.path.name}"
             # One that a killed deletion has rewritten is vouched for as it was before.
-            if keep.all() and (name not in vouched or as_written(file.path, vouched[name])):
+            if keep.all() and not shows and (name not in vouched or as_written(file.path, vouched[name])):
                 continue
             removed[table] = removed.get(table, 0) + int((~keep).sum())
             written = store.write_part(table, source_id, file.path.stem, rows.filter(pa.array(keep)))
@@ -289,11 +296,24 @@ def _recount(store: Store, source_id: str, vouched: Mapping[str, Written]) -> It
         return  # whoever makes the part again counts anew
 
 
+def without_pictures(rows: pa.Table, pts: Collection[int]) -> pa.Table:
+    """Rows of `quality` without pictures at those pts: a picture of one face may show another beside it."""
+    shown_N = np.array([at in pts for at in rows["pts"].to_pylist()], bool)
+    for name in PICTURES:
+        kept = [None if gone else one for one, gone in zip(rows[name].to_pylist(), shown_N, strict=True)]
+        at = rows.schema.get_field_index(name)
+        rows = rows.set_column(at, rows.schema.field(at), pa.array(kept, pa.binary()))
+    return rows
+
+
 def renders_of(store: Store, source_id: str) -> list[str]:
-    """The files that renders of a source made."""
+    """The files that renders of a source made, and the reports beside them, which show its worst frames."""
     stages = [stage for stage in folders(store.root / "manifests") if stage.startswith("render-")]
     found = [store.read_manifest(stage, source_id) or {} for stage in stages]
-    return [file["path"] for content in found for file in content.get("outputs", [])]
+    made = [file["path"] for content in found for file in content.get("outputs", [])]
+    beside = [place(path).with_name(name) for path in made for name in (REPORT, f"{place(path).stem}.{REPORT}")]
+    reports = dict.fromkeys(str(path) for path in [*beside, joined(store.root, REPORT)] if exists(path))
+    return [*made, *reports]
 
 
 def rewrite_manifest(store: Store, source_id: str, files: list[Written], *, without: int | None = None) -> None:

@@ -58,11 +58,13 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def styleres(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> Styleres:
-    """Runs `styleres …`; jobs that take a model get the tiny one, and CPU time is not spent on presets."""
+    """Runs `styleres …`; jobs that take a model get the tiny one, and CPU time is not spent on presets, nor on reports."""
     tiny.command_finds_marks(monkeypatch)
 
-    def run(job: str, *arguments: object) -> Ran:
+    def run(job: str, *arguments: object, report: bool = False) -> Ran:
         words = [job, *map(str, arguments)]
+        if job in ("edit", "invert", "render") and not report and "--no-report" not in words:
+            words.append("--no-report")
         if job != "inspect" and "--model" not in words:
             words += ["--model", str(bundle.path)]
         if job in ("edit", "render") and "--preset" not in words:

@@ -89,14 +89,15 @@ def runs(tmp_path: Path) -> Iterator[Runs]:
 
 def left_by(folder: Path) -> dict[str, Any]:
     store = Store.open(folder / "store")
-    tables = ("sources", "frames", "faces", "tracks", "latents", "residuals", "edits", "segments", "failures")
+    tables = ("sources", "frames", "faces", "tracks", "latents", "residuals", "edits", "segments", "quality", "failures")
     left: dict[str, Any] = {}
     for name in tables:
         rows = store.read(name).to_pylist()
-        for row in rows if name == "segments" else ():
+        for row in rows if name in ("segments", "quality") else ():
             row["path"] = Path(row["path"]).name
         left[name] = [repr(row) for row in rows]  # landmarks of whole frames are no numbers, and not equal to themselves
-    left["out"] = {path.name: path.read_bytes() for path in sorted((folder / "out").iterdir())}
+    made = sorted((folder / "out").iterdir())
+    left["out"] = {path.name: path.read_bytes() for path in made if path.suffix != ".html"}
     left["complete"] = [one for one in store.stored_source_ids() if store.is_complete(one)]
     left["damaged"] = [store.verify(source_id) for source_id in store.stored_source_ids()]
     for name in ("ledger", "work"):

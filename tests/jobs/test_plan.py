@@ -52,7 +52,7 @@ def test_a_store_is_verified_compacted_exported_and_forgets_a_person(
 ) -> None:
     root = tmp_path / "store"
     arguments = ("edit", clip, "--edit", "warm=1", "--out", tmp_path / "o.mp4", "--store", root, "--chunk-frames", "5")
-    assert styleres(*arguments).code == 0
+    assert styleres(*arguments, report=True).code == 0
     rows = tiny.rows_of(Store.open(root))
     # verify: nothing, then one flipped bit, which only the invert of that chunk mends.
     assert store_command("verify", root)[:2] == (0, {"event": "done", "job": "store verify", "damaged": 0})
@@ -84,7 +84,13 @@ def test_a_store_is_verified_compacted_exported_and_forgets_a_person(
     assert store_command("delete-track", root, "--source", "marked.mp4", "--track", "7")[0] == 2
     code, did, _ = store_command("delete-track", root, "--source", "marked.mp4", "--track", "0")
     assert code == 0 and did["files_that_show_it"][0] == str(tmp_path / "o.mp4")
-    assert did["rows_removed"] == {"latents": 20, "residuals": 20, "edits": 20, "faces": 20, "tracks": 20}
+    assert did["files_that_show_it"][-1] == str(tmp_path / "o.report.html"), "its worst frames are in there"
+    removed = {"latents": 20, "residuals": 20, "quality": 20, "edits": 20, "faces": 20, "tracks": 20}
+    assert did["rows_removed"] == removed
+    quality = Store.open(root).read("quality")
+    assert set(quality["track_id"].to_pylist()) == {1} and len(quality) == 20
+    for name in ("thumbnail", "picture"):  # the other one was in every frame, beside this one
+        assert quality[name].null_count == 20
     for name, table in tiny.rows_of(Store.open(root)).items():
         if "track_id" in table.column_names and name not in ("frames", "faces"):
             assert set(table["track_id"].to_pylist()) == {1}, name

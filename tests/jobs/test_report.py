@@ -68,7 +68,7 @@ def test_a_job_leaves_a_report_of_what_it_did(tmp_path: Path, styleres: Styleres
     broken.write_bytes(b"no video")
     out, root = tmp_path / "out", tmp_path / "store"
     words = ("edit", clip, other, broken, empty, "--edit", "warm=0:0,0.5:2", "--edit", "cold=1", "--out", out, "--store", root)
-    ran = styleres(*words)
+    ran = styleres(*words, report=True)
     assert ran.code == 1 and ran.done["report"] == str(out / "report.html")
     text, page = read(out / "report.html")
     assert "no <b>video" not in text and "no &lt;b&gt;video.mp4" in text, "names are data"
@@ -106,7 +106,7 @@ def test_no_report_where_none_is_wanted(tmp_path: Path, styleres: Styleres, othe
 
 def test_a_store_that_is_thrown_away_leaves_its_report(tmp_path: Path, styleres: Styleres, other: Path) -> None:
     out = tmp_path / "out"
-    assert styleres("edit", other, "--edit", "warm=1", "--out", f"{out}/").code == 0
+    assert styleres("edit", other, "--edit", "warm=1", "--out", f"{out}/", report=True).code == 0
     assert "inversion error over" in read(out / "report.html")[0]
     refused = report(out)
     assert refused.exit_code == 2 and "was not kept" in refused.stderr
@@ -115,11 +115,11 @@ def test_a_store_that_is_thrown_away_leaves_its_report(tmp_path: Path, styleres:
 
 def test_an_inversion_and_its_render_have_a_report_each(tmp_path: Path, styleres: Styleres, other: Path) -> None:
     root = tmp_path / "store"
-    assert styleres("invert", other, "--store", root).done["report"] == str(root / "report.html")
+    assert styleres("invert", other, "--store", root, report=True).done["report"] == str(root / "report.html")
     text, _ = read(root / "report.html")
     assert "Everything was inverted" in text and "trouble" not in re.sub(r"<style>.*?</style>", "", text, flags=re.S)
     for at, edit in enumerate(("warm=1", "cold=2")):  # the second takes the first one's place
-        ran = styleres("render", "--store", root, "--edit", edit, "--out", tmp_path / "o.mp4", "--overwrite")
+        ran = styleres("render", "--store", root, "--edit", edit, "--out", tmp_path / "o.mp4", "--overwrite", report=True)
         assert ran.code == 0 and ran.done["report"] == str(tmp_path / "o.report.html")
         text, page = read(tmp_path / "o.report.html")
         assert f"strength of {edit.split('=')[0]}" in text
@@ -129,7 +129,7 @@ def test_an_inversion_and_its_render_have_a_report_each(tmp_path: Path, styleres
 
 def test_a_large_report_goes_over_pages(tmp_path: Path, styleres: Styleres, clip: Path, other: Path) -> None:
     root, out = tmp_path / "store", tmp_path / "out"
-    assert styleres("edit", clip, other, "--edit", "warm=1", "--out", out, "--store", root).code == 0
+    assert styleres("edit", clip, other, "--edit", "warm=1", "--out", out, "--store", root, report=True).code == 0
     store = Store.open(root)
     path = tmp_path / "pages" / "r.html"
     pages = report_page.write_report(place(str(path)), store, entries_of(store), [], title="all", page_bytes=1000)
@@ -143,7 +143,7 @@ def test_a_large_report_goes_over_pages(tmp_path: Path, styleres: Styleres, clip
 
 def test_a_damaged_source_is_shown_as_that(tmp_path: Path, styleres: Styleres, clip: Path, other: Path) -> None:
     root, out = tmp_path / "store", tmp_path / "out"
-    assert styleres("edit", clip, other, "--edit", "warm=1", "--out", out, "--store", root).code == 0
+    assert styleres("edit", clip, other, "--edit", "warm=1", "--out", out, "--store", root, report=True).code == 0
     victim = next((root / "quality").rglob("*.parquet"))
     victim.write_bytes(victim.read_bytes()[:200])
     done = report(root, "--out", tmp_path / "r.html")
@@ -159,7 +159,7 @@ def test_a_report_that_cannot_be_written_is_no_loss(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(report_page, "write_text", full)
-    ran = styleres("edit", other, "--edit", "warm=1", "--out", tmp_path / "o.mp4")
+    ran = styleres("edit", other, "--edit", "warm=1", "--out", tmp_path / "o.mp4", report=True)
     assert ran.code == 0 and "report" not in ran.done
     assert any(line["event"] == "report" and "No space" in line["message"] for line in ran.lines)
 
