@@ -1,10 +1,10 @@
-"""How long a person waits: for a preview, from the start of the command to its end; for the studio's picture, after a slider moved.
+"""How long a person waits: for a preview, from start to end of the command, and for the studio's picture after a slider moved.
 
     python -m benchmarks.looking --clip CLIP [--store STORE] [--rounds 3]
 
-A preview is its own process, imports included, as a user starts it. The studio's pictures are made as its page makes them, encoded
-for the browser, without the way there. On a busy machine the processor seconds are the number that can be compared; both are printed,
-the fastest of the rounds. STORE: one of the default model; made of the clip if not given.
+A preview is its own process, imports included, as a user starts it. The studio's pictures are made as its page makes them, and
+encoded for the browser, without the way there. On a busy machine the processor seconds are the number that can be compared;
+both are printed, the fastest of the rounds. STORE: one of the default model; made of the clip if not given.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ class Reporter:
             self.display.update(self.rows[""], description="sources", completed=status.sources, total=total, **shown)
         if self.mode == "text":
             columns = list(dict.fromkeys(word for fields in steps.values() for word in fields))
-            table = Table("step", box=SIMPLE_HEAD, pad_edge=False)
+            table = Table("step", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
             for word in columns:
                 table.add_column(word.replace("frames_per_second", "frames/s"), justify="right")
             for name, row in steps.items():

@@ -113,7 +113,7 @@ def test_the_last_lines_say_where_everything_is() -> None:
 
 
 def test_times() -> None:
-    assert [clock(one) for one in (0, 99, 100, 5990, 6000)] == ["0 s", "99 s", "2 min", "100 min", "1 h 40 min"]
+    assert [clock(one) for one in (0, 99, 100, 5900, 6000)] == ["0 s", "99 s", "2 min", "98 min", "1 h 40 min"]
     assert seconds_left(10, 5, 10) == 20 and seconds_left(10, 0, 10) is None and seconds_left(0, 5, 1) is None
 
 
