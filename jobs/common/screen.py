@@ -134,6 +134,10 @@ class Screen:
         rows, _ = self.store.readable_sources()
         return {key: PurePath(row["uri"]).name for key, row in rows.items()}
 
+    def count(self) -> int:
+        """How many sources there are, without looking into them."""
+        return len(self.store.stored_source_ids())
+
     def clip(self, key: str) -> Clip:
         """A source. Read again when more of it has been inverted.
 

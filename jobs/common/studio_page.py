@@ -121,6 +121,7 @@ class Page:
         self.loading = False
         """Controls are being set to what the draft says, so what they report is no change."""
         self.rendering: Work | None = None
+        self.listed = self.screen.count()
         self.playing = False
 
     # ------------------------------------------------------------------------------------------------------ building
@@ -530,11 +531,11 @@ class Page:
         if work is not None:
             failed = work.losses[-1] if work.losses else ""
             self.state.set_text(f"inverting: {work.said}" if work.running else failed)
-        names = self.screen.names()
-        if names and not self.source.options:
-            self.source.set_options(names, value=next(iter(names)))
-        elif len(names) != len(self.source.options):
-            self.source.set_options(names)
+        count = self.screen.count()
+        if count != self.listed:
+            self.listed = count
+            names = self.screen.names()
+            self.source.set_options(names, value=self.source.value or next(iter(names), None))
         if self.clip is None or self.clip.complete:
             return
         try:
@@ -568,7 +569,7 @@ class Controls:
             with ui.element("div").classes("edit-line"):
                 self.slider = ui.slider(min=-reach, max=reach, step=0.05, value=offer.neutral or 0.0)
                 self.slider.props(f"dense aria-label='{offer.name}'").mark(f"slider-{offer.name}")
-                self.slider.on("update:model-value", lambda: self.moved(self.slider.value), throttle=0.08)
+                self.slider.on("update:model-value", lambda event: self.moved(event.args), throttle=0.08)
                 self.number = ui.number(value=offer.neutral or 0.0, step=0.1, format="%.2f", on_change=self.typed)
                 self.number.props(f"dense borderless aria-label='Strength of {offer.name}'").classes("edit-number")
             neutral = "no neutral strength: take it away with ×" if offer.neutral is None else f"neutral {offer.neutral:g}"

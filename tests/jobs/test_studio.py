@@ -129,7 +129,7 @@ def test_what_is_seen_is_what_is_rendered(chromium: Any, studio: Studio) -> None
         assert np.array_equal(plain, np.asarray(Image.open(studio.folder / "still.png"))), "no edit: the source"
         slider = page.get_by_role("slider", name="warm").first
         before = page.locator("img[alt=after]").get_attribute("src")
-        slider.focus()
+        slider.locator("[tabindex='0']").focus()
         for _ in range(20):
             page.keyboard.press("ArrowRight")
         page.wait_for_function("(old) => document.querySelector('img[alt=after]').getAttribute('src') !== old", arg=before)
