@@ -8,7 +8,6 @@ from pathlib import Path
 
 from jobs.common.prepare import (
     Given,
-    admission,
     open_store,
     outputs_from,
     require_untouched,
@@ -17,9 +16,9 @@ from jobs.common.prepare import (
 from jobs.common.report import Reporter
 from ops.checkpoints.bundle import DEFAULT, open_bundle
 from pipeline import flow
+from pipeline.engine.course import Course
 from pipeline.engine.runner import InProcessRunner, Runner
-from pipeline.engine.stage import Source as StoredSource
-from pipeline.engine.stage import Stage
+from pipeline.sources.outputs import Admission
 from pipeline.steps.plan import PlanSettings
 from pipeline.store.places import place
 from pipeline.store.tables import Store
@@ -71,10 +70,12 @@ def invert(
         given = Given([str(one) for one in listed(inputs)], reporter, allow_hdr=allow_hdr)
         policy, root = flow.Policy(overwrite, count=given.count), place(str(store))
 
-        def stages_of(target: Store) -> list[Stage]:
-            return flow.invert_stages(target, bundle, settings, compute)
+        def course_for(target: Store) -> Course:
+            stages = flow.invert_stages(target, bundle, settings, compute)
+            packs = flow.packs_of(target, bundle, settings, None, compute, policy=policy)
+            return flow.course_of(stages, (), target, reporter.see, policy, packs)
 
-        require_untouched(root, bundle, "float16", stages_of, given, policy, reporter.see)
+        require_untouched(root, bundle, "float16", course_for, given, policy)
         with working(root, str(store), "invert", keep=True):
             target = open_store(root, bundle, "float16")
             summary = flow.invert(
@@ -113,12 +114,12 @@ def render(
     with Reporter(progress="bars" if progress else "quiet") as reporter:
         given = Given.stored(target, list(only), reporter, allow_hdr=True)
         outputs = outputs_from(str(out), chosen.encode, given.listed, sheet=None, with_sheet=False, side_by_side=False)
-        policy = flow.Policy(overwrite, admission(outputs, overwrite=overwrite, drop_unsupported=False), given.count)
+        policy = flow.Policy(overwrite, Admission(outputs, overwrite, drop_unsupported=False), given.count)
         with working(target.root, str(out), "render", keep=True):
             summary = flow.render(
                 given.sources, outputs, target, bundle, chosen, compute, runner or InProcessRunner(), reporter.see, policy
             )
-        sources = [one for one in given.listed or [] if isinstance(one, StoredSource)]
+        sources = list(given.listed or [])
     if summary.lost and not allow_losses:
         raise Lost(summary.lost)
     return Rendered(tuple(outputs.of(source).video for source in sources), summary)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any, Final
@@ -17,7 +18,8 @@ import pyarrow.compute as pc
 
 from pipeline.engine.summary import Summary
 from pipeline.steps.plan import shot_cuts
-from pipeline.store.places import folders, is_url, joined, place, size_of
+from pipeline.store.packs import members_of
+from pipeline.store.places import folders, is_url, joined, listed, place, size_of
 from pipeline.store.records import BrokenRecord, read_record, write_record
 from pipeline.store.tables import Store, StoreError
 from schemas import PASSED_THROUGH, Failure
@@ -141,7 +143,9 @@ class Entry:
 
     @property
     def anchor(self) -> str:
-        return f"s-{self.source_id}-{self.recipe_id or 'none'}"
+        if self.output is None:
+            return f"s-{self.source_id}"
+        return f"s-{self.source_id}-{hashlib.sha256(self.output.encode()).hexdigest()[:8]}"
 
     @property
     def rank(self) -> tuple[bool, float, str]:
@@ -181,11 +185,11 @@ class Details:
 
     thumbnails: tuple[tuple[float, bytes], ...]
     """(seconds, WebP of source and result)."""
-    worst: tuple[WorstFrame, ...]
-    series: tuple[Series, ...]
-    strengths: Mapping[str, tuple[Series, ...]]
+    worst: tuple[WorstFrame, ...] = ()
+    series: tuple[Series, ...] = ()
+    strengths: Mapping[str, tuple[Series, ...]] = field(default_factory=dict)
     """Edit => its strength, times its weight, on each track."""
-    cuts: tuple[float, ...]
+    cuts: tuple[float, ...] = ()
     """Seconds of the shots' beginnings, but for the first."""
 
 
@@ -200,15 +204,31 @@ def entries_of(store: Store, out: str | None = None, only: Sequence[str] | None 
     only: these sources' keys.
     """
     ids = sorted({*store.stored_source_ids(), *store.stored_source_ids("failures")}) if only is None else only
+    made = files_made(store)
     for source_id in ids:
         try:
-            yield from _entries_of(store, source_id, out)
+            yield from _entries_of(store, source_id, out, made.get(source_id, ()))
         except StoreError as error:
             failure = Failure(source_id, source_id, "report", "damaged_part", str(error))
             yield Entry(source_id, source_id, "", 0, 0.0, 0, 0, failures=(failure,))
 
 
-def _entries_of(store: Store, source_id: str, out: str | None) -> Iterator[Entry]:
+def files_made(store: Store) -> dict[str, list[str]]:
+    """Source => the edited pictures that manifests of renders vouch for. Of videos the table `quality` says it, and more."""
+    found: dict[str, list[str]] = {}
+    for stage in folders(store.root / "manifests"):
+        if not stage.startswith("render-"):
+            continue
+        for file in listed(joined(store.root, f"manifests/{stage}"), ".json"):
+            content = store.read_manifest(stage, file.path.stem) or {}
+            outputs = [one["path"] for one in content.get("outputs", ())]
+            for source_id, mine in members_of(content).items():
+                paths = [outputs[at] for at in mine if not outputs[at].endswith(".contact_sheet.png")]
+                found.setdefault(source_id, []).extend(paths)
+    return found
+
+
+def _entries_of(store: Store, source_id: str, out: str | None, made: Sequence[str]) -> Iterator[Entry]:
     failures = tuple(Failure(**row) for row in store.failures(source_id).to_pylist())
     rows = store.read("sources", source_id).to_pylist()
     if not rows:
@@ -219,7 +239,7 @@ def _entries_of(store: Store, source_id: str, out: str | None) -> Iterator[Entry
     tick = row["time_base_num"] / row["time_base_den"]
     seconds = 0.0 if row["kind"] == "image" else (row["last_pts"] - row["pts"]) * tick
     tracks = pc.count_distinct(store.read("tracks", source_id, columns=["track_id"])["track_id"]).as_py()
-    faces = sum(part.row_count for part in store.parts("latents", source_id))
+    faces = len(store.read("latents", source_id, columns=["track_id"]))
     base = Entry(source_id, row["uri"], row["kind"], row["frame_count"], seconds, tracks, faces, failures=failures)
     columns = ["path", "recipe_id", *MEASURES, "trouble"]
     quality = store.read("quality", source_id, columns=columns)
@@ -227,7 +247,10 @@ def _entries_of(store: Store, source_id: str, out: str | None) -> Iterator[Entry
     for path, recipe_id in dict.fromkeys(zip(quality["path"].to_pylist(), quality["recipe_id"].to_pylist(), strict=True)):
         if out is None or is_below(path, out):
             files.setdefault(path, []).append(recipe_id)
-    if not files and (out is None or base.lost):
+    pictures = [path for path in dict.fromkeys(made) if path not in files and (out is None or is_below(path, out))]
+    for path in pictures:
+        yield replace(base, output=path, edits=faces)
+    if not files and not pictures and (out is None or base.lost):
         yield base
     for path, recipes in files.items():
         recipe_id = recipes[0] if len(recipes) == 1 else recipe_in(store, source_id, path, recipes)

@@ -25,6 +25,10 @@ from jobs.common.report_data import (
     reasons,
     worst_of,
 )
+from ops.video.errors import MediaError
+from ops.video.image import load_image
+from pipeline.sources.fetch import FETCHER
+from pipeline.steps.quality import THUMBNAIL_PIXELS, webp
 from pipeline.store.places import Place, joined, place, write_text
 from pipeline.store.tables import Store, StoreError
 from pipeline.store.upkeep import REPORT
@@ -216,6 +220,9 @@ def row_of(entry: Entry, page: str) -> dict[str, Any]:
 def section_of(store: Store, entry: Entry, again: str | None, *, several: bool) -> Section:
     if entry.output is None:
         return Section(entry, None, (), (), again)
+    if entry.recipe_id is None:
+        pair = picture_pair(entry.uri, entry.output)
+        return Section(entry, None if pair is None else Details(((0.0, pair),)), (), (), again)
     try:
         details = details_of(store, entry)
     except StoreError as error:
@@ -225,6 +232,21 @@ def section_of(store: Store, entry: Entry, again: str | None, *, several: bool) 
         shown = ()  # the thumbnail is the picture
     plots = () if entry.kind == "image" else tuple(plots_of(details, entry))
     return Section(entry, details, tuple(picture_of(one, full=several) for one in shown), plots, again)
+
+
+def picture_pair(source: str, result: str) -> bytes | None:
+    """A picture before and after as WebP, small, read from its files; None where one of them cannot be read any more."""
+    try:
+        frames = [load_image(uri, FETCHER.data(uri)).frame for uri in (source, result)]
+    except (OSError, MediaError, ValueError):
+        return None
+    if frames[0].shape != frames[1].shape:
+        return None
+    height, width = frames[0].shape[:2]
+    scale = THUMBNAIL_PIXELS / height
+    size = max(1, round(width * scale)), THUMBNAIL_PIXELS
+    small = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX, reducing_gap=2.0)) for frame in frames]
+    return webp(*small, quality=70)
 
 
 def picture_of(one: WorstFrame, *, full: bool) -> Picture:

@@ -159,6 +159,7 @@ TABLE: Final[Mapping[type, Shape]] = {
                 type=str | None,
                 read=lambda text: None if text is None else identity_settings(text),
             ),
+            "contact_sheets": Option("--contact-sheets", VIDEO),
         },
         more={"no_sheet": Option("--no-contact-sheet", VIDEO, "Do not write a contact sheet.", type=bool, default=False)},
         build=render_from,
