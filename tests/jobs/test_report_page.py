@@ -17,6 +17,7 @@ from pipeline.store.tables import Store
 from schemas import Failure
 from tests import browser, tiny
 
+pytestmark = pytest.mark.slow  # a browser takes seconds to start
 NARROW = "[document.documentElement.scrollWidth, innerWidth]"
 
 

@@ -11,6 +11,7 @@ from tests import needs, tiny
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "python.ipynb"
 
 
+@pytest.mark.slow
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat, nbclient = needs.package("nbformat"), needs.package("nbclient")
     clip = tiny.cut_of(needs.shared("videos/carphone_176x144.mp4"), tmp_path / "clip.mp4", 4)
