@@ -110,5 +110,4 @@ def test_links_lead_to_the_sources(chromium: Any, page_file: Path) -> None:
         page.locator("#table").get_by_text("other.mp4").click()
         target = page.locator(page.evaluate("location.hash"))
         assert target.locator("h3").inner_text().startswith("other.mp4")
-        # It scrolls smoothly, so that takes a moment.
         page.wait_for_function("Math.abs(document.querySelector(location.hash).getBoundingClientRect().top) < 400")
