@@ -27,6 +27,7 @@ from schemas.latents import (
     ResidualCodec,
     latents_schema,
     residual_bytes,
+    residual_channels,
     residual_layout,
     residuals_schema,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "primary_key",
     "quality_schema",
     "residual_bytes",
+    "residual_channels",
     "residual_layout",
     "residuals_schema",
     "segments_schema",
