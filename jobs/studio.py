@@ -14,7 +14,7 @@ import typer
 
 from jobs.common import options
 from jobs.common.errors import UsageError, explained
-from jobs.common.prepare import definitions_from, open_settled, open_store, stored_bundle
+from jobs.common.prepare import codec_for, definitions_from, open_settled, open_store, stored_bundle
 from jobs.common.screen import Screen
 from jobs.common.studio_guard import LOOPBACK
 from jobs.common.studio_work import Work
@@ -61,7 +61,7 @@ def studio(
             bundle = options.bundle_from(model or DEFAULT, method)
             root = store or f"{Path(where).stem}.store"
             # Made here, so that the page has something to look into before the first frame is inverted.
-            opened = open_store(root, bundle, "float16")
+            opened = open_store(root, bundle, codec_for(place(root), "auto"))
             words = ["invert", where, "--store", root, "--model", str(bundle.path), "--device", device, "--no-report"]
             work = Work(words)
         screen = Screen(opened, bundle, definitions, device)

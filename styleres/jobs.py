@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jobs.common.prepare import (
     Given,
+    codec_for,
     open_store,
     outputs_from,
     require_untouched,
@@ -75,9 +76,10 @@ def invert(
             packs = flow.packs_of(target, bundle, settings, None, compute, policy=policy)
             return flow.course_of(stages, (), target, reporter.see, policy, packs)
 
-        require_untouched(root, bundle, "float16", course_for, given, policy)
+        codec = codec_for(root, "auto")
+        require_untouched(root, bundle, codec, course_for, given, policy)
         with working(root, str(store), "invert", keep=True):
-            target = open_store(root, bundle, "float16")
+            target = open_store(root, bundle, codec)
             summary = flow.invert(
                 given.sources, target, bundle, settings, compute, runner or InProcessRunner(), reporter.see, policy
             )
