@@ -139,7 +139,7 @@ def test_what_is_seen_is_what_is_rendered(chromium: Any, studio: Studio) -> None
         seen = picture(page)
         page.get_by_label("render into").fill("pictures")
         page.get_by_role("button", name="Render").click()
-        made = page.locator(".result .path")
+        made = page.locator(".result .made-path")
         made.wait_for()
         path = studio.folder / "pictures" / "still.edited.png"
         assert made.inner_text() == str(path)
