@@ -524,7 +524,7 @@ class Page:
             ui.image(address)
         else:
             ui.video(address, autoplay=True, loop=True, muted=True)
-        ui.label(str(made[-1])).classes("path").mark("made")
+        ui.label(str(made[-1].absolute())).classes("made-path").mark("made")
 
     def poll_inversion(self) -> None:
         work = self.shop.inverting
