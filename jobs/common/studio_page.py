@@ -181,10 +181,20 @@ class Page:
                         one = ui.select(values, value=value, label=label, on_change=change)  # type: ignore[arg-type]
                         one.props("dense outlined").classes("wide").mark(label.split()[0])
                 with ui.element("div").classes("save"):
-                    self.file = ui.input("recipe", value="recipe.yaml").props("dense outlined").classes("grow").mark("file")
+                    self.file = (
+                        ui.input("recipe", value="recipe.yaml", on_change=self.draw_commands)
+                        .props("dense outlined")
+                        .classes("grow")
+                        .mark("file")
+                    )
                     ui.button("Save", on_click=self.save).props("outline").mark("save")
                 with ui.element("div").classes("save"):
-                    self.out = ui.input("render into", value="edited").props("dense outlined").classes("grow").mark("out")
+                    self.out = (
+                        ui.input("render into", value="edited", on_change=self.draw_commands)
+                        .props("dense outlined")
+                        .classes("grow")
+                        .mark("out")
+                    )
                     self.render_button = ui.button("Render", on_click=self.render).mark("render")
                 self.bar = ui.linear_progress(value=0, show_value=False).classes("wide").mark("progress")
                 self.bar.visible = False
