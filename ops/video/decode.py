@@ -20,7 +20,7 @@ from ops.video.convert import Conversion, Picture, RgbReader
 from ops.video.decord_source import DecordSource, decord_can_read, decord_is_bounded
 from ops.video.errors import MediaError
 from ops.video.image import load_image
-from ops.video.probe import SourceInfo, open_media, video_stream
+from ops.video.probe import SourceInfo, decoder_of, open_media, video_stream
 
 Backend = Literal["auto", "decord", "pyav"]
 
@@ -237,6 +237,7 @@ class _PyavSource:
 
     def _decoded(self, container: InputContainer, stream: VideoStream, sought: bool) -> Iterator[VideoFrame]:
         first_key: int | None = None
+        decode = decoder_of(stream, self._threads)
         try:
             for packet in container.demux(stream):
                 if sought and first_key is None and packet.size:
@@ -244,7 +245,7 @@ class _PyavSource:
                         continue
                     first_key = packet.pts
                 try:
-                    frames = stream.decode(packet)
+                    frames = decode(packet)
                 except av.error.InvalidDataError as error:
                     self._why = f" ({error.strerror})"
                     continue

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -276,6 +276,25 @@ def video_stream(container: InputContainer, index: int) -> VideoStream:
     return stream
 
 
+def decoder_of(stream: VideoStream, threads: int = 0) -> Callable[[Packet], Sequence[VideoFrame]]:
+    """Return what turns a stream's packets into frames: FFmpeg's own decoder, or libvpx for VP8 and VP9 with transparency.
+
+    Their alpha channel stands beside the pictures in Matroska and WebM (BlockAdditions); FFmpeg's own decoders leave it out.
+    """
+    name = _ALPHA_DECODERS.get(stream.codec_context.codec.canonical_name)
+    if name is not None and {str(k).lower(): v for k, v in stream.metadata.items()}.get("alpha_mode") == "1":
+        try:
+            context = av.CodecContext.create(name, "r")
+        except av.codec.codec.UnknownCodecError:
+            return stream.decode
+        context.thread_count = threads
+        return lambda packet: context.decode(packet if packet.size else None)  # type: ignore[attr-defined] # of video
+    return stream.decode
+
+
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+
 def seconds_per_tick(stream: Stream) -> Fraction:
     """The stream's time base."""
     if not stream.time_base:
@@ -414,10 +433,11 @@ def decoded_frames(file: str | Path, index: int) -> Iterator[VideoFrame]:
     with open_media(file) as container:
         stream = video_stream(container, index)
         stream.thread_type = "AUTO"
+        decode = decoder_of(stream)
         try:
             for packet in container.demux(stream):
                 try:
-                    frames = stream.decode(packet)
+                    frames = decode(packet)
                 except av.error.InvalidDataError:
                     continue
                 yield from frames

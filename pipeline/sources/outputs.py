@@ -13,7 +13,9 @@ from ops.video.image import IMAGE_SUFFIXES
 from pipeline.engine.stage import Source
 
 MEDIA_SUFFIXES = frozenset(
-    {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv"} | IMAGE_SUFFIXES
+    {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mxf"}
+    | {".vob", ".ogv", ".asf", ".divx", ".dv", ".f4v", ".3g2", ".m2v", ".qt", ".gif"}
+    | IMAGE_SUFFIXES
 )
 SUFFIXED = (".edited.side_by_side.webm", ".edited.jpeg.contact_sheet.png")
 """The longest of what a name may get at its end."""
