@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 from ops.checkpoints.bundle import Bundle
 from ops.device import Device
@@ -49,6 +50,7 @@ from pipeline.engine.ledger import Ledger, Seal
 from pipeline.engine.runner import Report, Runner
 from pipeline.engine.stage import Source, Stage
 from pipeline.engine.summary import Summary, lost_of
+from pipeline.sources.fetch import is_plain
 from pipeline.sources.inputs import MADE_WITH
 from pipeline.sources.outputs import Outputs
 from pipeline.sources.rows import source_row
@@ -58,6 +60,7 @@ from pipeline.steps.plan import Plan, PlanSettings
 from pipeline.steps.render import Render
 from pipeline.steps.scan import Scan
 from pipeline.steps.track import TrackFaces
+from pipeline.store import upkeep
 from pipeline.store.parts import Written
 from pipeline.store.records import digest
 from pipeline.store.tables import Store
@@ -303,6 +306,15 @@ def course_of(
     def started(source: Source) -> list[Written]:
         return [store.write_part("sources", source.source_id, 0, source_row(source))] if inverts else []
 
+    def moved(source: Source) -> str | None:
+        """A file that was renamed or moved since: a render of the store would look for it where it was."""
+        if not inverts or not is_plain(source.uri):
+            return None
+        known: str = store.read("sources", source.source_id, columns=["uri"])["uri"][0].as_py()
+        if known == source.uri or not is_plain(known) or Path(known).exists():
+            return None
+        return upkeep.move_source(store, source.source_id, source.uri)
+
     return Course(
         stages,
         sources,
@@ -312,6 +324,7 @@ def course_of(
         admit=policy.admit,
         changed=changed,
         started=started,
+        moved=moved,
         count=policy.count,
     )
 

@@ -6,6 +6,7 @@ and the residual matters, so a test that compares two runs compares something.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -275,7 +276,7 @@ def inverted(
     return store, summary
 
 
-LOSSLESS = EncodeOptions(codec="ffv1", gop_frames=8)
+LOSSLESS = EncodeOptions(codec="ffv1", pix_fmt="bgr0", gop_frames=8)  # the numbers that an edit works with
 
 
 def rendered(
@@ -307,6 +308,13 @@ def rendered(
     compute = flow.Compute("cpu", "fp32", batch_size, chunk_frames, backend, gpus_per_worker=gpus_per_worker)
     summary = flow.render(sources, outputs, store, bundle, settings, compute, runner or InProcessRunner(), silent)
     return [Path(outputs.of(source).video) for source in sources], summary
+
+
+def forget(store: Store, source: Source) -> None:
+    """As if a source had never been in a local store."""
+    root = Path(str(store.root))
+    for path in list(root.glob(f"*/{source.source_id}")) + list(root.glob(f"*/*/{source.source_id}*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def rows_of(store: Store) -> dict[str, pa.Table]:

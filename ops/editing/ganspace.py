@@ -9,7 +9,6 @@ Legend of axes: N frames, L rows of W+, D width of W+, K components.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -112,20 +111,6 @@ class GanSpaceEditor(Editor):
         edited = wplus_NLD.clone()
         edited[:, first:end] += ((strength_N - coordinate_N) * std)[:, None, None] * component_D
         return edited
-
-
-def ganspace_editors(basis: GanSpaceBasis, edits: Sequence[GanSpaceEdit]) -> dict[str, Editor]:
-    """One editor per named edit, in the order given.
-
-    Raises:
-        EditError: a name that comes twice, or what `GanSpaceEditor` refuses.
-    """
-    editors: dict[str, Editor] = {}
-    for edit in edits:
-        if edit.name in editors:
-            raise EditError(f"GANSpace edit {edit.name!r} is there twice; rename one")
-        editors[edit.name] = GanSpaceEditor(basis, edit)
-    return editors
 
 
 def read_ganspace_table(path: str | Path) -> list[GanSpaceEdit]:

@@ -15,10 +15,7 @@ store at a time; one process (the driver) creates it and writes its manifests.
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -29,7 +26,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
-from ops.files.atomic import sync_folder
 from ops.files.digest import sha256_of
 from pipeline.store import journal
 from pipeline.store.dataset_card import dataset_card
@@ -59,7 +55,6 @@ from pipeline.store.places import (
     move,
     place,
     remove,
-    remove_tree,
     size_of,
     tail_digest_of,
     write_text,
@@ -500,44 +495,6 @@ class Store:
             name = f"{_checked_name(stage, 'stage')}-{_part_name(part)}.parquet"
             remove(self._folder("failures", source_id) / name)
             self._footers.pop(("failures", source_id), None)
-
-    def delete_source(self, source_id: str, tables: Sequence[str] | None = None) -> None:
-        """Removes what is stored of a source: all of it, or some tables. No error where there is nothing.
-
-        Its manifests go first, all of them, so that a deletion cut short leaves an incomplete source and not
-        one that claims to be whole.
-
-        Args:
-            tables: which; None for all, failures included.
-        """
-        _checked_name(source_id, "source")
-        chosen = schemas.TABLES if tables is None else tables
-        paths = {table: self._folder(table, source_id) for table in chosen}
-        for stage in folders(self.root / "manifests"):
-            remove(joined(self.root, f"manifests/{stage}/{source_id}.json"))
-        for name in ("ledger", "work"):
-            for stage in folders(self.root / name):
-                remove_tree(joined(self.root, f"{name}/{stage}/{source_id}"))
-        for table, folder in paths.items():
-            if isinstance(folder, Remote):
-                remove_tree(folder)
-            self._footers.pop((table, source_id), None)
-        if isinstance(self.root, Path):
-            self._delete_locally({table: folder for table, folder in paths.items() if isinstance(folder, Path)})
-
-    def _delete_locally(self, paths: Mapping[str, Path]) -> None:
-        # Renamed out of the tables first, so that no reader meets half of a source, even if we die here;
-        # what an earlier deletion left goes with it.
-        assert isinstance(self.root, Path)
-        trash = self.root / ".deleted" / secrets.token_hex(4)
-        for table, folder in paths.items():
-            if folder.is_dir():
-                trash.mkdir(parents=True, exist_ok=True)
-                os.replace(folder, trash / table)
-                sync_folder(folder.parent)
-        if trash.exists():
-            shutil.rmtree(trash)
-        shutil.rmtree(trash.parent, ignore_errors=True)
 
     # --------------------------------------------------------------------------------------- measurement
 

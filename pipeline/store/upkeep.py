@@ -329,18 +329,24 @@ def relink(store: Store, files: Sequence[str]) -> tuple[list[tuple[str, str]], l
         if source_id not in known:
             unknown.append(f"{given}: no source of {store.root} has these bytes; invert it")
             continue
-        store.require_sound(source_id, ["sources"])
-        rows = store.read("sources", source_id)
-        old = rows["uri"][0].as_py()
-        if old == str(path):
-            continue
+        old = move_source(store, source_id, str(path))
+        if old != str(path):
+            moved.append((old, str(path)))
+    return moved, unknown
+
+
+def move_source(store: Store, source_id: str, uri: str) -> str:
+    """Write down where the file of a source is now; return where it was. Raises DamagedPart where the row cannot be read."""
+    store.require_sound(source_id, ["sources"])
+    rows = store.read("sources", source_id)
+    old: str = rows["uri"][0].as_py()
+    if old != uri:
         at, schema = rows.schema.names.index("uri"), store.schema("sources")
         vouched = {file.path: file for file in store.vouched_parts(source_id)}
-        written = store.write_part("sources", source_id, 0, rows.set_column(at, schema.field("uri"), pa.array([str(path)])))
+        written = store.write_part("sources", source_id, 0, rows.set_column(at, schema.field("uri"), pa.array([uri])))
         if written.path in vouched:
             rewrite_manifest(store, source_id, list((vouched | {written.path: written}).values()))
-        moved.append((old, str(path)))
-    return moved, unknown
+    return old
 
 
 def is_writable(root: Place) -> bool:

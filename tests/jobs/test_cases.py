@@ -233,6 +233,12 @@ def test_a_moved_source_can_be_told_to_the_store(tmp_path: Path, styleres: Style
     assert Store.open(store).verify(Store.open(store).stored_source_ids()[0]) == {}
     ran = styleres(*render)
     assert ran.code == 0 and (tmp_path / "o" / "b.edited.mp4").exists()
+    os.rename(tmp_path / "in" / "b.mp4", tmp_path / "d.mp4")
+    assert "styleres store relink" in styleres(*render).lost[0]["message"]
+    again = styleres("invert", tmp_path / "d.mp4", "--store", store)
+    assert again.code == 0 and [line["event"] for line in again.lines if "b.mp4" in line.get("message", "")] == ["moved"]
+    assert Store.open(store).verify(Store.open(store).stored_source_ids()[0]) == {}
+    assert styleres(*render).code == 0 and (tmp_path / "o" / "d.edited.mp4").exists()
     make_video(tmp_path / "c.mp4", moving_frames(3, 96, 64))
     told = command("store", "relink", store, tmp_path / "c.mp4")
     assert told.code == 1 and "no source" in told.lost[0]["message"]

@@ -419,7 +419,7 @@ def test_another_reader_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             return 7.0 if prop == cv2.CAP_PROP_FRAME_COUNT else float(self._video.get(prop))
 
     monkeypatch.setattr("ops.video.mux.cv2.VideoCapture", Other)
-    with pytest.raises(MediaError, match="another reader .OpenCV. finds 7 frames instead of 6"):
+    with pytest.raises(MediaError, match=r"another reader .OpenCV. finds 7 frames instead of 6"):
         edited(source, tmp_path / "o.mp4")
     assert not (tmp_path / "o.mp4").exists()
 
