@@ -261,8 +261,6 @@ class _Thread:
         self.faces: list[Face] = []
         self.looks: deque[np.ndarray] = deque(maxlen=LOOKS_KEPT)
         self.first_alone: list[Face] = []
-        self.alone = alone
-        """Whether nobody else's face reached into this one in the last frame."""
         self._identity: np.ndarray | None = None
         self.add(row, seconds, face, alone)
 
@@ -271,7 +269,6 @@ class _Thread:
         self.rows.append(row)
         self.times.append(seconds)
         self.faces.append(face)
-        self.alone = alone
         if face.embedding is not None:
             vector = face.embedding.astype(np.float64)
             self._identity = vector if self._identity is None else self._identity + vector
@@ -342,7 +339,7 @@ def _link(frames: Sequence[FrameFaces], seconds: np.ndarray, settings: TrackSett
         pairs = _paired(open_threads, faces, float(now), row, settings)
         alone = _alone(faces)
         replaced = {
-            i for i, j in pairs.items() if alone[j] and _is_replaced(open_threads[i], faces[j], float(now), row, doubted)
+            i for i, j in pairs.items() if _is_replaced(open_threads[i], open_threads, faces[j], float(now), row, doubted)
         }
         ended = replaced | _in_doubt(open_threads, faces, pairs, row, settings)
         closed += [t for i, t in enumerate(open_threads) if i in ended]
@@ -457,19 +454,20 @@ def _in_doubt(
     return ended
 
 
-def _is_replaced(thread: _Thread, face: Face, now: float, row: int, max_unlike: float) -> bool:
+def _is_replaced(thread: _Thread, threads: Sequence[_Thread], face: Face, now: float, row: int, max_unlike: float) -> bool:
     """Whether a face that was in sight a frame ago is elsewhere and looks other at once: somebody has come in its place.
 
-    A head that moves fast looks like itself, and light that changes moves nobody.
+    A head that moves fast looks like itself, and light that changes moves nobody. Where somebody else is near, half a face that
+    comes out from behind may jump and look other, too: that is for `_in_doubt`.
     """
-    before = thread.faces[-1]
-    if thread.rows[-1] < row - 1 or not thread.alone:
+    if thread.rows[-1] < row - 1 or face.embedding is not None or face.appearance is None or not thread.looks:
         return False
-    if face.embedding is not None or face.appearance is None or before.appearance is None:
-        return False  # an embedding has been asked already
-    changed = appearance_distance(face.appearance, before.appearance)
     jump = float(np.linalg.norm(thread.predict(now) - face.landmarks_52, axis=1).mean()) / _size(face)
-    return jump > JUMP_DISTANCE and changed > max_unlike
+    if jump <= JUMP_DISTANCE or min(appearance_distance(face.appearance, look) for look in thread.looks) <= max_unlike:
+        return False
+    reach = MEETING_DISTANCE * _size(face)
+    middle = face.landmarks_52.mean(0)
+    return all(t is thread or float(np.linalg.norm(t.predict(now).mean(0) - middle)) > reach for t in threads)
 
 
 def _met(hidden: _Thread, other: _Thread) -> bool:

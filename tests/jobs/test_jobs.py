@@ -22,7 +22,6 @@ from tests import tiny
 from tests.jobs.conftest import Styleres, tree
 from tests.ops.video.media import decode_all, payloads
 
-
 RGB = ("--codec", "ffv1", "--pix-fmt", "bgr0")  # the numbers that an edit works with
 
 

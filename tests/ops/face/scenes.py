@@ -89,7 +89,10 @@ def any_path(rng: np.random.Generator, count: int) -> Path:
                 if 22 <= i < 34:
                     return None
                 x = start + (end - start) * i / (count + 20)
-        return float(x), float(height + bob * np.sin(i / 7 + phase))
+        down = (
+            40.0 * max(i - 17 if i < 28 else 39 - i, 0) if kind == "leave" else 0.0
+        )  # out through the lower edge, and up again
+        return float(x), float(height + bob * np.sin(i / 7 + phase) + down)
 
     return at
 
