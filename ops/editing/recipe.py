@@ -185,7 +185,7 @@ class EditRecipe(Frozen):
     """Version of the file format."""
     edits: tuple[Edit, ...] = pydantic.Field(min_length=1)
     clock: Literal["first_frame", "container"] = "first_frame"
-    """What times count from: the source's first frame, or the 0 of its container's clock."""
+    """Where times count from: the source's first frame, or the 0 of its container's clock."""
     editors: tuple[AnyDefinition, ...] = ()
     """The user's own editors, beside those of the model. In a file: a mapping from name to definition, or to KIND:PATH…"""
 

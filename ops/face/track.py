@@ -51,11 +51,11 @@ class TrackError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class FrameFaces:
-    """What the scan knows of one frame. Frames without a face have a row as well."""
+    """One frame's row of the scan. Frames without a face have one as well."""
 
     pts: int
     cut_score: float
-    """Of `shots.shot_scores`; 0 for the first frame of a source."""
+    """A score of `shots.shot_scores`; 0 for the first frame of a source."""
     faces: Sequence[Face]
 
 
@@ -76,7 +76,7 @@ class TrackSettings:
     min_similarity: float = 0.1
     """Cosine of embeddings below which two faces are different people. Used only where both have one."""
     similarity_weight: float = 1.0
-    """What a loss of 1 in cosine costs, in units of `max_distance`'s distance."""
+    """Cost of a loss of 1 in cosine, in units of `max_distance`'s distance."""
     looks_ratio: float = 0.75
     """A face looks like one of two people if its difference from that one is at most this share of the other's."""
     max_unlike: float = 0.065

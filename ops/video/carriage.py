@@ -1,4 +1,4 @@
-"""What an edited video carries of its source: a plan made before the first frame, and held when the file is finished.
+"""Plans what an edited video carries of its source: a plan made before the first frame, and held when the file is finished.
 
     contents (probe)  x  codec and container (user)  =>  Carriage: every stream, tag and property kept, converted or dropped
 
@@ -69,10 +69,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Carriage:
-    """What becomes of everything that a source has."""
+    """The fate of everything that a source has."""
 
     suffix: str
-    """Of the container."""
+    """The container's."""
     encode: EncodeOptions
     """With the pixel format, field order and codec that keep what this source has."""
     items: tuple[Item, ...] = ()
@@ -85,7 +85,7 @@ class Carriage:
 
     @property
     def losses(self) -> tuple[Item, ...]:
-        """What is lost that a viewer would miss."""
+        """Items that are lost and that a viewer would miss."""
         return tuple(item for item in self.items if item.loss)
 
 
@@ -298,7 +298,7 @@ def _bits(pix_fmt: str) -> int:
 
 
 def _format_losses(had: str, made: str, *, alpha: bool) -> list[str]:
-    """What `made` cannot hold of `had`, in words."""
+    """Name what `made` cannot hold of `had`."""
     old, new = _layout(had), _layout(made)
     losses = []
     if alpha and not new.alpha:

@@ -57,11 +57,11 @@ class StreamFacts:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a video file holds. Plain values only."""
+    """Contents of a video file. Plain values only."""
 
     streams: tuple[StreamFacts, ...] = ()
     tags: tuple[tuple[str, str], ...] = ()
-    """Of the file, as FFmpeg names them."""
+    """Tags of the file, as FFmpeg names them."""
     chapters: int = 0
     rate: Fraction | None = None
     """Frames per second: the usual rate that the frames keep, or their mean. Encoders and containers want one."""
@@ -89,7 +89,7 @@ class Contents:
     light: tuple[int, ...] | None = None
     """The first frame's greatest light of a sample and of a frame on average, in cd/m² (CTA-861.3)."""
     picture: PictureFacts | None = None
-    """Of a still image; everything else here is of videos."""
+    """Facts of a still image; everything else here is of videos."""
     coded_alpha: bool = False
     """True if the stream keeps an alpha channel beside its pictures (VP8, VP9 in Matroska) and no decoder here gives it."""
 
@@ -110,7 +110,7 @@ def contents_of(
     heads: Mapping[int, Sequence[Packet]],
     measured: Fraction | None = None,
 ) -> Contents:
-    """What an open file holds.
+    """Find out what an open file holds.
 
     `stream`: the one whose frames are edited, `first`: its first frame; `heads`: the first packets of the other streams;
     `measured`: frames per second by their timestamps, None for a single one.

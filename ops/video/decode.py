@@ -72,7 +72,7 @@ class FrameReader:
 
     @property
     def backend(self) -> Literal["decord", "pyav", "image"]:
-        """What reads at present; "auto" falls back from decord to PyAV when decord fails in the middle."""
+        """The backend that reads at present; "auto" falls back from decord to PyAV when decord fails in the middle."""
         if self._info.kind == "image":
             return "image"
         return "decord" if self._decord is not None else "pyav"

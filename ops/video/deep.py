@@ -45,7 +45,7 @@ def stored_bits(image: Image.Image) -> int:
 
 
 def _bits_of_av1(image: Image.Image) -> int:
-    """Of an AVIF's AV1CodecConfigurationBox (AV1 in ISOBMFF, 2.3.3): two flags behind profile, level and tier."""
+    """Read an AVIF's AV1CodecConfigurationBox (AV1 in ISOBMFF, 2.3.3): two flags behind profile, level and tier."""
     try:
         with open(image.filename, "rb") as file:  # type: ignore[attr-defined] # Pillow's opened files have it
             head = file.read(1 << 16)

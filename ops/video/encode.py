@@ -49,7 +49,7 @@ class EncodeOptions:
     for ffv1, which loses nothing of 8-bit RGB; yuv444p for H.264 and HEVC in odd sizes, because their 4:2:0 can only say even
     ones."""
     threads: int = 2
-    """Of the encoder. Part of the options because some encoders' output depends on it."""
+    """Threads of the encoder. Part of the options because some encoders' output depends on it."""
     gop_frames: int = 64
     """At most so many frames from key frame to key frame. 1 for ffv1 and ProRes in effect: every frame stands alone."""
     native: bool = False
@@ -58,7 +58,7 @@ class EncodeOptions:
     field_order: int = 0
     """FFmpeg's AVFieldOrder; 2 to 5 make the encoder keep two fields a frame. Only with `native`."""
     deinterlace: bool = False
-    """Of a frame of two fields, keep the first and draw the other one's lines anew between its lines. Each frame by itself."""
+    """Keep the first field of each frame of two and draw the other one's lines anew between its lines. Each frame by itself."""
 
     def __post_init__(self) -> None:
         if self.codec not in get_args(VideoCodec):

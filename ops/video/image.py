@@ -89,12 +89,12 @@ GREY_KINDS = frozenset({"L", "LA", "I;16", "I", "F"})
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What a still image has besides its pixels. Plain values only."""
+    """Facts of a still image besides its pixels. Plain values only."""
 
     mode: str
     """Pillow's, as stored."""
     kind: Kind
-    """What an edited copy should be: the nearest to the source that an edit can be written into."""
+    """Kind of an edited copy: the nearest to the source that an edit can be written into."""
     transparent: bool = False
     """True if some of it is."""
     turned: bool = False
@@ -102,14 +102,14 @@ class PictureFacts:
     own: bool = False
     """True for a result of this program."""
     notes: tuple[tuple[str, str], ...] = ()
-    """What reading alone already changes, and to what."""
+    """Changes that reading alone makes already, and into what."""
     kept: tuple[str, ...] = ()
     dropped: tuple[tuple[str, str], ...] = ()
     """Metadata that a format with room for it keeps, and what it cannot keep in any, with the reason."""
     bits: int = 8
-    """Of a sample, as stored."""
+    """Bits of a sample, as stored."""
     read_bits: int = 8
-    """Of a sample, as it can be read here."""
+    """Bits of a sample, as it can be read here."""
     further: int = 0
     """Photographs in the file beside the one that is edited."""
 
@@ -125,7 +125,7 @@ class LoadedImage:
     """Pillow's, as stored."""
     format: str
     kind: Kind = "RGB"
-    """What an edited copy should be: the nearest to the source that an edit can be written into."""
+    """Kind of an edited copy: the nearest to the source that an edit can be written into."""
     alpha: np.ndarray | None = None
     """uint8 [h, w], upright; None where everything is opaque by nature."""
     hidden: np.ndarray | None = None
@@ -136,7 +136,7 @@ class LoadedImage:
     white: float = 65535.0
     """The number of `deep` that `frame` shows as 255."""
     bits: int = 8
-    """Of a sample, as stored."""
+    """Bits of a sample, as stored."""
     further: int = 0
     """Photographs in the file beside this one."""
     heif: tuple[tuple[str, int], ...] = ()
@@ -144,7 +144,7 @@ class LoadedImage:
     carried: Travels = field(default_factory=Travels)
     """Its metadata, for a copy of `kind`."""
     notes: tuple[tuple[str, str], ...] = ()
-    """What reading alone already changes, and to what."""
+    """Changes that reading alone makes already, and into what."""
     own: bool = False
     """True for a result of this program."""
 

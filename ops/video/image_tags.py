@@ -1,4 +1,4 @@
-"""What of a photograph's metadata travels into its edited copy: `travels` decides, for every format alike.
+"""Decides what of a photograph's metadata travels into its edited copy: `travels` decides, for every format alike.
 
 descriptive    dates, camera, lens, GPS, copyright, comments, XMP, IPTC, density    always
 structural     how the source's numbers were laid out in its file                   never: the copy's are other ones
@@ -33,7 +33,7 @@ _STRUCTURAL = frozenset(
 )
 PROCESSED_BY = int(ExifTags.Base.ProcessingSoftware)
 MARK = "styleres-video"
-"""What edited pictures name as the software that processed them."""
+"""The name that edited pictures give as the software that processed them."""
 _SPACES = {"RGB": "RGB", "GRAY": "grey", "CMYK": "CMYK", "Lab": "LAB"}
 
 
@@ -44,7 +44,7 @@ class Travels:
     exif: Image.Exif | None = None
     xmp: bytes | None = None
     text: tuple[tuple[str, str], ...] = ()
-    """Of PNG chunks and the comment of a JPEG."""
+    """Texts of PNG chunks and the comment of a JPEG."""
     profile: bytes | None = None
     dpi: tuple[float, float] | None = None
     kept: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Travels:
 
 
 def travels(image: Image.Image, made_mode: str, size: tuple[int, int], *, converted: bool) -> Travels:
-    """What an edited copy of a loaded image carries.
+    """Return what an edited copy of a loaded image carries.
 
     `made_mode`: the copy's, a `Kind` of `ops.video.image`. `size`: its width and height. `converted`: its numbers are sRGB now,
     because those of the source were of another kind.

@@ -1,4 +1,4 @@
-"""What a source is, found out before any frame is used: identity, timing, orientation, colour.
+"""Finds out what a source is before any frame is used: identity, timing, orientation, colour.
 
 A source is a video or a still image. Its frames are known by integer timestamps (`pts`) in units of `time_base`
 seconds; the position in the list is a local ordinal and never identity, because variable frame rates are normal.
@@ -104,7 +104,7 @@ class SourceInfo:
     sha256: str
     """Hexadecimal digest of the file's bytes, see `source_digest`."""
     contents: Contents = field(default_factory=Contents)
-    """What else the file holds, for `ops.video.carriage`."""
+    """Everything else that the file holds, for `ops.video.carriage`."""
 
     @property
     def n_frames(self) -> int:

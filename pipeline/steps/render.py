@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import pyarrow as pa
@@ -87,6 +87,8 @@ class Frame:
 @final
 @dataclass(frozen=True)
 class Render(Step):
+    VERSION: ClassVar[int] = 2  # 2: ffv1 keeps the source's format, ProRes is of limited range, depth chooses the codec.
+
     store: str
     model: str
     paste: PasteSettings = field(default_factory=PasteSettings)
