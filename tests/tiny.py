@@ -6,7 +6,6 @@ and the residual matters, so a test that compares two runs compares something.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -293,6 +292,7 @@ def rendered(
     fade_seconds: float = 0.2,
     runner: Runner | None = None,
     gpus_per_worker: float = 0.0,
+    cpus_per_worker: float = 1.0,
     backend: Backend = "auto",
     editors: Sequence[Definition] = (),
 ) -> tuple[list[Path], flow.Summary]:
@@ -305,16 +305,9 @@ def rendered(
         encode,
         sheet_frames=sheet_frames,
     )
-    compute = flow.Compute("cpu", "fp32", batch_size, chunk_frames, backend, gpus_per_worker=gpus_per_worker)
+    compute = flow.Compute("cpu", "fp32", batch_size, chunk_frames, backend, cpus_per_worker, gpus_per_worker)
     summary = flow.render(sources, outputs, store, bundle, settings, compute, runner or InProcessRunner(), silent)
     return [Path(outputs.of(source).video) for source in sources], summary
-
-
-def forget(store: Store, source: Source) -> None:
-    """As if a source had never been in a local store."""
-    root = Path(str(store.root))
-    for path in list(root.glob(f"*/{source.source_id}")) + list(root.glob(f"*/*/{source.source_id}*")):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def rows_of(store: Store) -> dict[str, pa.Table]:

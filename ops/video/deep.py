@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Final
 
 import av
@@ -27,8 +27,11 @@ _PLANAR, _ASSOCIATED = 2, 1  # values of TIFF's PlanarConfiguration and ExtraSam
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
 
-def stored_bits(image: Image.Image) -> int:
-    """Bits per sample of a picture that Pillow has opened, as its format says it; 8 where it does not say."""
+def stored_bits(image: Image.Image, read: Callable[[], bytes]) -> int:
+    """Bits per sample of a picture that Pillow has opened, as its format says it; 8 where it does not say.
+
+    `read`: gives the file's bytes.
+    """
     match image.format:
         case "TIFF":
             bits = getattr(image, "tag_v2", {}).get(258, 8)
@@ -39,32 +42,27 @@ def stored_bits(image: Image.Image) -> int:
             tiles = getattr(image, "tile", ())
             return 16 if tiles and "16" in str(tiles[0].args) else 8
         case "AVIF":
-            return _bits_of_av1(image)
+            return _bits_of_av1(read()[: 1 << 16])
         case _:
             return 8
 
 
-def _bits_of_av1(image: Image.Image) -> int:
+def _bits_of_av1(head: bytes) -> int:
     """Read an AVIF's AV1CodecConfigurationBox (AV1 in ISOBMFF, 2.3.3): two flags behind profile, level and tier."""
-    try:
-        with open(image.filename, "rb") as file:  # type: ignore[attr-defined] # Pillow's opened files have it
-            head = file.read(1 << 16)
-    except (AttributeError, OSError):
-        return 8
     at = head.find(b"av1C")
     if at < 0 or at + 6 >= len(head) or not head[at + 6] & 0x40:
         return 8
     return 12 if head[at + 6] & 0x20 else 10
 
 
-def read_deep(path: str | Path, form: str | None, by_pillow: np.ndarray, tags: dict[int, Any]) -> np.ndarray | None:
+def read_deep(data: bytes, form: str | None, by_pillow: np.ndarray, tags: dict[int, Any]) -> np.ndarray | None:
     """Read the numbers of colour as stored: uint16 [h, w, 3 or 4] RGB(A), 65535 is white, not turned, alpha not multiplied in.
 
-    `form`: Pillow's name of the format. `by_pillow`: uint8 [h, w, 3], what Pillow makes of it, to compare with. `tags`: a
-    TIFF's. None where there are no more than 8 bits, or no reader agrees.
+    `data`: the file's bytes. `form`: Pillow's name of the format. `by_pillow`: uint8 [h, w, 3], what Pillow makes of it, to
+    compare with. `tags`: a TIFF's. None where there are no more than 8 bits, or no reader agrees.
     """
     readers = [_by_heif] if form == "HEIF" else [_by_ffmpeg, _by_opencv]
-    found = [one for one in (read(path) for read in readers) if one is not None and one.shape[:2] == by_pillow.shape[:2]]
+    found = [one for one in (read(data) for read in readers) if one is not None and one.shape[:2] == by_pillow.shape[:2]]
     if tags.get(284) == _PLANAR:  # which only FFmpeg reads as it is
         found = found[:1]
     for one in found:
@@ -91,9 +89,9 @@ def _unmultiplied(rgba: np.ndarray) -> np.ndarray:
     return np.concatenate([(rgba[..., :3] * (_FULL / alpha)).clip(0, _FULL).astype(np.uint16), rgba[..., 3:]], axis=2)
 
 
-def _by_ffmpeg(path: str | Path) -> np.ndarray | None:
+def _by_ffmpeg(data: bytes) -> np.ndarray | None:
     try:
-        with av.open(str(path)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             frame = next(container.decode(video=0))
         if max(component.bits for component in frame.format.components) <= 8:
             return None
@@ -104,11 +102,11 @@ def _by_ffmpeg(path: str | Path) -> np.ndarray | None:
         return None
 
 
-def _by_opencv(path: str | Path) -> np.ndarray | None:
+def _by_opencv(data: bytes) -> np.ndarray | None:
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        found = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
     finally:
@@ -120,8 +118,8 @@ def _by_opencv(path: str | Path) -> np.ndarray | None:
     return np.ascontiguousarray(found[..., [2, 1, 0, 3][: found.shape[2]]])
 
 
-def _by_heif(path: str | Path) -> np.ndarray | None:
-    image = pillow_heif.open_heif(path, convert_hdr_to_8bit=False)
+def _by_heif(data: bytes) -> np.ndarray | None:
+    image = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
     return np.array(image) if image.mode in ("RGB;16", "RGBA;16") else None
 
 

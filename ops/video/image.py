@@ -7,9 +7,8 @@ it; numbers that no editor of RGB can touch (CMYK, LAB, floats) are converted on
 from __future__ import annotations
 
 import io
-import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -167,23 +166,24 @@ class LoadedImage:
         )
 
 
-def load_image(path: str | Path) -> LoadedImage:
+def load_image(path: str | Path, data: bytes | None = None) -> LoadedImage:
     """Read a still image of one of `IMAGE_SUFFIXES`' formats.
 
+    `data`: the file's bytes, where they are at hand; `path` is then only its name.
     Raises `MediaError` if it is damaged, no image, or has several pages; whatever else a decoder raises becomes one too.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata: what cannot be carried is said by the plan
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path if data is None else io.BytesIO(data)) as image:
                 if _pages(image) > 1:
                     raise MediaError(
                         path,
                         f"it holds {_pages(image)} pictures, and a still image has one",
                         "split it, or convert it to a video",
                     )
-                return _loaded(path, image)
+                return _loaded(image, lambda: Path(path).read_bytes() if data is None else data)
     except MediaError:
         raise
     except FileNotFoundError:
@@ -234,8 +234,9 @@ def _pages(image: Image.Image) -> int:
     return count
 
 
-def _loaded(path: str | Path, image: Image.Image) -> LoadedImage:
-    bits, further = stored_bits(image), _further(image)
+def _loaded(image: Image.Image, read: Callable[[], bytes]) -> LoadedImage:
+    """`read`: gives the file's bytes, for readers other than Pillow."""
+    bits, further = stored_bits(image, read), _further(image)
     tags = dict(getattr(image, "tag_v2", {}))
     image.load()  # first: TIFF turns its pixels here, and takes the tag away
     mode, form = image.mode, image.format
@@ -283,7 +284,7 @@ def _loaded(path: str | Path, image: Image.Image) -> LoadedImage:
             if form == "TIFF" and ORIENTATION in tags:  # Pillow has turned it, the other readers do not
                 orientation = EXIF_ORIENTATIONS.get(tags[ORIENTATION], UPRIGHT)
                 unturned = orientation.stored(stored)
-            deep = read_deep(path, form, unturned, tags)
+            deep = read_deep(read(), form, unturned, tags)
             if deep is None:
                 orientation = UPRIGHT if unturned is not stored else orientation
             else:
@@ -395,10 +396,17 @@ def kind_in(kind: Kind, form: str) -> Kind:
 
 
 def write_image(path: str | Path, frame: np.ndarray, *, like: str | Path | None = None) -> None:
-    """Write one upright frame, uint8 [h, w, 3] RGB, atomically; the format follows the suffix.
+    """Write `encoded_image` atomically. `like` names the source image's file."""
+    data = encoded_image(path, frame, like=None if like is None else load_image(like))
+    with replaced_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def encoded_image(path: str | Path, frame: np.ndarray, *, like: LoadedImage | None = None) -> bytes:
+    """Return the file of one upright frame, uint8 [h, w, 3] RGB; the format follows the suffix of `path`, which is only a name.
 
     JPEG is written at quality 95 without chroma subsampling, WebP and JPEG 2000 lossless, HEIC and AVIF at quality 95, so that
-    an edit is not lost to coding. `like` names the source image: its kind, transparency and metadata are kept, as far as the
+    an edit is not lost to coding. `like` is the source image: its kind, transparency and metadata are kept, as far as the
     format holds them (`image_items` says what); pixels that the frame has unchanged keep their stored numbers.
     Raises `MediaError` for a suffix that is no image's, `ValueError` for an array that is no frame.
     """
@@ -407,21 +415,19 @@ def write_image(path: str | Path, frame: np.ndarray, *, like: str | Path | None 
     if form is None:
         raise MediaError(file, f"no image format is called {file.suffix!r}", f"use one of {sorted(IMAGE_SUFFIXES)}")
     check_frame(frame)
-    source = None if like is None else load_image(like)
-    image = Image.fromarray(np.ascontiguousarray(frame), "RGB") if source is None else _composed(frame, source, form)
+    image = Image.fromarray(np.ascontiguousarray(frame), "RGB") if like is None else _composed(frame, like, form)
     mode = image.mode if isinstance(image, Image.Image) else "RGB"
-    carried = marked(Travels() if source is None else _fitting(source, mode))
+    carried = marked(Travels() if like is None else _fitting(like, mode))
     options = _coding(form, carried) | _metadata(form, carried)
-    if form == "HEIF" and source is not None:
-        options |= dict(source.heif)
-    with replaced_file(file) as temporary, open(temporary, "wb") as out:
-        if isinstance(image, Image.Image):
-            image.save(out, format=form, **options)
-        else:
-            assert source is not None
-            write_deep(out, form, image, carried, options, min(source.bits, MOST_BITS.get(form, 16)))
-        out.flush()
-        os.fsync(out.fileno())
+    if form == "HEIF" and like is not None:
+        options |= dict(like.heif)
+    out = io.BytesIO()
+    if isinstance(image, Image.Image):
+        image.save(out, format=form, **options)
+    else:
+        assert like is not None
+        write_deep(out, form, image, carried, options, min(like.bits, MOST_BITS.get(form, 16)))
+    return out.getvalue()
 
 
 def _composed(frame: np.ndarray, source: LoadedImage, form: str) -> Image.Image | np.ndarray:

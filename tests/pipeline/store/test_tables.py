@@ -310,6 +310,7 @@ def test_names_that_could_leave_the_folder_are_refused(store: Store, name: str) 
         lambda: store.write_part("frames", name, 0, rows),
         lambda: store.write_part("frames", SOURCE, name, rows),
         lambda: store.write_manifest(name, SOURCE, {}),
+        lambda: store.delete_source(name),
         lambda: store.is_complete(name),
     ):
         with pytest.raises(StoreError, match="name is up to 100"):
@@ -516,6 +517,42 @@ def test_manifests_hold_only_what_json_can(store: Store) -> None:
         store.write_manifest("scan", SOURCE, {"fps": float("inf")})
     with pytest.raises(StoreError, match="finite JSON"):
         store.write_manifest("scan", SOURCE, {"path": Path("x")})
+
+
+def test_deleting_a_source_leaves_nothing_of_it_and_all_of_the_others(store: Store) -> None:
+    write_source(store, SOURCE)
+    write_source(store, OTHER)
+    store.write_failures("scan", [schemas.Failure(SOURCE, "a.mp4", "scan", "no_face", pts=0)])
+    store.write_manifest("scan", SOURCE, {})
+    kept = {p: p.read_bytes() for p in store.root.rglob("*") if p.is_file() and SOURCE not in str(p)}
+    store.delete_source(SOURCE)
+    store.delete_source(SOURCE)
+    assert {p: p.read_bytes() for p in store.root.rglob("*") if p.is_file()} == kept
+    assert not [p for p in store.root.rglob("*") if SOURCE in p.name]
+    assert store.is_complete(OTHER) and store.stored_source_ids() == [OTHER]
+
+
+def test_deleting_some_tables_makes_the_source_incomplete_and_keeps_the_rest(store: Store) -> None:
+    write_source(store)
+    store.delete_source(SOURCE, ["latents", "residuals"])
+    assert not store.is_complete(SOURCE)
+    assert store.read("latents", SOURCE).num_rows == 0
+    assert store.read("tracks", SOURCE).num_rows == 24
+
+
+def test_a_deletion_that_dies_leaves_no_complete_source(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_source(store)
+
+    def dies(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.store.tables.shutil.rmtree", dies)
+    with pytest.raises(KeyboardInterrupt):
+        store.delete_source(SOURCE)
+    monkeypatch.undo()
+    assert not store.is_complete(SOURCE) and store.read("latents").num_rows == 0
+    store.delete_source(SOURCE)
+    assert not (store.root / ".deleted").exists()
 
 
 # ------------------------------------------------------------------------------------- failures, measurement

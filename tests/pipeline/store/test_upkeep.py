@@ -236,7 +236,7 @@ def test_a_deleted_person_is_not_found_again_whatever_is_made_again(
         case "manifest":
             (Path(str(store.root)) / "manifests" / "invert" / f"{source.source_id}.json").write_text("{")
         case "all tables":
-            tiny.forget(store, source)
+            store.delete_source(source.source_id)
         case "other settings":
             settings = replace(settings, detector=tiny.MarkFactory(0.3))
         case "other tracks":
@@ -261,7 +261,7 @@ def test_a_shot_that_was_deleted_from_a_model_of_whole_frames_is_not_found_again
     assert set(store.read("latents")["track_id"].to_pylist()) == {0, 1}, "the premise: two shots"
     upkeep.delete_track(store, source.source_id, 0)
     left = store.read("tracks")
-    tiny.forget(store, source)
+    store.delete_source(source.source_id)
     tiny.inverted(tmp_path / "store", [source], bundle)
     assert repr(store.read("tracks").to_pylist()) == repr(left.to_pylist()), "landmarks are no numbers, not equal to themselves"
     assert set(store.read("latents")["track_id"].to_pylist()) == {1}
