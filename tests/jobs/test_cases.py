@@ -81,6 +81,32 @@ def test_the_plan_of_a_dry_run_is_kept_item_by_item(cases: Cases) -> None:
                     alphas = [np.asarray(one.convert("RGBA"))[..., 3] for one in (made, source)]
                     assert np.array_equal(*alphas)
                 assert ("XMP" in kept) == bool(made.info.get("xmp") or made.info.get("XML:com.adobe.xmp"))
+                # Every kind of item that is planned is asked for in the file, so that none is only said.
+                for item in items:
+                    what, fate = item["what"], item["fate"]
+                    if what.endswith(" profile") and fate == "kept":
+                        assert made.info["icc_profile"] == source.info["icc_profile"], name
+                    elif what.endswith(" profile"):
+                        assert made.info.get("icc_profile") != source.info["icc_profile"], name
+                    elif what.endswith(" EXIF tags") and fate == "kept":
+                        count = len(made.getexif()) + sum(len(made.getexif().get_ifd(one)) for one in (0x8769, 0x8825))
+                        assert count >= int(what.split()[0]), name
+                    elif what == "orientation":
+                        assert made.getexif().get(0x0112, 1) == 1 and made.size != source.size, name
+                    elif what.startswith("pixels ") and fate == "kept":
+                        assert load_image(out).kind == load_image(needs.shared(f"cases/{name}")).kind, name
+                    else:
+                        known = (
+                            " pixels",
+                            "palette",
+                            "transparency",
+                            "XMP",
+                            " texts",
+                            "EXIF tag ",
+                            "black and white",
+                            "pixels ",
+                        )
+                        assert any(one in what for one in known), f"{name}: nothing here looks for {what}"
             continue
         with av.open(str(out)) as made, av.open(str(needs.shared(f"cases/{name}")), metadata_errors="replace") as source:
             found = [(s.type, s.codec_context.name if s.codec_context else "") for s in made.streams]
