@@ -16,7 +16,7 @@ FRAME_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".t
 
 @dataclass(frozen=True, eq=False)
 class FrameFile:
-    """A decoded frame, and what is needed to write it again."""
+    """A decoded frame of a sequence; its picture has all that is needed to write it again."""
 
     image: LoadedImage
 

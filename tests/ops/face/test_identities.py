@@ -138,6 +138,7 @@ def test_clips_of_one_person_have_no_needless_tracks(name: str) -> None:
 UNSEEN = [(2, seed) for seed in range(20)] + [(3, seed) for seed in range(6)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("people", "seed"), UNSEEN[:1])
 def test_strangers_keep_their_tracks(people: int, seed: int) -> None:
     frames, truth = unseen_scene(seed, people)
@@ -154,7 +155,7 @@ def test_strangers_on_any_way_keep_their_tracks(people: int, seed: int) -> None:
 def strangers_in(path: Path, most: int = 90) -> tuple[int, int, int, int]:
     """(wrong frames, judged frames, tracks, shots) of a clip, by a recogniser that the tracker does not use.
 
-    Wrong is a frame of a track that is more like another track of its shot than like the rest of its own, or like nobody.
+    Wrong is a frame of a track that is more like another track of its shot than like the rest of its own.
     """
     network = open_identity(IdentitySettings("insightface", needs.shared("models/insightface_root/models/face_default")))
     info = probe(path)
