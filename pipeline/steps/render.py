@@ -15,7 +15,7 @@ from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from threading import Lock
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 import numpy as np
 import pyarrow as pa
@@ -114,6 +114,8 @@ class Generated:
 @final
 @dataclass(frozen=True)
 class Render(Step):
+    VERSION: ClassVar[int] = 2  # 2: ffv1 keeps the source's format, ProRes is of limited range, depth chooses the codec.
+
     store: str
     model: str
     paste: PasteSettings = field(default_factory=PasteSettings)
