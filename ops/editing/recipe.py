@@ -269,6 +269,15 @@ class EditRecipe(Frozen):
         """The recipe on one line, for people and for the output's metadata."""
         return " ".join(edit.to_text() for edit in self.edits)
 
+    def to_yaml(self) -> str:
+        """The recipe as a YAML file, as the studio saves it; `recipe_from_yaml` of it gives the recipe again."""
+        content = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"editors"})
+        if self.editors:
+            # `kind` has no default, so it is there; a name stands as the key.
+            definitions = {one.name: one.model_dump(mode="json", exclude_defaults=True) for one in self.editors}
+            content["editors"] = {name: {k: v for k, v in one.items() if k != "name"} for name, one in definitions.items()}
+        return yaml.safe_dump({"version": self.version, **content}, sort_keys=False)
+
 
 # ------------------------------------------------------------------------------------------ command line
 
