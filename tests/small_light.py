@@ -15,7 +15,7 @@ GENERATOR = MobileConfig(
     mapping_layers=2,
     num_ws=8,
     rows=(0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 7),
-    tails=(TailConfig(32, (8, 8), (7, 5, 6, 7)),),
+    tails=(TailConfig(16, (8, 8), (7, 5, 6, 7)),),
 )
 CONFIG = LightConfig(
     generator=GENERATOR,

@@ -3,10 +3,13 @@
     E0   images => W+            EfficientNet-Lite0, three of its scales added on one grid and read as a whole: faces are
                                  aligned, so where something is, matters
     E1   images, F => F_a                    what W+ could not encode, once per image
-    E2   F_a, F, G_a => dF                   how it looks after an edit; x' = G(W_a) with G_a + dF at the place
+    E2   F_a, F, G_a => dF, h                how it looks after an edit; x' = G(W_a) with G_a + dF at the place
+         F_a, h, x' => dx                    what the layers behind the place cannot draw; the picture is x' + dx
 
 F and G_a are the generator's features of the unedited and of the edited code. The released model gives E2 only G_a; here it
-also sees G_a - F, which says what the edit changed, and where. F_a is small: it is what a face costs in the store.
+also sees G_a - F, which says what the edit changed, and where. F_a is small: it is what a face costs in the store. The second
+line is not the paper's: the layers behind the place were trained on what the generator draws itself, and leave out of F_a what
+they never drew; dx comes from the same F_a and the same h, so that it follows the edit as dF does (docs/decisions/0012).
 
 Legend: N batch, L rows of W+, D width of W, C channels, R R the grid of F_a.
 """
@@ -23,7 +26,7 @@ from torch import Tensor, nn
 from ops.generators.build import GeneratorSizes, build_generator
 from ops.generators.mobile import MobileConfig
 from ops.generators.protocol import Generator, Injection, between_convolutions
-from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, only
+from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, only, pooled
 from ops.nn.linear import Linear
 from ops.nn.lite import LiteTrunk
 from ops.nn.pointwise import Pointwise
@@ -59,6 +62,8 @@ class LightResidualConfig:
     """Blocks in each of them."""
     residual_channels: int = 32
     """Channels of F_a; with R it decides what a face and frame costs in the store."""
+    picture_depth: int = 4
+    """Blocks between a picture and what is added to it."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,7 @@ class LightExtraction(nn.Module):
 
 
 class LightTransform(nn.Module):
-    """E2: (F_a, F, G_a) => dF [N, C, R, R], which is added to G_a."""
+    """E2: (F_a, F, G_a) => (dF [N, C, R, R], which is added to G_a; h [N, width, R, R], for the picture)."""
 
     def __init__(self, config: LightResidualConfig):
         super().__init__()
@@ -183,18 +188,59 @@ class LightTransform(nn.Module):
         self.of_change = Pointwise(config.generator_channels, config.width)
         self.blocks = nn.Sequential(*(Residue(config.width) for _ in range(config.depth)))
         self.last = Pointwise(config.width, config.generator_channels)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+        start_at_nothing(self.last)
 
-    def forward(self, residual: Tensor, features: Tensor, edited: Tensor) -> Tensor:
+    def forward(self, residual: Tensor, features: Tensor, edited: Tensor) -> tuple[Tensor, Tensor]:
         x = self.of_residual(residual) + self.of_features(features * FEATURE_SCALE)
-        delta: Tensor = self.last(self.blocks(x + self.of_change((edited - features) * FEATURE_SCALE)))
-        return delta
+        hidden: Tensor = self.blocks(x + self.of_change((edited - features) * FEATURE_SCALE))
+        return self.last(hidden), hidden
+
+
+class LightCorrection(nn.Module):
+    """E2 in the picture: (F_a, h, x' [N, 3, S, S]) => dx [N, 3, S, S], which is added to x'."""
+
+    def __init__(self, config: LightResidualConfig, input_size: int):
+        super().__init__()
+        self.cell = input_size // config.resolution
+        pixels = 3 * self.cell**2
+        self.of_picture = nn.Conv2d(pixels, config.width, 3, padding=1)
+        self.of_residual = nn.Conv2d(config.residual_channels, config.width, 3, padding=1)
+        self.of_hidden = Pointwise(config.width, config.width)
+        self.blocks = nn.Sequential(*(Residue(config.width) for _ in range(config.picture_depth)))
+        self.straight = nn.Conv2d(config.residual_channels + pixels, pixels, 3, padding=1)
+        self.last = Pointwise(config.width, pixels)
+        start_at_nothing(self.straight)
+        start_at_nothing(self.last)
+
+    def forward(self, residual: Tensor, hidden: Tensor, picture: Tensor) -> Tensor:
+        seen = cells(picture.to(residual.dtype), self.cell)
+        x = self.blocks(self.of_picture(seen) + self.of_residual(residual) + self.of_hidden(hidden))
+        found = self.last(x) + self.straight(torch.cat([residual, seen], dim=1))
+        return F.pixel_shuffle(found.float(), self.cell)
+
+
+def start_at_nothing(module: nn.Conv2d) -> None:
+    nn.init.zeros_(module.weight)
+    nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
 def cells(pictures: Tensor, side: int) -> Tensor:
     """[N, C, R side, R side] => [N, C side^2, R, R]: the pixels of each cell."""
     return F.pixel_unshuffle(pictures, side).contiguous(memory_format=torch.channels_last)
+
+
+def enlarged(dx: Tensor, size: int) -> Tensor:
+    """A smooth picture of `size` px a side whose block means are dx: bicubic, and what that loses put back twice."""
+    if dx.shape[-1] == size:
+        return dx
+    if size < dx.shape[-1]:
+        return pooled(dx, size)
+    found = torch.zeros(())
+    rest = dx
+    for _ in range(3):
+        found = found + F.interpolate(rest, size=(size, size), mode="bicubic", align_corners=False)
+        rest = dx - pooled(found, dx.shape[-1])
+    return found
 
 
 @final
@@ -210,6 +256,7 @@ class LightStyleRes(Inverter):
         self.encoder = LightEncoder(config.encoder) if inverts else None
         self.extraction = LightExtraction(config.residual, config.input_size) if inverts else None
         self.transform = LightTransform(config.residual) if generates else None
+        self.correction = LightCorrection(config.residual, config.input_size) if generates else None
         self.generator: Generator = build_generator(config.generator)
         self.latent_avg = nn.Buffer(torch.zeros(config.generator.num_ws, config.generator.w_dim))
 
@@ -244,11 +291,16 @@ class LightStyleRes(Inverter):
             raise ValueError("StyleRes needs the residual F_a beside W+, got None; was this inverted with e4e?")
         residual, features = detail.to(self.feature_dtype), self.features_of(unedited_NLD, wplus_NLD)
 
+        kept: list[Tensor] = []
+
         def transform(edited: Tensor) -> Tensor:
-            return self.with_residual(edited, edited if features is None else features, residual)
+            x, hidden = self.with_residual(edited, edited if features is None else features, residual)
+            kept.append(hidden)
+            return x
 
         styles, injection = self.styles(wplus_NLD, style_offset_NS), Injection(self.config.place, transform)
-        return self.generator(styles, size=size, injection=injection, dtype=self.feature_dtype)
+        picture = self.generator(styles, size=size, injection=injection, dtype=self.feature_dtype)
+        return self.corrected(picture, residual, kept[0])
 
     def features_of(self, unedited_NLD: Tensor | None, wplus_NLD: Tensor) -> Tensor | None:
         """F of the unedited code; None where that is the code itself."""
@@ -256,8 +308,17 @@ class LightStyleRes(Inverter):
             return None
         return self.generator.features(self.generator.styles(unedited_NLD), self.config.place, dtype=self.feature_dtype)
 
-    def with_residual(self, edited: Tensor, features: Tensor, residual: Tensor) -> Tensor:
-        """G_a + E2(F_a, F, G_a)."""
+    def with_residual(self, edited: Tensor, features: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """=> (G_a + dF, h), both E2's."""
         with self.reduced(edited.device):
-            delta: Tensor = only(self.transform, "generate")(residual, features, edited)
-        return edited + delta
+            delta, hidden = only(self.transform, "generate")(residual, features, edited)
+        return edited + delta, hidden
+
+    def corrected(self, picture: Tensor, residual: Tensor, hidden: Tensor) -> Tensor:
+        """x' + dx, of a whole picture or of a window; dx is found at the input's size and fits any other."""
+        correction = only(self.correction, "generate")
+        side = residual.shape[-1] * correction.cell
+        shown = pooled(picture, side) if picture.shape[-1] >= side else enlarged(picture, side)
+        with self.reduced(picture.device):
+            dx: Tensor = correction(residual, hidden, shown)
+        return picture + enlarged(dx.float(), picture.shape[-1])

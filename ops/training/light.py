@@ -10,8 +10,8 @@ E1 and E2. What an edited photograph looks like nobody knows; of a drawn face G(
     x -> E0, E1, E2 without an edit -> G                must be x
     G(W) -> E0', E1, E2 with the edit d -> G            must be G(W + d), where E0' is as wrong as E0 on photographs
 
-Both go through the generator's full path, averaged down to be compared: a residual that was fitted to a smaller output's
-errors would carry them into the large one.
+A residual that was fitted to a smaller output's errors would carry them into the large picture. So they go through the
+generator's full path, averaged down to be compared, or in a share of the steps through the tail of that size.
 Pictures are generated in windows of the features' grid: a part costs its share. Legend: N batch, L rows of W+, D width of W.
 """
 
@@ -87,6 +87,8 @@ class LightResidualSettings:
     """Cells of a window's side."""
     margin: int = 2
     """Cells at a window's border that do not count."""
+    tail_share: float = 0.3
+    """Steps that go through the generator's tail of `size`, where it has one, so that both ways out are corrected."""
     pool: int = 192
     """Drawn faces held at a time."""
     refresh_every: int = 2
@@ -212,6 +214,11 @@ class Judged:
         size = self.size if self.size in generator.config.sizes else None
         return pooled(generator(generator.styles(wplus_NLD), size=size), self.size)
 
+    def of_residual(self, wplus_NLD: Tensor, detail: Tensor | None, unedited_NLD: Tensor | None = None) -> Tensor:
+        """What W+ and F_a give, by the full path."""
+        half = self.model.generator.config.resolution // 2
+        return pooled(self.model.generate(wplus_NLD, detail, unedited_NLD=unedited_NLD, size=half), self.size)
+
     @torch.no_grad()
     def measures(self, *, residual: bool) -> dict[str, float]:
         """Means over the faces: square, perceptual distance, cosine of identities."""
@@ -223,7 +230,7 @@ class Judged:
             targets = pooled(images, self.size)
             found = self.model.invert(images) if residual else None
             code = self.model.code(images) if found is None else found.wplus_NLD
-            made = self.of_code(code) if found is None else pooled(self.model.generate(code, found.detail), self.size)
+            made = self.of_code(code) if found is None else self.of_residual(code, found.detail)
             values = {"square": (made - targets).square().mean(dim=(1, 2, 3)), "perceptual": self.distance(made, targets)}
             if self.embed is not None:
                 values["identity"] = 1 - identity_loss(self.embed, made, targets)
@@ -243,8 +250,7 @@ class Judged:
         if edits:
             found = model.invert(images)
             rows += [
-                pooled(model.generate(code + step, found.detail, unedited_NLD=code), self.size)
-                for step in (torch.zeros(1), *edits.values())
+                self.of_residual(code + step, found.detail, unedited_NLD=code) for step in (torch.zeros(1), *edits.values())
             ]
         return np.concatenate([np.concatenate(list(crops_from_images(row)), axis=1) for row in rows])
 
@@ -267,16 +273,17 @@ class LightResidualStep(nn.Module):
 
     def __init__(self, model: LightStyleRes, distance: Distance, embed: Embedder | None, settings: LightResidualSettings):
         super().__init__()
-        self.extraction, self.transform = model.extraction, model.transform
+        self.extraction, self.transform, self.correction = model.extraction, model.transform, model.correction
         generator = model.generator
         assert isinstance(generator, Mobile), "windows of features are this architecture's"
         self.model, self.generator, self.distance, self.embed = [model], [generator], [distance], [embed]
         self.settings = settings
 
-    def forward(self, images: Tensor, pair: Pair, window: Window) -> tuple[Tensor, dict[str, Tensor]]:
-        made, targets = self.photographs(images, window)
+    def forward(self, images: Tensor, pair: Pair, window: Window, size: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """size: that the generator draws at, one of its own."""
+        made, targets = self.photographs(images, window, size)
         losses = self.compared(made, targets, window, "")
-        made, targets = self.drawn(pair, window)
+        made, targets = self.drawn(pair, window, size)
         losses |= self.compared(made, targets, window, "pair_")
         total = torch.stack([self.weight_of(name) * value for name, value in losses.items()]).sum()
         return total, losses
@@ -293,15 +300,15 @@ class LightResidualStep(nn.Module):
         share = settings.pair_weight if name.startswith("pair_") else 1.0
         return share * weights[name.removeprefix("pair_")]
 
-    def photographs(self, images: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+    def photographs(self, images: Tensor, window: Window, size: int) -> tuple[Tensor, Tensor]:
         """=> (what E1 and E2 make of a window without an edit, the window itself)."""
         model, generator = self.model[0], self.generator[0]
         with torch.no_grad():
             styles = generator.styles(model.code(images))
             features = cut(generator.features(styles, model.config.place), window)
-        return self.made(images, features, features, styles, window), self.part(images, window)
+        return self.made(images, features, features, styles, window, size), self.part(images, window)
 
-    def drawn(self, pair: Pair, window: Window) -> tuple[Tensor, Tensor]:
+    def drawn(self, pair: Pair, window: Window, size: int) -> tuple[Tensor, Tensor]:
         """=> (what E1 and E2 make of a window of a drawn face with an edit, the known truth)."""
         model, generator = self.model[0], self.generator[0]
         place = model.config.place
@@ -312,17 +319,24 @@ class LightResidualStep(nn.Module):
             edited = cut(generator.features(styles, place), window)
             true_styles = generator.styles(pair.wplus_NLD + pair.step_NLD)
             true = cut(generator.features(true_styles, place), window)
-            truth = self.reduced(generator.onward(true, true_styles, place, window=window), window)
-        return self.made(pair.pictures, features, edited, styles, window), truth
+            truth = self.reduced(generator.onward(true, true_styles, place, size=self.half_size, window=window), window)
+        return self.made(pair.pictures, features, edited, styles, window, size), truth
 
-    def made(self, images: Tensor, features: Tensor, edited: Tensor, styles: list[Tensor], window: Window) -> Tensor:
+    @property
+    def half_size(self) -> int:
+        """The full picture averaged to half its side: exact, and cheaper than the whole."""
+        return self.generator[0].config.resolution // 2
+
+    def made(self, images: Tensor, features: Tensor, edited: Tensor, styles: list[Tensor], window: Window, size: int) -> Tensor:
         """The picture of a window, at the settings' size; everything behind E0 sees the window alone."""
         model, generator = self.model[0], self.generator[0]
         assert self.extraction is not None and self.transform is not None
         seen = window.at(images.shape[-1] // model.config.residual.resolution).of(images)
         residual = self.extraction(seen, features)
-        x = edited + self.transform(residual, features, edited)
-        return self.reduced(generator.onward(x, styles, model.config.place, window=window), window)
+        x, hidden = model.with_residual(edited, features, residual)
+        drawn = generator.onward(x, styles, model.config.place, size=size, window=window)
+        shown = pooled(drawn, seen.shape[-1]) if drawn.shape[-1] > seen.shape[-1] else drawn
+        return self.reduced(model.corrected(shown, residual, hidden), window)
 
     def reduced(self, picture: Tensor, window: Window) -> Tensor:
         """A window's picture of any size, averaged to the settings' size."""
@@ -401,7 +415,7 @@ class FacePool:
         for slot, draws in self.rotation.due(step):
             with torch.no_grad():
                 code = draw_codes(generator, 1, draws, CodeSettings(), self.directions_KD)
-                picture = generator(generator.styles(code))
+                picture = generator(generator.styles(code), size=generator.config.resolution // 2)
                 self.pictures[slot] = pooled(picture, self.model.config.input_size)[0].half()
             self.codes[slot] = code[0]
 
@@ -431,8 +445,8 @@ class FacePool:
 
 def residual_parts(model: LightStyleRes) -> nn.ModuleDict:
     """What this trains, under the names of its checkpoint."""
-    assert model.extraction is not None and model.transform is not None
-    return nn.ModuleDict({"extraction": model.extraction, "transform": model.transform})
+    assert model.extraction is not None and model.transform is not None and model.correction is not None
+    return nn.ModuleDict({"extraction": model.extraction, "transform": model.transform, "correction": model.correction})
 
 
 @final
@@ -462,6 +476,7 @@ class LightResidualTask(Task):
         optimizer = torch.optim.Adam(parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
         self.parts = Learner("parts", parts, optimizer, torch.float32, clip_norm=clip_norm)
         self.learn = worker.wrap(LightResidualStep(model, distance, embed, settings))
+        self.half_size = model.config.generator.resolution // 2
         self.pool = FacePool(model, directions_KD, settings, seed)
         self.held_out = Judged(model, distance, embed, held_out, settings.size)
 
@@ -475,7 +490,10 @@ class LightResidualTask(Task):
         images = torch.where(poor.to(step.images.device), degraded(step.images, step.draws), step.images)
         top, left = torch.randint(0, resolution - settings.side + 1, (2,), generator=step.draws).tolist()
         window = face_window(resolution, settings.side) if step.index % 2 == 0 else Window(top, left, settings.side)
-        total, losses = self.learn(images, pair, window)
+        by_tail = settings.size in self.model.config.generator.sizes and (
+            float(torch.rand((), generator=step.draws)) < settings.tail_share
+        )
+        total, losses = self.learn(images, pair, window, settings.size if by_tail else self.half_size)
         self.parts.step(total)
         losses.setdefault("identity", torch.zeros(())), losses.setdefault("pair_identity", torch.zeros(()))
         return {name: value.detach() for name, value in losses.items()}

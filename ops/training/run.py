@@ -238,7 +238,9 @@ def _run_light(
                 load_but(encoder, anchor_weights(plan.start_from), Path(plan.start_from), missing=())
                 save_result(out / "e0.pt", encoder.state_dict(), 0)
             if plan.start_from is not None:
-                load_but(light_parts(model), light_residual_weights(plan.start_from), Path(plan.start_from), missing=())
+                found = light_residual_weights(plan.start_from)
+                # E1 and E2 from before there was a correction in the picture are a start for those that have one.
+                load_but(light_parts(model), found, Path(plan.start_from), missing=("correction.",))
             task = LightResidualTask(model, perceptual, settings, seed=plan.loop.seed, **common)
     about: dict[str, Any] = {"task": settings, "data": {"source": plan.data, "faces": len(faces.images)}}
     about["prior"] = {"generator": sha256_of(prior / GENERATOR)}
