@@ -47,6 +47,7 @@ from jobs.common.train_options import (
     perceptual_files,
     start,
     use_threads,
+    watching,
 )
 from ops.checkpoints.bundle import write_bundle
 from ops.data.faces import load_faces
@@ -57,7 +58,7 @@ from ops.training.e0 import E0Settings
 from ops.training.light import LightE0Settings, LightResidualSettings
 from ops.training.light import residual_parts as light_parts
 from ops.training.official_edits import official_edits
-from ops.training.presets import Preset, e0_preset, prior_preset, prior_sizes, residual_preset, tail_preset
+from ops.training.presets import Preset, e0_preset, parts_preset, prior_preset, prior_sizes, residual_preset, tail_preset
 from ops.training.prior import PriorSettings
 from ops.training.residual import ResidualSettings, residual_parts
 from ops.training.run import (
@@ -72,6 +73,7 @@ from ops.training.run import (
     save_edits,
 )
 from ops.training.trainer import LoopSettings, load_result, result_weights
+from ops.training.trainer import train as train_task
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode="markdown")
 
@@ -267,6 +269,38 @@ def directions_command(
         found = find_edits(model.eval(), known, CELEBA_EDITS, pose=True, components=GANSPACE_COMPONENTS)
         print("\n".join(found.lines))
         save_edits(out, found.entries, found.tensors)
+
+
+@app.command("parts")
+def parts_command(
+    data: Annotated[Path, typer.Option("--data", help="Parquet file with columns file, image and mask.")],
+    out: Out,
+    images: Images = None,
+    max_minutes: MaxMinutes = None,
+    batch: Batch = None,
+    seed: Seed = 0,
+    settings: Set = [],  # noqa: B006 - typer copies it
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Also write the trained network here, in half precision.")
+    ] = None,
+    threads: Threads = None,
+    progress: ProgressMode = "auto",
+) -> None:
+    """Train the network of face parts, by which a paste leaves hands and backgrounds alone."""
+    from safetensors.torch import save_file
+
+    from ops.training.parts import PartsSettings, PartsTask, load_parts
+
+    with explained():
+        use_threads(threads)
+        loop = loop_from(parts_preset(), images, batch, seed, None, max_minutes)
+        torch.manual_seed(loop.seed)
+        faces, held_out = (load_parts(data, held_out=held) for held in (False, True))
+        task = PartsTask(faces, held_out, changed(PartsSettings(), settings))
+        with watching(progress, task.name) as watch:
+            train_task(task, None, loop, out, watch=watch, about={"task": task.settings, "data": {"source": str(data)}})
+        if weights is not None:
+            save_file({name: value.half() for name, value in task.trained().state_dict().items()}, weights)
 
 
 @app.command("bundle")

@@ -37,6 +37,10 @@ COLOURS = 12
 """Channels of a picture before the last inverse Haar transform; the first three are its low band."""
 
 
+ALONE_FROM = 64
+"""Side of the features from which on a CPU works on one sample at a time."""
+
+
 @dataclass(frozen=True)
 class TailConfig:
     """A smaller output: colours read off a layer's features, plus those that separable convolutions make of them."""
@@ -162,9 +166,18 @@ class SeparableConv(nn.Module):
         self.noise = nn.Parameter(torch.zeros(side, side))
 
     def forward(self, x: Tensor, style_NC: Tensor, weight_delta: Tensor | None = None, window: Window | None = None) -> Tensor:
+        noise = (self.noise if window is None else window.of(self.noise))[None, None]
+        if (
+            len(x) == 1
+            and weight_delta is None
+            and not (torch.is_grad_enabled() and (x.requires_grad or self.bias.requires_grad))
+        ):
+            # A depthwise filter and a style commute: one weight and a bias for two passes over the features.
+            weight = (self.pointwise * style_NC[:, :, None, None]).to(x.dtype)
+            y = pointwise(depthwise(x, self.depthwise.to(x.dtype)), weight, self.bias.to(x.dtype))
+            return F.leaky_relu(y.add_(noise.to(y.dtype)), LRELU_SLOPE, inplace=True)
         y = depthwise(x * style_NC[:, :, None, None].to(x.dtype), self.depthwise.to(x.dtype))
         y = scaled_pointwise(y, self.pointwise, weight_delta)
-        noise = (self.noise if window is None else window.of(self.noise))[None, None]
         return activated(y, noise, self.bias)
 
 
@@ -221,6 +234,16 @@ class ToImage(nn.Module):
         """The first `count` of them [N, count, H, W] float32."""
         y = scaled_pointwise(x * style_NC[:, :, None, None].to(x.dtype), self.weight[:count], weight_delta)
         return y.float() + self.bias[:count, None, None]
+
+
+def one_by_one(x: Tensor) -> bool:
+    """Whether samples are worked on each alone: on a CPU a style is then a factor of a weight (`SeparableConv`)."""
+    return (
+        len(x) > 1
+        and x.device.type == "cpu"
+        and x.shape[-1] >= ALONE_FROM
+        and not (torch.is_grad_enabled() and x.requires_grad)
+    )
 
 
 def scaled_pointwise(x: Tensor, weight: Tensor, weight_delta: Tensor | None) -> Tensor:
@@ -376,14 +399,19 @@ class Mobile(Generator):
         names = self.modules_after(after)
         if after != last and last not in names:
             raise ValueError(f"a picture of {size} px is made of the features at {last}, which lies before {after}")
+        done = after
         for name in names if after != last else ():
+            if injection is None and deltas is None and one_by_one(x):
+                parts = zip(x.split(1), *(style.split(1) for style in styles), strict=True)
+                return torch.cat([self._finish(done, one, rows, size, None, None, window) for one, *rows in parts])
             if window is not None and name.endswith("up"):
                 window = window.at(2)
             x = self._step(name, x, styles, deltas, window)
             if injection is not None and name == injection.place:
-                x = injection.transform(x)
+                x, injection = injection.transform(x), None
             if name == last:
                 break
+            done = name
         if tail is None:
             read = self.synthesis.to_img if size == self.config.resolution else self.synthesis.to_img.averaged
             picture: Tensor = read(x, styles[self.order["to_img"]], (deltas or {}).get("to_img"))

@@ -92,6 +92,11 @@ def tail_preset() -> tuple[TailSettings, LoopSettings]:
     return TailSettings(), LoopSettings(images=80_000, batch=8, precision="fp32", preview_images=8000, log_images=800)
 
 
+def parts_preset() -> LoopSettings:
+    """Every labelled face about twenty times."""
+    return LoopSettings(images=16_000, batch=8, precision="fp32", warmup_images=400, preview_images=4000, log_images=800)
+
+
 def prior_sizes(
     start: Path | None, resolution: int | None, channel_base: int, channel_max: int, w_dim: int, mapping_layers: int
 ) -> StyleGAN2Config:

@@ -60,7 +60,9 @@ def tail_task(size: int = 16) -> TailTask:
     model = light_model(trained=True)
     model.generator = generator
     inverted = Inverted(model, FACES, torch.randn(2, 12, generator=torch.Generator().manual_seed(3)))
-    return TailTask(generator, size, TailSettings(learning_rate=1e-2, pool=4, window=10, margin=2), inverted=inverted, held_out=inverted)
+    return TailTask(
+        generator, size, TailSettings(learning_rate=1e-2, pool=4, window=10, margin=2), inverted=inverted, held_out=inverted
+    )
 
 
 @pytest.mark.parametrize("build", [e0_task, residual_task, tail_task])
