@@ -55,10 +55,19 @@ from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.light import LightStyleRes
 from ops.inversion.styleres import StyleRes
 from ops.training.e0 import E0Settings
-from ops.training.light import LightE0Settings, LightResidualSettings
+from ops.training.light import LightE0Settings, LightResidualSettings, PictureParts
 from ops.training.light import residual_parts as light_parts
 from ops.training.official_edits import official_edits
-from ops.training.presets import Preset, e0_preset, parts_preset, prior_preset, prior_sizes, residual_preset, tail_preset
+from ops.training.presets import (
+    Preset,
+    e0_preset,
+    parts_preset,
+    picture_preset,
+    prior_preset,
+    prior_sizes,
+    residual_preset,
+    tail_preset,
+)
 from ops.training.prior import PriorSettings
 from ops.training.residual import ResidualSettings, residual_parts
 from ops.training.run import (
@@ -248,6 +257,41 @@ def residual_command(
         start(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
 
 
+@app.command("picture")
+def picture_command(
+    data: Data,
+    prior: Prior,
+    out: Out,
+    images: Images = None,
+    max_minutes: MaxMinutes = None,
+    batch: Batch = None,
+    seed: Seed = 0,
+    precision: PrecisionName = None,
+    settings: Set = [],  # noqa: B006 - typer copies it
+    start_from: StartFrom = None,
+    directions: Directions = None,
+    identity_network: IdentityNetwork = None,
+    vgg_weights: VggWeights = None,
+    lpips_weights: LpipsWeights = None,
+    lpips_heads: LpipsHeads = None,
+    threads: Threads = None,
+    workers: Workers = 1,
+    gpus_per_worker: GpusPerWorker = 0,
+    cpus_per_worker: CpusPerWorker = 1,
+    ray_address: RayAddress = None,
+    progress: ProgressMode = "auto",
+) -> None:
+    """Preset light: train what of the picture's error remains after an edit, on what `residual` left in --out."""
+    with explained():
+        task, loop = picture_preset()
+        loop = loop_from(loop, images, batch, seed, precision, max_minutes)
+        files = perceptual_files(vgg_weights, lpips_weights, lpips_heads)
+        plan = _plan(
+            data, prior, out, "light", changed(task, settings), loop, start_from, identity_network, files, directions=directions
+        )
+        start(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
+
+
 @app.command("directions")
 def directions_command(
     data: Data,
@@ -344,6 +388,7 @@ def trained(prior: Path, out: Path, preset: Preset) -> tuple[StyleRes | LightSty
         assert light.encoder is not None
         load_result(light.encoder, out / "e0.pt")
         load_result(light_parts(light), out / "residual.pt")
+        load_result(PictureParts(light), out / "picture.pt")
         return light, light_weights(light)
     without_e2 = "gates.projection.weight" in result_weights(out / "residual.pt")
     model = model_on_prior(prior, preset, without_e2=without_e2)

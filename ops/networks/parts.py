@@ -1,7 +1,8 @@
 """Which pixels of an aligned face are face, hair and neck: a small network, so that a paste leaves a hand before a mouth alone.
 
 EfficientNet-Lite0's first eleven blocks, read at four scales, finest last. Its weights lie in the package;
-`styleres train parts` makes them. Trained on CelebAMask-HQ (Lee et al. 2020), whose labels count hands and objects before a face as background.
+`styleres train parts` makes them. Trained on CelebAMask-HQ (Lee et al. 2020), whose labels count hands and objects before a
+face as background.
 
 Legend: N batch, K parts, S side of what the network sees.
 """

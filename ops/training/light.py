@@ -10,15 +10,18 @@ E1 and E2. What an edited photograph looks like nobody knows; of a drawn face G(
     x -> E0, E1, E2 without an edit -> G                must be x
     G(W) -> E0', E1, E2 with the edit d -> G            must be G(W + d), where E0' is as wrong as E0 on photographs
 
-A residual that was fitted to a smaller output's errors would carry them into the large picture. So they go through the
-generator's full path, averaged down to be compared, or in a share of the steps through the tail of that size.
+Both go through the generator's full path, averaged down to be compared: a residual that was fitted to a smaller output's
+errors would carry them into the large one. Then, on frozen E1 and E2:
+
+    G(W) -> E0', E1, E2 with the edit d, q -> G, dx     must be G(W + d): what of q remains after an edit
+
 Pictures are generated in windows of the features' grid: a part costs its share. Legend: N batch, L rows of W+, D width of W.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -27,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.generators.mobile import Mobile, Window
-from ops.inversion.inverter import pooled
-from ops.inversion.light import LightEncoder, LightStyleRes
+from ops.inversion.inverter import only, pooled
+from ops.inversion.light import LightEncoder, LightExtraction, LightStyleRes, Transformed, cells
 from ops.spaces import crops_from_images, images_from_crops
 from ops.training.degrade import degraded
 from ops.training.distributed import Worker
@@ -87,12 +90,20 @@ class LightResidualSettings:
     """Cells of a window's side."""
     margin: int = 2
     """Cells at a window's border that do not count."""
-    tail_share: float = 0.3
-    """Steps that go through the generator's tail of `size`, where it has one, so that both ways out are corrected."""
     pool: int = 192
     """Drawn faces held at a time."""
     refresh_every: int = 2
     """Steps from one new drawn face to the next."""
+
+
+@dataclass(frozen=True)
+class LightPictureSettings(LightResidualSettings):
+    """What the pairs are, as for E1 and E2; there are no photographs."""
+
+    learning_rate: float = 2e-3
+    small_share: float = 0.5
+    """Steps that go through the generator's smallest picture that is not below the images, so that both ways are corrected."""
+    refresh_every: int = 1
 
 
 class LightE0Step(nn.Module):
@@ -273,18 +284,17 @@ class LightResidualStep(nn.Module):
 
     def __init__(self, model: LightStyleRes, distance: Distance, embed: Embedder | None, settings: LightResidualSettings):
         super().__init__()
-        self.extraction, self.transform, self.correction = model.extraction, model.transform, model.correction
+        self.extraction, self.transform = model.extraction, model.transform
         generator = model.generator
         assert isinstance(generator, Mobile), "windows of features are this architecture's"
         self.model, self.generator, self.distance, self.embed = [model], [generator], [distance], [embed]
         self.settings = settings
 
-    def forward(self, images: Tensor, pair: Pair, window: Window, size: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """size: that the generator draws at, one of its own."""
-        made, targets = self.photographs(images, window, size)
-        losses = self.compared(made, targets, window, "")
-        made, targets = self.drawn(pair, window, size)
-        losses |= self.compared(made, targets, window, "pair_")
+    def forward(self, images: Tensor, pair: Pair, window: Window) -> tuple[Tensor, dict[str, Tensor]]:
+        made, targets = self.photographs(images, window)
+        losses = self.compared(made, targets, window)
+        made, targets = self.drawn(pair, window)
+        losses |= {f"pair_{name}": value for name, value in self.compared(made, targets, window).items()}
         total = torch.stack([self.weight_of(name) * value for name, value in losses.items()]).sum()
         return total, losses
 
@@ -300,15 +310,15 @@ class LightResidualStep(nn.Module):
         share = settings.pair_weight if name.startswith("pair_") else 1.0
         return share * weights[name.removeprefix("pair_")]
 
-    def photographs(self, images: Tensor, window: Window, size: int) -> tuple[Tensor, Tensor]:
+    def photographs(self, images: Tensor, window: Window) -> tuple[Tensor, Tensor]:
         """=> (what E1 and E2 make of a window without an edit, the window itself)."""
         model, generator = self.model[0], self.generator[0]
         with torch.no_grad():
             styles = generator.styles(model.code(images))
             features = cut(generator.features(styles, model.config.place), window)
-        return self.made(images, features, features, styles, window, size), self.part(images, window)
+        return self.made(images, features, features, styles, window), self.part(images, window)
 
-    def drawn(self, pair: Pair, window: Window, size: int) -> tuple[Tensor, Tensor]:
+    def drawn(self, pair: Pair, window: Window) -> tuple[Tensor, Tensor]:
         """=> (what E1 and E2 make of a window of a drawn face with an edit, the known truth)."""
         model, generator = self.model[0], self.generator[0]
         place = model.config.place
@@ -320,23 +330,24 @@ class LightResidualStep(nn.Module):
             true_styles = generator.styles(pair.wplus_NLD + pair.step_NLD)
             true = cut(generator.features(true_styles, place), window)
             truth = self.reduced(generator.onward(true, true_styles, place, size=self.half_size, window=window), window)
-        return self.made(pair.pictures, features, edited, styles, window, size), truth
+        return self.made(pair.pictures, features, edited, styles, window), truth
 
     @property
     def half_size(self) -> int:
         """The full picture averaged to half its side: exact, and cheaper than the whole."""
         return self.generator[0].config.resolution // 2
 
-    def made(self, images: Tensor, features: Tensor, edited: Tensor, styles: list[Tensor], window: Window, size: int) -> Tensor:
+    def made(self, images: Tensor, features: Tensor, edited: Tensor, styles: list[Tensor], window: Window) -> Tensor:
         """The picture of a window, at the settings' size; everything behind E0 sees the window alone."""
         model, generator = self.model[0], self.generator[0]
-        assert self.extraction is not None and self.transform is not None
-        seen = window.at(images.shape[-1] // model.config.residual.resolution).of(images)
-        residual = self.extraction(seen, features)
-        x, hidden = model.with_residual(edited, features, residual)
-        drawn = generator.onward(x, styles, model.config.place, size=size, window=window)
-        shown = pooled(drawn, seen.shape[-1]) if drawn.shape[-1] > seen.shape[-1] else drawn
-        return self.reduced(model.corrected(shown, residual, hidden), window)
+        seen = window.at(model.config.cell).of(images)
+        x = model.with_residual(edited, features, model.residual(seen, features)).features
+        return self.reduced(generator.onward(x, styles, model.config.place, size=self.half_size, window=window), window)
+
+    def compared(self, made: Tensor, targets: Tensor, window: Window) -> dict[str, Tensor]:
+        resolution, settings = self.model[0].config.residual.resolution, self.settings
+        embed = self.embed[0] if settings.identity_weight > 0 else None
+        return compared(made, targets, window, resolution, settings.margin, self.distance[0], embed)
 
     def reduced(self, picture: Tensor, window: Window) -> Tensor:
         """A window's picture of any size, averaged to the settings' size."""
@@ -346,28 +357,32 @@ class LightResidualStep(nn.Module):
         images = pooled(images, self.settings.size)
         return window.at(self.settings.size // self.model[0].config.residual.resolution).of(images)
 
-    def compared(self, made: Tensor, targets: Tensor, window: Window, prefix: str) -> dict[str, Tensor]:
-        """Losses over what counts of a window."""
-        settings, embed, resolution = self.settings, self.embed[0], self.model[0].config.residual.resolution
-        scale = settings.size // resolution
-        before = [settings.margin * scale if first > 0 else 0 for first in (window.top, window.left)]
-        after = [settings.margin * scale if first + window.side < resolution else 0 for first in (window.top, window.left)]
-        length = window.side * scale
-        inner = (..., slice(before[0], length - after[0]), slice(before[1], length - after[1]))
-        a, b = made[inner], targets[inner]
-        losses = {
-            f"{prefix}pixel": (a - b).square().mean(),
-            f"{prefix}magnitude": (a - b).abs().mean(),
-            f"{prefix}perceptual": self.distance[0](a, b).mean(),
-            f"{prefix}sharpness": (sharpness(a) - sharpness(b)).abs().mean(),
-        }
-        face = face_window(resolution, window.side)
-        if embed is not None and settings.identity_weight > 0 and window == face:
-            with torch.no_grad():
-                reference = embed(F.interpolate(b, size=(112, 112), mode="bilinear", align_corners=False, antialias=True))
-            shown = F.interpolate(a, size=(112, 112), mode="bilinear", align_corners=False, antialias=True)
-            losses[f"{prefix}identity"] = (1 - F.cosine_similarity(embed(shown), reference, dim=1)).mean()
-        return losses
+
+def compared(
+    made: Tensor, targets: Tensor, window: Window, resolution: int, margin: int, distance: Distance, embed: Embedder | None
+) -> dict[str, Tensor]:
+    """Losses over what counts of a window of a grid: all but a margin of cells at borders that are none of the picture's.
+
+    The identity's is there for the window of the face alone, if at all.
+    """
+    scale = made.shape[-1] // window.side
+    before = [margin * scale if first > 0 else 0 for first in (window.top, window.left)]
+    after = [margin * scale if first + window.side < resolution else 0 for first in (window.top, window.left)]
+    length = window.side * scale
+    inner = (..., slice(before[0], length - after[0]), slice(before[1], length - after[1]))
+    a, b = made[inner], targets[inner]
+    losses = {
+        "pixel": (a - b).square().mean(),
+        "magnitude": (a - b).abs().mean(),
+        "perceptual": distance(a, b).mean(),
+        "sharpness": (sharpness(a) - sharpness(b)).abs().mean(),
+    }
+    if embed is not None and window == face_window(resolution, window.side):
+        with torch.no_grad():
+            reference = embed(F.interpolate(b, size=(112, 112), mode="bilinear", align_corners=False, antialias=True))
+        shown = F.interpolate(a, size=(112, 112), mode="bilinear", align_corners=False, antialias=True)
+        losses["identity"] = (1 - F.cosine_similarity(embed(shown), reference, dim=1)).mean()
+    return losses
 
 
 def face_window(resolution: int, side: int) -> Window:
@@ -443,10 +458,19 @@ class FacePool:
         return Pair(pictures, wplus_NLD, step_NLD, toward_mean.to(step_NLD), noise.to(step_NLD))
 
 
+class PictureParts(nn.Module):
+    """What the training of q leaves, under the names of its checkpoint; shares the model's own."""
+
+    def __init__(self, model: LightStyleRes):
+        super().__init__()
+        self.correction = only(model.correction, "generate")
+        self.basis = nn.Buffer(model.basis)
+
+
 def residual_parts(model: LightStyleRes) -> nn.ModuleDict:
     """What this trains, under the names of its checkpoint."""
-    assert model.extraction is not None and model.transform is not None and model.correction is not None
-    return nn.ModuleDict({"extraction": model.extraction, "transform": model.transform, "correction": model.correction})
+    assert model.extraction is not None
+    return nn.ModuleDict({"extraction": model.extraction, "transform": model.transform})
 
 
 @final
@@ -476,7 +500,6 @@ class LightResidualTask(Task):
         optimizer = torch.optim.Adam(parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
         self.parts = Learner("parts", parts, optimizer, torch.float32, clip_norm=clip_norm)
         self.learn = worker.wrap(LightResidualStep(model, distance, embed, settings))
-        self.half_size = model.config.generator.resolution // 2
         self.pool = FacePool(model, directions_KD, settings, seed)
         self.held_out = Judged(model, distance, embed, held_out, settings.size)
 
@@ -490,10 +513,7 @@ class LightResidualTask(Task):
         images = torch.where(poor.to(step.images.device), degraded(step.images, step.draws), step.images)
         top, left = torch.randint(0, resolution - settings.side + 1, (2,), generator=step.draws).tolist()
         window = face_window(resolution, settings.side) if step.index % 2 == 0 else Window(top, left, settings.side)
-        by_tail = settings.size in self.model.config.generator.sizes and (
-            float(torch.rand((), generator=step.draws)) < settings.tail_share
-        )
-        total, losses = self.learn(images, pair, window, settings.size if by_tail else self.half_size)
+        total, losses = self.learn(images, pair, window)
         self.parts.step(total)
         losses.setdefault("identity", torch.zeros(())), losses.setdefault("pair_identity", torch.zeros(()))
         return {name: value.detach() for name, value in losses.items()}
@@ -504,3 +524,150 @@ class LightResidualTask(Task):
     def pictures(self) -> np.ndarray | None:
         edits = {} if self.directions_KD is None else {str(k): step for k, step in enumerate(self.directions_KD[:3])}
         return self.held_out.pictures(edits or {"none": torch.zeros(1)})
+
+
+class LightPictureStep(nn.Module):
+    """What of q remains after an edit, as one module whose forward is a whole loss."""
+
+    def __init__(self, model: LightStyleRes, distance: Distance, embed: Embedder | None, settings: LightPictureSettings):
+        super().__init__()
+        self.correction = only(model.correction, "generate")
+        generator = model.generator
+        assert isinstance(generator, Mobile), "windows of features are this architecture's"
+        self.model, self.generator, self.distance, self.embed = [model], [generator], [distance], [embed]
+        self.settings = settings
+
+    def forward(self, pair: Pair, window: Window, size: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """size: that the generator draws at, one of its own."""
+        model, config, settings = self.model[0], self.model[0].config, self.settings
+        with torch.no_grad():
+            rest, transformed, picture, truth = self.known(pair, window, size)
+        made = model.corrected(picture, rest, transformed)
+        embed = self.embed[0] if settings.identity_weight > 0 else None
+        losses = compared(made, truth, window, config.residual.resolution, settings.margin, self.distance[0], embed)
+        weights = {"pixel": settings.pixel_weight, "magnitude": settings.magnitude_weight}
+        weights |= {"perceptual": settings.perceptual_weight, "identity": settings.identity_weight}
+        weights |= {"sharpness": settings.sharpness_weight}
+        return torch.stack([weights[name] * value for name, value in losses.items()]).sum(), losses
+
+    def known(self, pair: Pair, window: Window, size: int) -> tuple[Tensor, Transformed, Tensor, Tensor]:
+        """=> (q, what E2 gives at the place, the edited picture without dx, the truth), of a window."""
+        model, generator = self.model[0], self.generator[0]
+        place, cell = model.config.place, model.config.cell
+        seen = window.at(cell).of(pair.pictures)
+
+        def picture(x: Tensor, styles: list[Tensor], size: int) -> Tensor:
+            return pooled(generator.onward(x, styles, place, size=size, window=window), window.side * cell)
+
+        code = pair.as_wrong(model.code(pair.pictures), model.latent_avg)
+        styles = generator.styles(code)
+        features = cut(generator.features(styles, place), window)
+        residual = model.residual(seen, features)
+        rest = model.rest(seen, picture(model.with_residual(features, features, residual).features, styles, size))
+        styles = generator.styles(code + pair.step_NLD)
+        transformed = model.with_residual(cut(generator.features(styles, place), window), features, residual)
+        edited = picture(transformed.features, styles, size)
+        styles = generator.styles(pair.wplus_NLD + pair.step_NLD)
+        truth = picture(cut(generator.features(styles, place), window), styles, generator.config.resolution // 2)
+        return rest, transformed, edited, truth
+
+
+@final
+class LightPictureTask(Task):
+    """What of q remains after an edit. See `ops.training.trainer`; it learns from drawn faces, and shows photographs."""
+
+    name = "picture"
+
+    def __init__(
+        self,
+        model: LightStyleRes,
+        distance: Distance,
+        settings: LightPictureSettings,
+        *,
+        embed: Embedder | None = None,
+        directions_KD: Tensor | None = None,
+        clip_norm: float = 1.0,
+        worker: Worker | None = None,
+        held_out: np.ndarray | None = None,
+        seed: int = 0,
+    ):
+        """directions_KD: as `LightResidualTask` takes them. The model has the basis of q already (`find_basis`)."""
+        worker = worker or Worker()
+        self.model, self.settings, self.directions_KD = model, settings, directions_KD
+        model.requires_grad_(False).eval()
+        parts = PictureParts(model).requires_grad_(True)
+        optimizer = torch.optim.Adam(parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
+        self.parts = Learner("picture", parts, optimizer, torch.float32, clip_norm=clip_norm)
+        self.learn = worker.wrap(LightPictureStep(model, distance, embed, settings))
+        self.pool = FacePool(model, directions_KD, settings, seed)
+        self.held_out = Judged(model, distance, embed, held_out, model.config.input_size)
+
+    def learners(self) -> list[Learner]:
+        return [self.parts]
+
+    def step(self, step: Step) -> dict[str, Tensor]:
+        settings, config = self.settings, self.model.config
+        resolution = config.residual.resolution
+        pair = self.pool.pairs(step.index, step.batch, step.draws).part(step.mine)
+        top, left = torch.randint(0, resolution - settings.side + 1, (2,), generator=step.draws).tolist()
+        window = face_window(resolution, settings.side) if step.index % 2 == 0 else Window(top, left, settings.side)
+        small = float(torch.rand((), generator=step.draws)) < settings.small_share
+        total, losses = self.learn(pair, window, config.drawn_size if small else config.generator.resolution // 2)
+        self.parts.step(total)
+        losses.setdefault("identity", torch.zeros(()))
+        return {name: value.detach() for name, value in losses.items()}
+
+    def measures(self) -> dict[str, float]:
+        return self.held_out.measures(residual=True)
+
+    def pictures(self) -> np.ndarray | None:
+        edits = {} if self.directions_KD is None else {str(k): step for k, step in enumerate(self.directions_KD[:3])}
+        return self.held_out.pictures(edits or {"none": torch.zeros(1)})
+
+
+@torch.no_grad()
+def find_basis(model: LightStyleRes, crops: np.ndarray) -> Tensor:
+    """The directions in which errors of inverted photographs, uint8 [N, S, S, 3], vary most in a cell => [K, pixels of a cell],
+    the first most."""
+    cell, config = model.config.cell, model.config
+    total = torch.zeros(3 * cell**2, 3 * cell**2, dtype=torch.float64)
+    for first in range(0, len(crops), 4):
+        images = images_from_crops(crops[first : first + 4])
+
+        def unedited(features: Tensor, images: Tensor = images) -> Tensor:
+            return model.with_residual(features, features, model.residual(images, features)).features
+
+        picture = model.drawn(model.generator.styles(model.code(images)), unedited, config.drawn_size)
+        error = cells(images - pooled(picture, images.shape[-1]), cell).transpose(0, 1).flatten(1).double()
+        total += error @ error.t()
+    directions = torch.linalg.eigh(total).eigenvectors.flip(1)
+    return directions[:, : config.residual.picture_channels].t().float().contiguous()
+
+
+@torch.no_grad()
+def keep_channels(weights: Mapping[str, Tensor], count: int, model: LightStyleRes, crops: np.ndarray) -> dict[str, Tensor]:
+    """E1 and E2 of more channels of F_a, with the `count` mixtures of them by which E2 sees most of photographs.
+
+    The channels' second moments on photographs are C = L L^T; the singular vectors of (E2's first filter) L say which.
+    weights: as `residual_parts` names them. model: E0 and the generator.
+    """
+    last, first = weights["extraction.last.weight"], weights["transform.of_residual.weight"]
+    config = replace(model.config.residual, residual_channels=len(last))
+    extraction = LightExtraction(config, model.config.input_size)
+    prefix = "extraction."
+    extraction.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
+    moments = 1e-6 * torch.eye(len(last), dtype=torch.float64)
+    for start in range(0, len(crops), 4):
+        images = images_from_crops(crops[start : start + 4])
+        features = model.features(model.generator.styles(model.code(images)))
+        found = extraction(images, features).transpose(0, 1).flatten(1).double()
+        moments += found @ found.t() / found.shape[1]
+    lower = torch.linalg.cholesky(moments)
+    kept = torch.linalg.svd(first.permute(0, 2, 3, 1).flatten(0, 2).double() @ lower, full_matrices=False)[2][:count]
+    to_kept = (kept @ torch.linalg.inv(lower)).float()
+    from_kept = (lower @ kept.t()).float()
+    changed = dict(weights)
+    changed["extraction.last.weight"] = torch.einsum("kc,cixy->kixy", to_kept, last)
+    changed["extraction.last.bias"] = to_kept @ weights["extraction.last.bias"]
+    changed["transform.of_residual.weight"] = torch.einsum("oixy,ik->okxy", first, from_kept)
+    return changed

@@ -63,14 +63,12 @@ class Inverted:
         """One photograph, maybe edited => (features with the residual at the model's place [1, C, R, R], W+ [1, L, D])."""
         model = self.model
         face = self.faces[int(torch.randint(0, len(self.faces), (), generator=draws))]
-        inversion = model.invert(images_from_crops(face[None]))
-        assert inversion.detail is not None
-        step = along_directions(1, self.directions_KD, draws, 0.4, inversion.wplus_NLD.device)
-        code = inversion.wplus_NLD + step
-        before, edited = (
-            model.generator.features(model.generator.styles(one), model.config.place) for one in (inversion.wplus_NLD, code)
-        )
-        return model.with_residual(edited, before, inversion.detail)[0], code
+        images = images_from_crops(face[None])
+        found = model.code(images)
+        code = found + along_directions(1, self.directions_KD, draws, 0.4, found.device)
+        before, edited = (model.features(model.generator.styles(one)) for one in (found, code))
+        residual = model.residual(images, before)
+        return model.with_residual(edited, before, residual).features, code
 
 
 class PairPool:
