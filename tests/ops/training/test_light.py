@@ -11,13 +11,20 @@ import torch
 
 from ops.checkpoints.bundle import write_bundle
 from ops.generators.mobile import Mobile, Window
+from ops.inversion.light import FEATURE_SCALE, cells
+from ops.spaces import images_from_crops
 from ops.training.degrade import DegradeSettings, degraded
 from ops.training.light import (
     LightE0Settings,
     LightE0Task,
+    LightPictureSettings,
+    LightPictureStep,
+    LightPictureTask,
     LightResidualSettings,
     LightResidualTask,
     face_window,
+    find_basis,
+    keep_channels,
     residual_parts,
     sharpness,
     start_light_encoder,
@@ -51,6 +58,13 @@ def residual_task(learning_rate: float = 1e-3) -> LightResidualTask:
     return LightResidualTask(light_model(), distance, settings, directions_KD=torch.randn(2, 12), held_out=FACES[:2])
 
 
+def picture_task(learning_rate: float = 2e-3) -> LightPictureTask:
+    model = light_model(trained=True)
+    model.basis.copy_(find_basis(model, FACES))
+    settings = LightPictureSettings(learning_rate=learning_rate, size=64, side=12, pool=3, identity_weight=0.0)
+    return LightPictureTask(model, distance, settings, directions_KD=torch.randn(2, 12), held_out=FACES[:2])
+
+
 def tail_task(size: int = 16) -> TailTask:
     torch.manual_seed(0)
     generator = light_model().generator
@@ -65,7 +79,7 @@ def tail_task(size: int = 16) -> TailTask:
     )
 
 
-@pytest.mark.parametrize("build", [e0_task, residual_task, tail_task])
+@pytest.mark.parametrize("build", [e0_task, residual_task, picture_task, tail_task])
 def test_a_run_that_was_stopped_is_the_run_that_was_not(build: Callable[[], Task], tmp_path: Path) -> None:
     faces = None if build is tail_task else FACES
     straight = build()
@@ -85,6 +99,60 @@ def test_a_residual_learns_what_the_code_lacks(tmp_path: Path) -> None:
     before = task.measures()["held_out_square"]
     train(task, FACES, LoopSettings(**{**vars(LOOP), "images": 960, "preview_images": 1000}), tmp_path)
     assert task.measures()["held_out_square"] < 0.9 * before
+
+
+def test_the_basis_holds_more_than_any_other_of_its_size() -> None:
+    model = light_model(trained=True)
+
+    def left(basis: torch.Tensor) -> float:
+        model.basis.copy_(basis)
+        images = images_from_crops(FACES)
+        found = model.invert(images)
+        return float((model.generate(found.wplus_NLD, found.detail, size=64) - images).square().mean())
+
+    basis = find_basis(model, FACES)
+    torch.testing.assert_close(basis @ basis.t(), torch.eye(20), atol=1e-5, rtol=1e-5)
+    others = [torch.linalg.qr(torch.randn(48, 20, generator=torch.Generator().manual_seed(seed)))[0].t() for seed in range(3)]
+    assert left(basis) < 0.7 * min(left(other) for other in others)
+
+
+def test_fewer_channels_do_what_more_did() -> None:
+    """Where E2 sees two mixtures of the four channels, two are enough."""
+    model = light_model(trained=True)
+    weights = {name: value.clone() for name, value in residual_parts(model).state_dict().items()}
+    first = weights["transform.of_residual.weight"]
+    mixtures = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    weights["transform.of_residual.weight"] = torch.einsum("okxy,kc->ocxy", first[:, :2], mixtures)
+    fewer = keep_channels(weights, 2, model, FACES)
+    assert fewer["extraction.last.weight"].shape[0] == fewer["transform.of_residual.weight"].shape[1] == 2
+    images = images_from_crops(FACES[:2])
+    features = model.features(model.generator.styles(model.code(images)))
+
+    def seen(parts: dict[str, torch.Tensor]) -> torch.Tensor:
+        inner = images.new_tensor(0) + model.extraction.blocks(  # type: ignore[union-attr]
+            model.extraction.of_image(cells(images, CONFIG.cell))  # type: ignore[union-attr]
+            + model.extraction.of_features(features * FEATURE_SCALE)  # type: ignore[union-attr]
+        )
+        last = torch.nn.functional.conv2d(inner, parts["extraction.last.weight"], parts["extraction.last.bias"])
+        return torch.nn.functional.conv2d(last, parts["transform.of_residual.weight"], padding=1)
+
+    torch.testing.assert_close(seen(fewer), seen(weights), atol=1e-4, rtol=1e-3)
+
+
+def test_what_remains_after_an_edit_is_learnt(tmp_path: Path) -> None:
+    task = picture_task(1e-2)
+    pairs = task.pool.pairs(0, 3, torch.Generator().manual_seed(5))
+
+    def error() -> float:
+        step = task.learn
+        assert isinstance(step, LightPictureStep)
+        return float(step(pairs, Window(0, 0, 16), 64)[1]["pixel"])
+
+    with torch.no_grad():
+        before = error()
+    train(task, FACES, LoopSettings(**{**vars(LOOP), "images": 400, "preview_images": 1000}), tmp_path)
+    with torch.no_grad():
+        assert error() < 0.95 * before
 
 
 def test_a_tail_learns_the_averaged_picture(tmp_path: Path) -> None:
