@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "invert": Subcommand("jobs.invert", "invert", "Invert every face of every INPUT into the store."),
     "render": Subcommand("jobs.render", "render", "Apply edits to the stored faces and write the edited videos."),
     "edit": Subcommand("jobs.edit", "edit", "Edit the faces of every INPUT: invert, then render."),
+    "preview": Subcommand("jobs.preview", "preview", "A few faces with each edit and all together: one picture, in seconds."),
     "plan": Subcommand("jobs.plan", "plan", "What an edit will take: frames, faces, seconds of work, bytes, hours."),
     "describe": Subcommand("jobs.describe", "describe", "The whole contract as JSON: commands, options, exit codes, files."),
     "inspect": Subcommand("jobs.inspect", "inspect", "Sources, tracks, sizes, lost items of a store; edits, their units."),

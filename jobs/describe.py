@@ -31,6 +31,7 @@ FILES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "invert": {"reads": ("inputs", "model"), "writes": ("store",)},
     "render": {"reads": ("store", "inputs", "model", "recipe", "editors"), "writes": ("out", "store")},
     "edit": {"reads": ("inputs", "model", "recipe", "editors", "store"), "writes": ("out", "store")},
+    "preview": {"reads": ("inputs", "store", "model", "recipe", "editors"), "writes": ("out",)},
     "plan": {"reads": ("inputs", "model", "recipe", "editors"), "writes": ()},
     "describe": {"reads": (), "writes": ()},
     "inspect": {"reads": ("store", "model", "editors"), "writes": ()},

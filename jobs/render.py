@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from jobs.common import options
-from jobs.common.errors import UsageError, explained
+from jobs.common.errors import explained
 from jobs.common.prepare import (
     Given,
     admission,
@@ -15,13 +15,13 @@ from jobs.common.prepare import (
     recipe_from,
     rendering_from,
     require_untouched,
+    stored_bundle,
     working,
     writable_store,
 )
 from jobs.common.report import Reporter
 from jobs.common.settings import TABLE, RunnerSettings
 from jobs.common.values import Chosen, options_of
-from ops.files.errors import CheckpointError
 from pipeline import flow
 from pipeline.engine.stage import Stage
 from pipeline.store.tables import Store
@@ -54,20 +54,7 @@ def render(
     with explained(), Reporter(progress=progress) as reporter:
         out = options.out_from(out)
         opened = open_settled(store)
-        try:
-            bundle = options.bundle_from(model or opened.info.model_name, method)
-        except CheckpointError as error:
-            if model is not None:
-                raise
-            raise UsageError(
-                f"{store} was made with the model {opened.info.model_name!r}, which is none of the embedded ones; "
-                "give the folder of its bundle with --model"
-            ) from error
-        if bundle.digest != opened.info.model_digest:
-            raise UsageError(
-                f"{store} was made with another {opened.info.model_name} than {bundle.path} holds now; "
-                "name that bundle with --model, or invert again"
-            )
+        bundle = stored_bundle(opened, model, method)
         settings = rendering_from(chosen, recipe_from(edit, recipe, bundle, definitions_from(editor, editors)), bundle)
         compute = chosen.make(flow.Compute)
         allowed = options.allowed_from(max_failed)

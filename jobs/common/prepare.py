@@ -19,6 +19,7 @@ import typer
 
 import schemas
 from jobs.common.errors import UsageError
+from jobs.common.options import bundle_from
 from jobs.common.report import Reporter
 from jobs.common.values import Chosen
 from ops.checkpoints.bundle import Bundle
@@ -26,6 +27,7 @@ from ops.editing.definitions import Definition, parse_definition, parse_folder
 from ops.editing.library import load_edits, offers
 from ops.editing.recipe import EditRecipe, load_recipe, parse_edits
 from ops.face.paste import PasteError
+from ops.files.errors import CheckpointError
 from ops.video.carriage import SUFFIXES_OF_CODEC, options_for, refusal
 from ops.video.contents import FORMATS
 from ops.video.encode import EncodeOptions
@@ -223,13 +225,18 @@ def rendering_from(chosen: Chosen, recipe: EditRecipe, bundle: Bundle) -> Render
     Raises BadParameter for a mask that the model's crop cannot have, UsageError for a size that it does not make.
     """
     settings = chosen.make(RenderSettings, {PlanSettings: {"recipe": recipe}})
-    size, sizes = settings.plan.size, bundle.config.generator.sizes
-    if size is not None and size not in sizes:
-        raise UsageError(f"--size {size}: {bundle.name} makes pictures of {' or '.join(map(str, sizes))} px")
+    require_size(settings.plan.size, bundle)
     try:
         return replace(settings, paste=settings.paste.fitted(bundle.framing.crop))
     except PasteError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def require_size(size: int | None, bundle: Bundle) -> None:
+    """Raise UsageError for pictures of a size that the model does not make."""
+    sizes = bundle.config.generator.sizes
+    if size is not None and size not in sizes:
+        raise UsageError(f"--size {size}: {bundle.name} makes pictures of {' or '.join(map(str, sizes))} px")
 
 
 def store_info(bundle: Bundle, codec: schemas.ResidualCodec) -> StoreInfo:
@@ -255,6 +262,28 @@ def open_settled(where: str | Place) -> Store:
         with held(root, "store recovery"):
             finish(root)
     return Store.open(root)
+
+
+def stored_bundle(store: Store, model: str | None, method: str) -> Bundle:
+    """The bundle that a store was made with: the embedded one of its name, or the one that was named.
+
+    Raises UsageError for another one, or where the store's is not embedded and none was named.
+    """
+    try:
+        bundle = bundle_from(model or store.info.model_name, method)
+    except CheckpointError as error:
+        if model is not None:
+            raise
+        raise UsageError(
+            f"{store.root} was made with the model {store.info.model_name!r}, which is none of the embedded ones; "
+            "give the folder of its bundle with --model"
+        ) from error
+    if bundle.digest != store.info.model_digest:
+        raise UsageError(
+            f"{store.root} was made with another {store.info.model_name} than {bundle.path} holds now; "
+            "name that bundle with --model, or invert again"
+        )
+    return bundle
 
 
 @contextmanager

@@ -180,6 +180,15 @@ def is_still(path: str | Path) -> bool:
     return head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
 
 
+def is_own(path: Path) -> bool:
+    """Whether a file is a picture that says that this program made it."""
+    try:
+        with Image.open(path) as image:
+            return is_marked(image)
+    except (OSError, SyntaxError, ValueError):
+        return False
+
+
 def _pages(image: Image.Image) -> int:
     if image.format in ("MPO", "HEIF"):
         return 1  # a photograph whose further pictures are previews, depth and the like; Pillow is at the main one

@@ -7,7 +7,7 @@ folder, one row per face and frame that the recipe acts on.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from io import RawIOBase
@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ops.editing.editor import AnyEditor
 from ops.editing.library import load_edits
-from ops.editing.plan import plan_edits
+from ops.editing.plan import PlannedEdits, plan_edits
 from ops.editing.recipe import EditRecipe
-from ops.editing.smoothing import SmoothingSettings
+from ops.editing.smoothing import SmoothingSettings, smooth_codes
 from ops.face.align import quad_side_pixels
 from ops.face.boxes import box_overlap
 from ops.face.shots import find_cuts
@@ -80,63 +81,43 @@ class Plan(Step):
             source, timer = chunk.source, Timer()
             # Once for a source, before its chunks are rendered: a part that is gone would only look like fewer faces.
             store.require_sound(source.source_id, ("frames", "tracks", "latents", "residuals"))
-            # Track by track, so that each is a slice: codes are nearly all that grows with a clip.
-            codes = by_track(store.read("latents", source.source_id))
-            tracks, starts, counts = (
-                part.tolist() for part in np.unique(codes["track_id"].to_numpy(), return_index=True, return_counts=True)
-            )
+            codes = SourceCodes(store, source)
             failures = [
                 Failure(
                     source.source_id,
                     source.uri,
                     "plan",
                     "unknown_track",
-                    f"the recipe names track {track}; this source has tracks {tracks or 'none'}",
+                    f"the recipe names track {track}; this source has tracks {codes.tracks or 'none'}",
                     track_id=track,
                 )
-                for track in recipe.missing_tracks(tracks)
+                for track in recipe.missing_tracks(codes.tracks)
             ]
             path = plan_path(self.store, source)
             files: list[Written] = []
             pieces: list[tuple[PlannedRows, np.ndarray]] = []
             applied = []
-            spans = shot_spans(store, source)
-            begin = 0 if recipe.clock == "container" else int(source.info.pts[0])
             seen: list[tuple[int, np.ndarray]] = []
-            where = store.read("tracks", source.source_id, columns=["track_id", "pts", "box", "quad", "interpolated"])
-            behind = hidden_moments(where)
-            size = settings.size or covering(largest_face(where), bundle.config)
-            for track, start, count in zip(tracks, starts, counts, strict=True):
-                rows = codes.slice(start, count)
-                pts_N, wplus_NLD = rows["pts"].to_numpy(), wplus_from_table(rows)
-                seconds_N = (pts_N - begin) * float(source.info.time_base)
-                seen.append((track, seconds_N))
+            for track in codes.tracks:
+                seen.append((track, codes.seconds(track, recipe)))
                 with timer("edit"):
-                    planned = plan_edits(recipe, editors, wplus_NLD, seconds_N, track, settings.smoothing)
-                fade_N = fades(pts_N, spans, source.info.time_base, settings.fade_seconds)
-                behind_M = behind.get(track, np.zeros(0, np.int64))
-                fade_N = fade_N * in_sight(pts_N, behind_M, source.info.time_base, settings.fade_seconds)
-                active = planned.active_N & (fade_N > 0)
+                    planned = codes.planned(track, recipe, editors, settings, bundle.config)
+                active = planned.active_N
                 if not active.any():
                     continue
                 applied.append(
                     edits_table(
                         source.source_id,
                         track,
-                        pts_N[active],
+                        planned.rows.pts_N[active],
                         recipe_id,
-                        planned.edits,
-                        planned.strength_NE[active],
-                        planned.weight_NE[active],
+                        planned.edits.edits,
+                        planned.edits.strength_NE[active],
+                        planned.edits.weight_NE[active],
                         records,
                     )
                 )
-                tracks_N = np.full(len(pts_N), track, np.int32)
-                offsets: list[np.ndarray | None] = [None] * len(pts_N)
-                for row, offset_S in zip(np.flatnonzero(planned.style_active_N), planned.style_offset_AS, strict=True):
-                    offsets[row] = offset_S
-                planned_rows = PlannedRows(pts_N, tracks_N, fade_N, planned.base_NLD, planned.edited_NLD, offsets, size)
-                pieces.append((planned_rows, np.flatnonzero(active)))
+                pieces.append((planned.rows, np.flatnonzero(active)))
             failures += never_acting(recipe, seen, source)
             edited = 0
             with timer("store"):
@@ -219,6 +200,102 @@ class PlannedRows:
     """Offsets of S of the edited code, float32 [S]; None for the faces on which no edit in S acts."""
     size: int
     """Side in pixels of the pictures to make; one for a whole source, or a clip would change its sharpness."""
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedTrack:
+    """What a recipe makes of one track's faces."""
+
+    rows: PlannedRows
+    """Of every frame, whether the recipe acts on it or not."""
+    active_N: np.ndarray
+    """bool: the frames to render. In the others the source's own pixels pass."""
+    edits: PlannedEdits
+
+
+@final
+class SourceCodes:
+    """Codes of a source, and what says where and when each of its faces is seen: all that planning a recipe reads of a store.
+
+    Raises what `Store.read` raises.
+    """
+
+    def __init__(self, store: Store, source: Source) -> None:
+        self.source = source
+        # Track by track, so that each is a slice: codes are nearly all that grows with a clip.
+        self._codes = by_track(store.read("latents", source.source_id))
+        found = np.unique(self._codes["track_id"].to_numpy(), return_index=True, return_counts=True)
+        tracks, starts, counts = (part.tolist() for part in found)
+        self.tracks: list[int] = tracks
+        self._slices = {track: (start, count) for track, start, count in zip(tracks, starts, counts, strict=True)}
+        self.shots = shot_spans(store, source)
+        """First and last pts of every shot."""
+        where = store.read("tracks", source.source_id, columns=["track_id", "pts", "box", "quad", "interpolated"])
+        self._behind = hidden_moments(where)
+        self._largest_face = largest_face(where)
+
+    def pts(self, track: int) -> np.ndarray:
+        """Where the track has codes, int64 [N], increasing."""
+        return self._rows(track)["pts"].to_numpy()
+
+    def seconds(self, track: int, recipe: EditRecipe) -> np.ndarray:
+        """The same on the recipe's clock, float64 [N]."""
+        begin = 0 if recipe.clock == "container" else int(self.source.info.pts[0])
+        return (self.pts(track) - begin) * float(self.source.info.time_base)
+
+    def wplus(self, track: int) -> np.ndarray:
+        """The track's codes as they were inverted, float32 [N, L, D]."""
+        return wplus_from_table(self._rows(track))
+
+    def _rows(self, track: int) -> pa.Table:
+        return self._codes.slice(*self._slices[track])
+
+    def size(self, settings: PlanSettings, config: ModelConfig) -> int:
+        """Side in pixels of the pictures to make of this source."""
+        return settings.size or covering(self._largest_face, config)
+
+    def fade(self, track: int, seconds: float) -> np.ndarray:
+        """How much of an edit is there in each frame, 0..1: at the track's ends and where others hide it."""
+        pts_N, time_base = self.pts(track), self.source.info.time_base
+        behind_M = self._behind.get(track, np.zeros(0, np.int64))
+        return fades(pts_N, self.shots, time_base, seconds) * in_sight(pts_N, behind_M, time_base, seconds)
+
+    def planned(
+        self,
+        track: int,
+        recipe: EditRecipe,
+        editors: Mapping[str, AnyEditor],
+        settings: PlanSettings,
+        config: ModelConfig,
+        *,
+        rows: slice = slice(None),
+        smoothed_NLD: np.ndarray | None = None,
+    ) -> PlannedTrack:
+        """Edit the codes of one track. `settings.recipe` is not looked at.
+
+        rows: of the track's frames, in their order; every other one is left out, and the edits of these are the same.
+        smoothed_NLD: the whole track's codes, smoothed as `settings` say, for whoever plans one track again and again.
+
+        Raises as `plan_edits`.
+        """
+        pts_N, seconds_N = self.pts(track)[rows], self.seconds(track, recipe)[rows]
+        if smoothed_NLD is None and rows == slice(None):
+            wplus_NLD, smoothing = self.wplus(track), settings.smoothing
+        else:
+            smoothed_NLD = self.smoothed(track, recipe, settings) if smoothed_NLD is None else smoothed_NLD
+            wplus_NLD, smoothing = smoothed_NLD[rows], SmoothingSettings()
+        planned = plan_edits(recipe, editors, wplus_NLD, seconds_N, track, smoothing)
+        fade_N = self.fade(track, settings.fade_seconds)[rows]
+        offsets: list[np.ndarray | None] = [None] * len(pts_N)
+        for row, offset_S in zip(np.flatnonzero(planned.style_active_N), planned.style_offset_AS, strict=True):
+            offsets[row] = offset_S
+        tracks_N, size = np.full(len(pts_N), track, np.int32), self.size(settings, config)
+        made = PlannedRows(pts_N, tracks_N, fade_N, planned.base_NLD, planned.edited_NLD, offsets, size)
+        return PlannedTrack(made, planned.active_N & (fade_N > 0), planned)
+
+    def smoothed(self, track: int, recipe: EditRecipe, settings: PlanSettings) -> np.ndarray:
+        """The track's codes before any edit, float32 [N, L, D]."""
+        return smooth_codes(self.wplus(track), self.seconds(track, recipe), settings.smoothing)
 
 
 def largest_face(rows: pa.Table) -> float:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
+import pyarrow as pa
 from av.video.frame import VideoFrame
 
 from ops.device import Device, resolve_device
@@ -32,7 +33,7 @@ from pipeline.engine.stage import Batched, Chunk, Result, Source, Step
 from pipeline.engine.timer import Timer
 from pipeline.sources.readers import Readers
 from pipeline.steps.model import open_model
-from pipeline.steps.plan import planned_pts, read_plan
+from pipeline.steps.plan import PlannedRows, planned_pts, read_plan
 from pipeline.steps.sheet import sheet_moments, write_strip
 from pipeline.steps.whole import WholeTable
 from pipeline.store.columns import array_from_column, residuals_from_table
@@ -192,15 +193,7 @@ class Render(Step):
                 assert generated is not None
                 face, edited_crop, base_crop = next(generated)
                 with one.timer("paste"):
-                    result = paste(
-                        result,
-                        edited_crop,
-                        base_crop,
-                        face.quad_42,
-                        self.paste,
-                        landmarks=face.landmarks_52,
-                        fade=face.fade,
-                    )
+                    result = paste_face(result, face, edited_crop, base_crop, self.paste)
                 if frame.pts in one.sheet:
                     with one.timer("sheet"):
                         source = one.chunk.source
@@ -216,14 +209,24 @@ def faces_of(store: Store, chunk: Chunk, whole: WholeTable) -> dict[int, list[Fa
     if plan is None:
         return {}
     span = int(plan.pts_N[0]), int(plan.pts_N[-1])
-    tracks = whole.rows(chunk, span)
+    faces: dict[int, list[Face]] = {}
+    made = planned_faces(store, source, plan, whole.rows(chunk, span), store.read("residuals", source.source_id, span))
+    for pts, face in zip(plan.pts_N.tolist(), made, strict=True):
+        faces.setdefault(pts, []).append(face)
+    return faces
+
+
+def planned_faces(store: Store, source: Source, plan: PlannedRows, tracks: pa.Table, kept: pa.Table) -> list[Face]:
+    """Return the faces of planned rows, in their order. `tracks`, `kept`: rows of `tracks` and `residuals`, at least of those.
+
+    Raises StoreError for a face without a quad or residual.
+    """
     quads, landmarks = array_from_column(tracks, "quad"), array_from_column(tracks, "landmarks")
     track_rows = rows_by_key(tracks["track_id"].to_numpy(), tracks["pts"].to_numpy())
-    kept = store.read("residuals", source.source_id, span)
     has_residuals = store.info.residual_shape != (0,)
     residuals = residuals_from_table(kept)
     residual_rows = rows_by_key(kept["track_id"].to_numpy(), kept["pts"].to_numpy())
-    faces: dict[int, list[Face]] = {}
+    faces = []
     for row, key in enumerate(zip(plan.track_N.tolist(), plan.pts_N.tolist(), strict=True)):
         if key not in track_rows or (has_residuals and key not in residual_rows):
             raise StoreError(
@@ -231,30 +234,53 @@ def faces_of(store: Store, chunk: Chunk, whole: WholeTable) -> dict[int, list[Fa
                 "invert the source again with --overwrite"
             )
         at = track_rows[key]
-        face = Face(
-            quads[at],
-            landmarks[at],
-            float(plan.fade_N[row]),
-            plan.base_NLD[row],
-            plan.edited_NLD[row],
-            plan.style_offset[row],
-            residuals[residual_rows[key]] if has_residuals else None,
-            plan.size,
+        faces.append(
+            Face(
+                quads[at],
+                landmarks[at],
+                float(plan.fade_N[row]),
+                plan.base_NLD[row],
+                plan.edited_NLD[row],
+                plan.style_offset[row],
+                residuals[residual_rows[key]] if has_residuals else None,
+                plan.size,
+            )
         )
-        faces.setdefault(key[1], []).append(face)
     return faces
+
+
+def paste_face(
+    frame: np.ndarray, face: Face, edited_crop: np.ndarray, base_crop: np.ndarray, settings: PasteSettings
+) -> np.ndarray:
+    """A frame uint8 [H, W, 3] with one face's edit in it; crops as `generate` gives them."""
+    return paste(frame, edited_crop, base_crop, face.quad_42, settings, landmarks=face.landmarks_52, fade=face.fade)
 
 
 def generate(faces: Sequence[Face], session: Session, framing: Framing) -> list[tuple[Face, np.ndarray, np.ndarray]]:
     """=> (face, its edited crop, its crop without the edit) for faces of one size."""
-    residuals = [face.residual for face in faces if face.residual is not None]
-    detail = np.stack(residuals) if residuals else None
-    base_NLD, edited_NLD = (np.stack(codes) for codes in zip(*((face.base_LD, face.edited_LD) for face in faces), strict=True))
-    size = faces[0].size
-    edited = session.generate(edited_NLD, detail, style_offsets(faces), unedited_NLD=base_NLD, size=size)
+    edited = edited_crops(faces, session, framing)
     # What is unchanged but for the edit: the difference of the two is the edit and nothing else.
-    base = session.generate(base_NLD, detail, size=size)
-    return list(zip(faces, framing.content(edited), framing.content(base), strict=True))
+    return list(zip(faces, edited, base_crops(faces, session, framing), strict=True))
+
+
+def edited_crops(faces: Sequence[Face], session: Session, framing: Framing) -> np.ndarray:
+    """Pictures of the edited codes of faces of one size, float32 [N, h, w, 3] in 0..255."""
+    base_NLD, edited_NLD = (np.stack(codes) for codes in zip(*((face.base_LD, face.edited_LD) for face in faces), strict=True))
+    offsets_NS = style_offsets(faces)
+    made = session.generate(edited_NLD, details(faces), offsets_NS, unedited_NLD=base_NLD, size=faces[0].size)
+    return framing.content(made)
+
+
+def base_crops(faces: Sequence[Face], session: Session, framing: Framing) -> np.ndarray:
+    """Their reconstructions, as `edited_crops` gives the edits."""
+    base_NLD = np.stack([face.base_LD for face in faces])
+    return framing.content(session.generate(base_NLD, details(faces), size=faces[0].size))
+
+
+def details(faces: Sequence[Face]) -> np.ndarray | None:
+    """The residuals of faces, float32 [N, ...]; None for a method that keeps none."""
+    residuals = [face.residual for face in faces if face.residual is not None]
+    return np.stack(residuals) if residuals else None
 
 
 def style_offsets(faces: Sequence[Face]) -> np.ndarray | None:

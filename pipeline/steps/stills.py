@@ -1,0 +1,116 @@
+"""Single frames, made as a render makes them: for a preview, for an editor, for a notebook.
+
+The codes come from the same `SourceCodes.planned`, the pictures from the same functions and the frame from the same paste as in
+the steps plan and render, so what is seen here is what a render makes of the frame, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from ops.checkpoints.bundle import Bundle
+from ops.editing.editor import AnyEditor
+from ops.editing.recipe import EditRecipe
+from ops.face.paste import PasteSettings
+from ops.inversion.session import Session
+from pipeline.engine.stage import Source
+from pipeline.sources.readers import Readers
+from pipeline.steps.plan import PlanSettings, SourceCodes
+from pipeline.steps.render import Face, base_crops, edited_crops, paste_face, planned_faces
+from pipeline.store.tables import Store
+
+
+@dataclass(frozen=True, eq=False)
+class Still:
+    """One frame with its edit."""
+
+    source: np.ndarray
+    """uint8 [H, W, 3], upright."""
+    result: np.ndarray
+    """The same with the edits in it; pixels that no edit touches are the source's."""
+    faces: tuple[EditedFace, ...]
+    """In order of track; without those that the recipe does not act on."""
+
+
+@dataclass(frozen=True, eq=False)
+class EditedFace:
+    """A face of a still and the model's two pictures of it, float32 [h, w, 3] in 0..255."""
+
+    track: int
+    face: Face
+    base: np.ndarray
+    edited: np.ndarray
+
+
+@final
+class FrameReaders:
+    """Frames as a render reads them, one at a time."""
+
+    def __init__(self) -> None:
+        self._readers = Readers("auto", "exact")  # a render converts exactly, too
+
+    def frame(self, source: Source, ordinal: int) -> np.ndarray:
+        """uint8 [H, W, 3], upright. Raises as `Readers.read`."""
+        ((_, frame),) = self._readers.read(source, ordinal, ordinal + 1)
+        return frame
+
+
+def stored_faces(
+    store: Store,
+    codes: SourceCodes,
+    pts: int,
+    recipe: EditRecipe,
+    editors: Mapping[str, AnyEditor],
+    settings: PlanSettings,
+    bundle: Bundle,
+    *,
+    smoothed: Mapping[int, np.ndarray] | None = None,
+    everyone: bool = False,
+) -> list[tuple[int, Face]]:
+    """(track, face) of those whom a recipe acts on in one frame, in order of track.
+
+    smoothed: track => its smoothed codes, for whoever asks again and again; computed where it is not there.
+    everyone: also those on whom the recipe does not act; their edited code is the unedited one.
+
+    Raises as `SourceCodes.planned` and `planned_faces`.
+    """
+    known, found = smoothed or {}, []
+    for track in codes.tracks:
+        pts_N = codes.pts(track)
+        at = int(np.searchsorted(pts_N, pts))
+        if at == len(pts_N) or pts_N[at] != pts:
+            continue
+        planned = codes.planned(
+            track, recipe, editors, settings, bundle.config, rows=slice(at, at + 1), smoothed_NLD=known.get(track)
+        )
+        if everyone or planned.active_N[0]:
+            found.append((track, planned.rows))
+    if not found:
+        return []
+    source_id, span = codes.source.source_id, (pts, pts)
+    columns = ["track_id", "pts", "quad", "landmarks"]
+    tracks, kept = store.read("tracks", source_id, span, columns), store.read("residuals", source_id, span)
+    return [(track, planned_faces(store, codes.source, rows, tracks, kept)[0]) for track, rows in found]
+
+
+def edited_still(
+    frame: np.ndarray, faces: Sequence[tuple[int, Face]], session: Session, bundle: Bundle, settings: PasteSettings
+) -> Still:
+    """A frame uint8 [H, W, 3] and its faces, of one size => the still."""
+    if not faces:
+        return Still(frame, frame, ())
+    those = [face for _, face in faces]
+    edited, base = edited_crops(those, session, bundle.framing), base_crops(those, session, bundle.framing)
+    return pasted_still(frame, [EditedFace(*one, base[at], edited[at]) for at, one in enumerate(faces)], settings)
+
+
+def pasted_still(frame: np.ndarray, faces: Sequence[EditedFace], settings: PasteSettings) -> Still:
+    """A frame uint8 [H, W, 3] and the pictures of its faces, in order of track => the still."""
+    result = frame
+    for one in faces:
+        result = paste_face(result, one.face, one.edited, one.base, settings)
+    return Still(frame, result, tuple(faces))
