@@ -22,6 +22,7 @@ from ops.checkpoints.bundle import DEFAULT, open_bundle
 from ops.face.align import crop_face, ffhq_quad, quad_side_pixels
 from ops.face.detect import DetectorSettings, build_detector
 from ops.face.paste import PasteSettings, paste
+from ops.face.person import PERSON_SEEN, person_weights
 from ops.inversion.session import Session
 from pipeline.steps.plan import covering
 
@@ -94,7 +95,8 @@ def strip(
         before = code.repeat(count, axis=0)
         made = session.generate(np.concatenate([code, *codes]), details, unedited_NLD=before, size=size)
         settings = PasteSettings(mode="composite")
-        results = [paste(frame, one, made[0], quad, settings, landmarks=landmarks) for one in made[1:]]
+        where = person_weights(crop_face(frame, quad, PERSON_SEEN))
+        results = [paste(frame, one, made[0], quad, settings, landmarks=landmarks, person=where) for one in made[1:]]
         tiles = [
             labelled(crop_face(picture, quad, TILE), text)
             for picture, text in zip([frame, *results], ["source", *edit], strict=True)

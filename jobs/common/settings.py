@@ -195,6 +195,7 @@ TABLE: Final[Mapping[type, Shape]] = {
         {
             "mode": Option("--paste"),
             "mask": Nested(MaskSettings),
+            "within": Option("--within", PASTE, "person: hands before the face and the background stay as they are."),
             "color_match": Option("--color-match", PASTE, "Match the colours of the source's crop."),
         }
     ),

@@ -57,6 +57,9 @@ class PasteSettings:
     """delta: add only what the edit changed; composite: where it changed structure, show the generated face instead; replace:
     the generated face."""
     mask: MaskSettings = field(default_factory=MaskSettings)
+    within: Literal["person", "crop"] = "person"
+    """person: only where face, hair and neck are seen, so that a hand before the face and the background stay; crop: all of the
+    mask."""
     color_match: bool = False
     """Scale (and, in replace, shift) each channel so that the *reconstruction* has the source crop's mean and
     spread under the mask. Measured on the reconstruction, not on the edit, so an edited hair colour survives.
@@ -71,7 +74,7 @@ class PasteSettings:
             return self
         if self.mask.kind == "face":
             raise PasteError(f"mask: 'face' needs faces, and this model's crop is {crop!r}; use 'soft'.")
-        return replace(self, mask=replace(self.mask, kind="edges"))
+        return replace(self, mask=replace(self.mask, kind="edges"), within="crop")
 
 
 def paste(
@@ -82,6 +85,7 @@ def paste(
     settings: PasteSettings,
     landmarks: np.ndarray | None = None,
     fade: float = 1.0,
+    person: np.ndarray | None = None,
 ) -> np.ndarray:
     """A new frame with the edit in it; `frame` is not written to.
 
@@ -90,6 +94,7 @@ def paste(
     reference   the model's reconstruction without an edit, like `edited`; needed by all modes but "replace".
     quad_42     where the crop was cut.
     landmarks   [5, 2] or [68, 2] in source pixels; needed by mask kind "face".
+    person      float32 [S, S] in crop space, 0..1, multiplies the mask: where the edit may show (`ops.face.person`).
     fade        0..1, multiplies the mask (at gaps, at a track's ends); 0 returns a copy of the frame.
 
     Raises PasteError for shapes that do not fit, crops with values that are not finite, and what is needed
@@ -123,6 +128,8 @@ def paste(
             change = _warp_layer(layer * gain + offset, quad_42, shift, size) - source
 
     mask = _mask(MASK_SIZE, frame, quad_42, settings.mask, landmarks)
+    if person is not None:
+        mask = mask * cv2.resize(person, mask.shape, interpolation=cv2.INTER_LINEAR)
     weight = _warp_mask(mask, quad_42, shift, size, beyond_is_zero=settings.mask.kind != "edges")
     change *= _per_channel(weight * np.float32(fade))
     # Where the weight is 0 the change is 0 and the sum is the source's own integer: no select is needed to

@@ -20,8 +20,10 @@ import pyarrow as pa
 from av.video.frame import VideoFrame
 
 from ops.device import Device, resolve_device
+from ops.face.align import crop_face
 from ops.face.framing import Framing
 from ops.face.paste import PasteSettings, paste
+from ops.face.person import PERSON_SEEN, person_weights
 from ops.files.digest import sha256_of
 from ops.inversion.session import Precision, Session
 from ops.video.carriage import options_for
@@ -253,7 +255,10 @@ def paste_face(
     frame: np.ndarray, face: Face, edited_crop: np.ndarray, base_crop: np.ndarray, settings: PasteSettings
 ) -> np.ndarray:
     """A frame uint8 [H, W, 3] with one face's edit in it; crops as `generate` gives them."""
-    return paste(frame, edited_crop, base_crop, face.quad_42, settings, landmarks=face.landmarks_52, fade=face.fade)
+    where = person_weights(crop_face(frame, face.quad_42, PERSON_SEEN)) if settings.within == "person" else None
+    return paste(
+        frame, edited_crop, base_crop, face.quad_42, settings, landmarks=face.landmarks_52, fade=face.fade, person=where
+    )
 
 
 def generate(faces: Sequence[Face], session: Session, framing: Framing) -> list[tuple[Face, np.ndarray, np.ndarray]]:
