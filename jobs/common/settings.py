@@ -168,7 +168,10 @@ TABLE: Final[Mapping[type, Shape]] = {
     ),
     SmoothingSettings: Shape(
         {
-            "kind": Option("--smoothing", EDIT, "Filter that smooths codes over time, within a track."),
+            "kind": Option("--smoothing", EDIT, "Filter over time, within a track."),
+            "target": Option(
+                "--smooth", EDIT, "edit: what an edit adds to codes; code: the codes, and with them the face's motion."
+            ),
             "sigma_seconds": DERIVED,
             "window_seconds": DERIVED,
             "degree": Option("--smoothing-degree", EDIT, "savgol: degree of the polynomial.", 0, 5),

@@ -35,8 +35,12 @@ class SmoothingError(ValueError):
 class SmoothingSettings:
     """How codes are smoothed over time. Durations in seconds: they mean the same at any frame rate."""
 
-    kind: SmoothingKind = "none"
+    kind: SmoothingKind = "gaussian"
     """`gaussian` and `savgol` have no lag; `one_euro` is causal and lags; `none` keeps the codes' bits."""
+    target: Literal["edit", "code"] = "edit"
+    """edit: every frame keeps its own code, and what is added to it is found from the smoothed one, so that an edit which
+    depends on the code does not tremble with it and one that does not is left alone. code: the smoothed code takes the place of
+    the frame's own; the face's own motion is smoothed too."""
     sigma_seconds: float = 0.08
     """gaussian: standard deviation (two frames at 25 per second)."""
     window_seconds: float = 0.36
