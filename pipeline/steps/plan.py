@@ -56,7 +56,7 @@ HIDDEN_OVERLAP = 0.1
 @final
 @dataclass(frozen=True)
 class Plan(Step):
-    VERSION: ClassVar[int] = 2  # 2: times count from the first frame.
+    VERSION: ClassVar[int] = 3  # 3: smoothing is of what an edit adds.
 
     store: str
     model: str

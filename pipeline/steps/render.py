@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import pyarrow as pa
@@ -89,6 +89,8 @@ class Frame:
 @final
 @dataclass(frozen=True)
 class Render(Step):
+    VERSION: ClassVar[int] = 2  # 2: an edit shows where the person is seen.
+
     store: str
     model: str
     paste: PasteSettings = field(default_factory=PasteSettings)

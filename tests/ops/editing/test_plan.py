@@ -132,7 +132,7 @@ def test_smoothing_moves_the_base_and_the_edit_stands_on_it(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["gaussian", "savgol", "one_euro"])
 def test_what_an_edit_adds_is_smooth_and_the_code_stays(kind: str) -> None:
     """GANSpace's edit adds what the code lacks to its goal: more or less in every frame, as the code trembles."""
-    smoothing = SmoothingSettings(kind=kind)
+    smoothing = SmoothingSettings(kind=kind, sigma_seconds=0.2, window_seconds=1.0)
     assert smoothing.target == "edit", "the default"
     planned, plain = plan("grin=9@from=2", smoothing=smoothing), plan("grin=9@from=2")
     np.testing.assert_array_equal(planned.base_NLD, track())
