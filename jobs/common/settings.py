@@ -20,6 +20,7 @@ from ops.face.paste import PasteSettings
 from ops.face.shots import ShotSettings
 from ops.face.smooth import QuadSmoothing
 from ops.face.track import TrackSettings
+from ops.face.turn import TurnSettings
 from ops.video.encode import EncodeOptions
 from pipeline.flow import Compute, InvertSettings, RenderSettings
 from pipeline.steps.plan import PlanSettings
@@ -159,6 +160,7 @@ TABLE: Final[Mapping[type, Shape]] = {
             "recipe": Hidden("--edit or --recipe"),
             "smoothing": Nested(SmoothingSettings),
             "fade_seconds": Option("--fade-seconds", EDIT, min=0.0),
+            "turn": Nested(TurnSettings),
             "size": Option(
                 "--size",
                 PASTE,
@@ -166,12 +168,16 @@ TABLE: Final[Mapping[type, Shape]] = {
             ),
         }
     ),
+    TurnSettings: Shape(
+        {
+            "away_degrees": Option("--turned-degrees", EDIT, "A head turned so far to the side is not edited."),
+            "back_degrees": Option("--turned-back-degrees", EDIT, "Once turned so far, it is edited again below this."),
+        }
+    ),
     SmoothingSettings: Shape(
         {
             "kind": Option("--smoothing", EDIT, "Filter over time, within a track."),
-            "target": Option(
-                "--smooth", EDIT, "edit: what an edit adds to codes; code: the codes, and with them the face's motion."
-            ),
+            "target": Option("--smooth", EDIT, "edit: what an edit adds to codes; code: the codes."),
             "sigma_seconds": DERIVED,
             "window_seconds": DERIVED,
             "degree": Option("--smoothing-degree", EDIT, "savgol: degree of the polynomial.", 0, 5),

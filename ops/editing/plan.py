@@ -48,6 +48,8 @@ def plan_edits(
     pts_seconds_N: np.ndarray,
     track_id: int,
     smoothing: SmoothingSettings,
+    *,
+    smoothed_NLD: np.ndarray | None = None,
 ) -> PlannedEdits:
     """W+ of one whole track => its planned edits. Smooths first, then edits the smoothed codes w in the recipe's order:
 
@@ -57,13 +59,15 @@ def plan_edits(
     0 is not "no edit". Entries in S stand outside that order: weight · offset(strength) of each is added up, and to S of the
     code that the others leave. With the target "edit" what was added to w is then added to the track's own codes.
 
+    smoothed_NLD: the smoothed codes of these frames, for whoever plans some of a track's.
+
     Raises:
         RecipeError: the recipe names edits that `editors` lacks (lists those it has).
         EditError: codes that the editors were not made for, or an edit that gives values that are not finite.
         SmoothingError: shapes that do not match, or times that do not increase.
     """
     recipe.require_known(editors.keys())
-    base_NLD = smooth_codes(wplus_NLD, pts_seconds_N, smoothing)
+    base_NLD = smooth_codes(wplus_NLD, pts_seconds_N, smoothing) if smoothed_NLD is None else smoothed_NLD
     strength_NE = recipe.strengths(pts_seconds_N)
     weight_NE = recipe.weights(pts_seconds_N, track_id)
     acting_NE = weight_NE > 0
