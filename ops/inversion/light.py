@@ -39,6 +39,8 @@ SLOPE = 0.2
 TRUNK_TAPS, TRUNK_CHANNELS = (4, 10, 15), (40, 112, 320)
 REPEATS = 3
 """Of the series that sharpens what is enlarged."""
+LARGE_CHANGE = 0.35
+"""Of features, by an edit: a smile changes the mouth by so much, an age the skin by a third of it."""
 FEATURE_SCALE = 0.3
 """Brings the generator's features to about unit variance."""
 
@@ -242,15 +244,13 @@ class LightCorrection(nn.Module):
         self.blocks = nn.Sequential(*(Residue(config.width) for _ in range(config.picture_depth)))
         self.gate = Pointwise(config.width, config.picture_channels)
         self.more = Pointwise(config.width, pixels)
-        self.sensitivity = nn.Parameter(torch.tensor(3.0))
-        """Of m, for a change."""
         start_at_nothing(self.gate)
         start_at_nothing(self.more)
 
     def forward(self, rest: Tensor, hidden: Tensor, change: Tensor, picture: Tensor, basis_KP: Tensor) -> Tensor:
         seen = cells(picture.to(rest.dtype), self.cell)
         x = self.blocks(self.of_picture(seen) + self.of_rest(rest) + self.of_hidden(hidden))
-        changed = 1 - torch.exp(-self.sensitivity.exp() * change)
+        changed = 1 - torch.exp(-((change / LARGE_CHANGE) ** 2))
         kept = rest + changed * self.gate(x) * rest
         found = pointwise(kept, basis_KP.t()[:, :, None, None].to(kept.dtype)) + changed * self.more(x)
         return F.pixel_shuffle(found.float(), self.cell)

@@ -76,6 +76,13 @@ class LightResidualSettings:
     """On the difference of local gradient energy: what a mean of possible pictures lacks."""
     pair_weight: float = 1.0
     """Of all terms of drawn pairs, over those of photographs."""
+    photograph_weight: float = 1.0
+    """Of all terms of photographs without an edit."""
+    follow_weight: float = 0.0
+    """Photographs with an edit, of which the truth is not known: E0 must see as much of the edit in them as in a drawn face
+    that has it. Otherwise E2 tells photographs by their looks, and brings the face back as it was."""
+    keep_weight: float = 0.0
+    """... and the face may lose no more of its identity than the drawn one did."""
     poor_share: float = 0.3
     """Photographs that are degraded, in and out: a video's frames must come back as they are."""
     random_share: float = 0.25
@@ -84,6 +91,8 @@ class LightResidualSettings:
     """Edits that move some of the rows only."""
     wrong: float = 0.6
     """How far a drawn face's code is taken towards the mean at most, as E0's codes of photographs are."""
+    wrong_person: float = 0.0
+    """How far it is taken towards somebody else's at most: E0's codes of photographs are wrong about who it is too."""
     size: int = 256
     """Side in pixels that pictures are averaged to, to be compared. They are made at the generator's full size."""
     side: int = 32
@@ -291,10 +300,14 @@ class LightResidualStep(nn.Module):
         self.settings = settings
 
     def forward(self, images: Tensor, pair: Pair, window: Window) -> tuple[Tensor, dict[str, Tensor]]:
-        made, targets = self.photographs(images, window)
-        losses = self.compared(made, targets, window)
-        made, targets = self.drawn(pair, window)
-        losses |= {f"pair_{name}": value for name, value in self.compared(made, targets, window).items()}
+        settings = self.settings
+        with torch.set_grad_enabled(settings.photograph_weight > 0):
+            made, targets = self.photographs(images, window)
+        losses = self.compared(made, targets, window) if settings.photograph_weight > 0 else {}
+        with_edit, truth = self.drawn(pair, window)
+        losses |= {f"pair_{name}": value for name, value in self.compared(with_edit, truth, window).items()}
+        if settings.follow_weight > 0 and window == face_window(self.model[0].config.residual.resolution, window.side):
+            losses |= self.edited_photographs(images, made.detach(), pair, truth, window)
         total = torch.stack([self.weight_of(name) * value for name, value in losses.items()]).sum()
         return total, losses
 
@@ -307,7 +320,9 @@ class LightResidualStep(nn.Module):
             "identity": settings.identity_weight,
             "sharpness": settings.sharpness_weight,
         }
-        share = settings.pair_weight if name.startswith("pair_") else 1.0
+        if name in ("follow", "keep"):
+            return settings.follow_weight if name == "follow" else settings.keep_weight
+        share = settings.pair_weight if name.startswith("pair_") else settings.photograph_weight
         return share * weights[name.removeprefix("pair_")]
 
     def photographs(self, images: Tensor, window: Window) -> tuple[Tensor, Tensor]:
@@ -336,6 +351,34 @@ class LightResidualStep(nn.Module):
     def half_size(self) -> int:
         """The full picture averaged to half its side: exact, and cheaper than the whole."""
         return self.generator[0].config.resolution // 2
+
+    def edited_photographs(
+        self, images: Tensor, unedited: Tensor, pair: Pair, truth: Tensor, window: Window
+    ) -> dict[str, Tensor]:
+        """What E0 sees of the pairs' edits in photographs that get them, and what the identity network does.
+
+        unedited: what E1 and E2 make of the window without an edit; its error, q, is added as `LightStyleRes.generate` adds it.
+        """
+        model, generator, embed = self.model[0], self.generator[0], self.embed[0]
+        place, step_NLD = model.config.place, pair.step_NLD
+        at = window.at(model.config.cell)
+        with torch.no_grad():
+            code = model.code(images)
+            before = cut(generator.features(generator.styles(code), place), window)
+            styles = generator.styles(code + step_NLD)
+            edited = cut(generator.features(styles, place), window)
+            rest = at.of(images) - unedited
+            wanted = seen_of(model.code(within(pair.pictures, truth, at)) - model.code(pair.pictures), step_NLD)
+        shown = self.made(images, before, edited, styles, window) + rest
+        found = seen_of(model.code(within(images, shown, at)) - code, step_NLD)
+        follow = (1 - found / wanted.clamp(min=LEAST_SEEN)).clamp(min=0).square() * (wanted > LEAST_SEEN)
+        losses = {"follow": follow.mean()}
+        if embed is not None and self.settings.keep_weight > 0:
+            with torch.no_grad():
+                source, drawn, kept = (embed(face(one)) for one in (at.of(images), at.of(pair.pictures), truth))
+            lost = 1 - F.cosine_similarity(embed(face(shown)), source, dim=1)
+            losses["keep"] = (lost - (1 - F.cosine_similarity(kept, drawn, dim=1))).clamp(min=0).mean()
+        return losses
 
     def made(self, images: Tensor, features: Tensor, edited: Tensor, styles: list[Tensor], window: Window) -> Tensor:
         """The picture of a window, at the settings' size; everything behind E0 sees the window alone."""
@@ -379,10 +422,30 @@ def compared(
     }
     if embed is not None and window == face_window(resolution, window.side):
         with torch.no_grad():
-            reference = embed(F.interpolate(b, size=(112, 112), mode="bilinear", align_corners=False, antialias=True))
-        shown = F.interpolate(a, size=(112, 112), mode="bilinear", align_corners=False, antialias=True)
-        losses["identity"] = (1 - F.cosine_similarity(embed(shown), reference, dim=1)).mean()
+            reference = embed(face(b))
+        losses["identity"] = (1 - F.cosine_similarity(embed(face(a)), reference, dim=1)).mean()
     return losses
+
+
+LEAST_SEEN = 0.1
+"""An edit of which E0 sees less in its drawn face asks nothing of a photograph."""
+
+
+def seen_of(moved_NLD: Tensor, step_NLD: Tensor) -> Tensor:
+    """How much of a step is in a change of codes, [N]: 1 is all."""
+    return (moved_NLD * step_NLD).sum(dim=(1, 2)) / step_NLD.square().sum(dim=(1, 2)).clamp(min=1e-6)
+
+
+def within(pictures: Tensor, part: Tensor, window: Window) -> Tensor:
+    """Pictures with another content in a window; all in pixels."""
+    whole = pictures.clone()
+    window.of(whole).copy_(part)
+    return whole
+
+
+def face(part: Tensor) -> Tensor:
+    """The face's window at the side that identity networks see."""
+    return F.interpolate(part, size=(112, 112), mode="bilinear", align_corners=False, antialias=True)
 
 
 def face_window(resolution: int, side: int) -> Window:
@@ -454,8 +517,10 @@ class FacePool:
         some = torch.rand(count, 1, generator=draws) < settings.rows_share
         step_NLD = step_NLD * (inside | ~some)[:, :, None].to(step_NLD)
         toward_mean = settings.wrong * torch.rand(count, 1, 1, generator=draws)
+        another = draw_codes(self.model.generator, count, draws, CodeSettings(mixed_share=0.0, moved_share=0.0))
+        away = settings.wrong_person * torch.rand(count, 1, 1, generator=draws).to(wplus_NLD) * (another - wplus_NLD)
         noise = 0.15 * torch.rand(count, 1, 1, generator=draws) * torch.randn(wplus_NLD.shape, generator=draws)
-        return Pair(pictures, wplus_NLD, step_NLD, toward_mean.to(step_NLD), noise.to(step_NLD))
+        return Pair(pictures, wplus_NLD, step_NLD, toward_mean.to(step_NLD), noise.to(step_NLD) + away)
 
 
 class PictureParts(nn.Module):
@@ -515,7 +580,6 @@ class LightResidualTask(Task):
         window = face_window(resolution, settings.side) if step.index % 2 == 0 else Window(top, left, settings.side)
         total, losses = self.learn(images, pair, window)
         self.parts.step(total)
-        losses.setdefault("identity", torch.zeros(())), losses.setdefault("pair_identity", torch.zeros(()))
         return {name: value.detach() for name, value in losses.items()}
 
     def measures(self) -> dict[str, float]:
