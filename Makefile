@@ -65,7 +65,8 @@ ffhq: $(VENV)/.installed
 	$(BIN)/styleres train residual --preset light --data $(FACES256) --prior $(FFHQ)/generator --out $(FFHQ) --directions $(EDITS) \
 	    --identity-network $(IDENTITY)
 	$(BIN)/styleres train tail --size 256 --prior $(FFHQ)/generator --out $(FFHQ) --data $(FACES256) --directions $(EDITS)
-	$(BIN)/styleres train tail --size 512 --prior $(FFHQ)/prior --out $(FFHQ) --data $(FACES256) --directions $(EDITS)
+	$(BIN)/styleres train picture --data $(FACES256) --prior $(FFHQ)/prior --out $(FFHQ) --directions $(EDITS) \
+	    --identity-network $(IDENTITY)
 	$(BIN)/styleres train bundle --preset light --prior $(FFHQ)/prior --out $(FFHQ) --directions $(EDITS) --bundle ops/bundles/ffhq
 	$(BIN)/styleres evaluate --data $(FACES256) --model ffhq --size 256 --faces 300 --also-wplus --card
 

@@ -55,7 +55,7 @@ from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.light import LightStyleRes
 from ops.inversion.styleres import StyleRes
 from ops.training.e0 import E0Settings
-from ops.training.light import LightE0Settings, LightResidualSettings, PictureParts
+from ops.training.light import LightE0Settings, LightPictureSettings, LightResidualSettings, PictureParts
 from ops.training.light import residual_parts as light_parts
 from ops.training.official_edits import official_edits
 from ops.training.presets import (
@@ -402,7 +402,7 @@ def _plan(
     prior: Path | None,
     out: Path,
     preset: Preset,
-    task: E0Settings | ResidualSettings | LightE0Settings | LightResidualSettings | PriorSettings,
+    task: E0Settings | ResidualSettings | LightE0Settings | LightResidualSettings | LightPictureSettings | PriorSettings,
     loop: LoopSettings,
     start_from: str | None,
     identity_network: Path | None,

@@ -91,7 +91,8 @@ def paste(
 
     frame       uint8 [H, W, 3] RGB.
     edited      float [h, w, 3] RGB in 0..255, unclipped values allowed; square for faces.
-    reference   the model's reconstruction without an edit, like `edited`; needed by all modes but "replace".
+    reference   the model's reconstruction without an edit, like `edited`; needed by mode "delta". None in mode "composite": the
+                model's reconstruction is the source, which then stands for it.
     quad_42     where the crop was cut.
     landmarks   [5, 2] or [68, 2] in source pixels; needed by mask kind "face".
     person      float32 [S, S] in crop space, 0..1, multiplies the mask: where the edit may show (`ops.face.person`).
@@ -120,7 +121,8 @@ def paste(
             assert reference is not None  # _check has seen to it
             change = _warp_layer((layer - np.asarray(reference, np.float32)) * gain, quad_42, shift, size)
         case "composite":
-            assert reference is not None
+            if reference is None:
+                reference = crop_face(frame, quad_42, layer.shape[:2])
             reference = np.asarray(reference, np.float32)
             faces = settings.mask.kind != "edges"
             change = _composite_change(frame, source, layer, reference, gain, quad_42, shift, size, faces=faces)
@@ -302,9 +304,8 @@ def _check(
         raise PasteError(f"paste: expected a frame uint8 [H, W, 3] RGB, got {frame.dtype} {list(frame.shape)}.")
     if edited.ndim != 3 or edited.shape[2] != 3 or 0 in edited.shape:
         raise PasteError(f"paste: expected an edited crop [h, w, 3] in 0..255, got {list(edited.shape)}.")
-    if settings.mode != "replace" and reference is None:
-        needs = f"mode {settings.mode!r} needs the reconstruction as reference"
-        raise PasteError(f"paste: {needs}; pass it, or use mode 'replace'.")
+    if settings.mode == "delta" and reference is None:
+        raise PasteError("paste: mode 'delta' needs the reconstruction as reference; pass it, or use mode 'replace'.")
     if reference is not None and reference.shape != edited.shape:
         raise PasteError(f"paste: expected a reference of shape {list(edited.shape)}, got {list(reference.shape)}.")
     if not (np.isfinite(edited).all() and (reference is None or np.isfinite(reference).all())):

@@ -299,6 +299,7 @@ class LightStyleRes(Inverter):
     """W+ and F_a, as StyleRes has them, and q; `generate` needs the unedited code beside the edited one."""
 
     config: LightConfig
+    keeps_source = True
 
     def __init__(self, config: LightConfig, parts: Parts = "all"):
         super().__init__()

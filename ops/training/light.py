@@ -65,7 +65,9 @@ class LightE0Settings:
 
 
 @dataclass(frozen=True)
-class LightResidualSettings:
+class PairSettings:
+    """Drawn faces with edits whose truth is known, and what is made of a difference from it."""
+
     learning_rate: float = 1e-3
     pixel_weight: float = 4.0
     magnitude_weight: float = 0.5
@@ -74,27 +76,16 @@ class LightResidualSettings:
     identity_weight: float = 0.5
     sharpness_weight: float = 0.5
     """On the difference of local gradient energy: what a mean of possible pictures lacks."""
-    pair_weight: float = 1.0
-    """Of all terms of drawn pairs, over those of photographs."""
-    photograph_weight: float = 1.0
-    """Of all terms of photographs without an edit."""
-    follow_weight: float = 0.0
-    """Photographs with an edit, of which the truth is not known: E0 must see as much of the edit in them as in a drawn face
-    that has it. Otherwise E2 tells photographs by their looks, and brings the face back as it was."""
-    keep_weight: float = 0.0
-    """... and the face may lose no more of its identity than the drawn one did."""
-    poor_share: float = 0.3
-    """Photographs that are degraded, in and out: a video's frames must come back as they are."""
     random_share: float = 0.25
     """Edits that go towards another drawn code (the paper's Eq. 2) instead of along the given directions."""
     rows_share: float = 0.25
     """Edits that move some of the rows only."""
     wrong: float = 0.6
     """How far a drawn face's code is taken towards the mean at most, as E0's codes of photographs are."""
-    wrong_person: float = 0.0
+    wrong_person: float = 0.3
     """How far it is taken towards somebody else's at most: E0's codes of photographs are wrong about who it is too."""
     size: int = 256
-    """Side in pixels that pictures are averaged to, to be compared. They are made at the generator's full size."""
+    """Side in pixels that pictures are averaged to, to be compared."""
     side: int = 32
     """Cells of a window's side."""
     margin: int = 2
@@ -106,9 +97,20 @@ class LightResidualSettings:
 
 
 @dataclass(frozen=True)
-class LightPictureSettings(LightResidualSettings):
-    """What the pairs are, as for E1 and E2; there are no photographs."""
+class LightResidualSettings(PairSettings):
+    photograph_weight: float = 1.0
+    """Of all terms of photographs without an edit, over those of pairs."""
+    poor_share: float = 0.3
+    """Photographs that are degraded, in and out: a video's frames must come back as they are."""
+    follow_weight: float = 3.0
+    """Photographs with an edit, of which the truth is not known: E0 must see as much of the edit in them as in a drawn face
+    that has it. Otherwise E2 tells photographs by their looks, and brings the face back as it was."""
+    keep_weight: float = 1.0
+    """... and the face may lose no more of its identity than the drawn one did."""
 
+
+@dataclass(frozen=True)
+class LightPictureSettings(PairSettings):
     learning_rate: float = 2e-3
     small_share: float = 0.5
     """Steps that go through the generator's smallest picture that is not below the images, so that both ways are corrected."""
@@ -313,17 +315,10 @@ class LightResidualStep(nn.Module):
 
     def weight_of(self, name: str) -> float:
         settings = self.settings
-        weights = {
-            "pixel": settings.pixel_weight,
-            "magnitude": settings.magnitude_weight,
-            "perceptual": settings.perceptual_weight,
-            "identity": settings.identity_weight,
-            "sharpness": settings.sharpness_weight,
-        }
         if name in ("follow", "keep"):
             return settings.follow_weight if name == "follow" else settings.keep_weight
-        share = settings.pair_weight if name.startswith("pair_") else settings.photograph_weight
-        return share * weights[name.removeprefix("pair_")]
+        share = 1.0 if name.startswith("pair_") else settings.photograph_weight
+        return share * loss_weights(settings)[name.removeprefix("pair_")]
 
     def photographs(self, images: Tensor, window: Window) -> tuple[Tensor, Tensor]:
         """=> (what E1 and E2 make of a window without an edit, the window itself)."""
@@ -399,6 +394,17 @@ class LightResidualStep(nn.Module):
     def part(self, images: Tensor, window: Window) -> Tensor:
         images = pooled(images, self.settings.size)
         return window.at(self.settings.size // self.model[0].config.residual.resolution).of(images)
+
+
+def loss_weights(settings: PairSettings) -> dict[str, float]:
+    """Of what `compared` gives."""
+    return {
+        "pixel": settings.pixel_weight,
+        "magnitude": settings.magnitude_weight,
+        "perceptual": settings.perceptual_weight,
+        "identity": settings.identity_weight,
+        "sharpness": settings.sharpness_weight,
+    }
 
 
 def compared(
@@ -481,7 +487,7 @@ class Pair:
 class FacePool:
     """Drawn faces, of which one is replaced every few steps: a full picture costs as much as all else in a step."""
 
-    def __init__(self, model: LightStyleRes, directions_KD: Tensor | None, settings: LightResidualSettings, seed: int):
+    def __init__(self, model: LightStyleRes, directions_KD: Tensor | None, settings: PairSettings, seed: int):
         self.model, self.directions_KD, self.settings = model, directions_KD, settings
         self.rotation = Rotation(settings.pool, settings.refresh_every, seed)
         self.codes: list[Tensor] = [torch.empty(0)] * settings.pool
@@ -609,9 +615,7 @@ class LightPictureStep(nn.Module):
         made = model.corrected(picture, rest, transformed)
         embed = self.embed[0] if settings.identity_weight > 0 else None
         losses = compared(made, truth, window, config.residual.resolution, settings.margin, self.distance[0], embed)
-        weights = {"pixel": settings.pixel_weight, "magnitude": settings.magnitude_weight}
-        weights |= {"perceptual": settings.perceptual_weight, "identity": settings.identity_weight}
-        weights |= {"sharpness": settings.sharpness_weight}
+        weights = loss_weights(settings)
         return torch.stack([weights[name] * value for name, value in losses.items()]).sum(), losses
 
     def known(self, pair: Pair, window: Window, size: int) -> tuple[Tensor, Transformed, Tensor, Tensor]:

@@ -88,7 +88,15 @@ class TrainingPlan:
     """Folder with generator.safetensors, discriminator.safetensors and config.json."""
     out: str
     preset: Preset
-    task: E0Settings | ResidualSettings | LightE0Settings | LightResidualSettings | PriorSettings | TailSettings
+    task: (
+        E0Settings
+        | ResidualSettings
+        | LightE0Settings
+        | LightResidualSettings
+        | LightPictureSettings
+        | PriorSettings
+        | TailSettings
+    )
     """Its type says what is trained. For a prior, `prior` is where it starts: a folder, or nothing."""
     loop: LoopSettings
     start_from: str | None = None
@@ -134,7 +142,7 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
         return _run_prior(plan, plan.task, worker, watch)
     if isinstance(plan.task, TailSettings):
         return _run_tail(plan, plan.task, worker, watch)
-    if isinstance(plan.task, LightE0Settings | LightResidualSettings):
+    if isinstance(plan.task, LightE0Settings | LightResidualSettings | LightPictureSettings):
         return _run_light(plan, plan.task, worker, watch)
     model = model_on_prior(prior, plan.preset, without_e2=plan.ablation)
     faces = load_faces(plan.data, model.config.encoder.input_size, "train")
@@ -217,7 +225,7 @@ def inverted_faces(plan: TrainingPlan, generator: Mobile) -> dict[str, Inverted]
 
 def _run_light(
     plan: TrainingPlan,
-    settings: LightE0Settings | LightResidualSettings,
+    settings: LightE0Settings | LightResidualSettings | LightPictureSettings,
     worker: Worker,
     watch: Callable[[Progress], None] | None,
 ) -> int:
