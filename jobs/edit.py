@@ -8,7 +8,6 @@ from jobs.common import options
 from jobs.common.errors import explained
 from jobs.common.prepare import (
     Given,
-    admission,
     definitions_from,
     open_store,
     outputs_from,
@@ -23,7 +22,8 @@ from jobs.common.settings import TABLE, RunnerSettings
 from jobs.common.values import Chosen, options_of
 from ops.checkpoints.bundle import DEFAULT
 from pipeline import flow
-from pipeline.engine.stage import Stage
+from pipeline.engine.course import Course
+from pipeline.sources.outputs import Admission
 from pipeline.store.places import place
 from pipeline.store.tables import Store
 
@@ -70,19 +70,20 @@ def edit(
             with_sheet=bool(rendering.sheet_frames),
             side_by_side=side_by_side,
         )
-        admit = admission(outputs, overwrite=overwrite, drop_unsupported=drop_unsupported)
+        admit = Admission(outputs, overwrite, drop_unsupported)
         policy = flow.Policy(overwrite, admit, given.count)
         summary = flow.Summary()
         if dry_run:
             given.show_plan("edit", outputs, admit)
         elif given.worth_a_run(root := place(store) if store is not None else temporary_place(out)):
 
-            def stages_of(opened: Store) -> list[Stage]:
-                return flow.invert_stages(opened, bundle, inverting, compute) + flow.render_stages(
-                    opened, bundle, rendering, compute, outputs
-                )
+            def course_for(opened: Store) -> Course:
+                stages = flow.invert_stages(opened, bundle, inverting, compute)
+                stages += flow.render_stages(opened, bundle, rendering, compute, outputs)
+                packs = flow.packs_of(opened, bundle, inverting, rendering, compute, outputs, policy)
+                return flow.course_of(stages, (), opened, reporter.see, policy, packs)
 
-            require_untouched(root, bundle, residual_codec, stages_of, given, policy, reporter.see)
+            require_untouched(root, bundle, residual_codec, course_for, given, policy)
             with (
                 working(root, out, "edit", keep=store is not None),
                 options.runner_from(chosen.make(RunnerSettings)) as run,

@@ -22,6 +22,7 @@ from ops.editing.definitions import Definition
 from ops.editing.editor import EditError, check_fits
 from ops.editing.library import incomplete, load_offer, offers
 from ops.files.errors import CheckpointError
+from pipeline.store.packs import is_pack
 from pipeline.store.places import folders
 from pipeline.store.tables import Store, StoreError
 
@@ -146,19 +147,26 @@ def edit_facts(bundle: Bundle, definitions: Sequence[Definition]) -> tuple[list[
     return rows, incomplete(definitions)
 
 
+PER_FACE = ("tracks", "latents")
+"""Of a picture they have one row for each track."""
+
+
 def store_facts(store: Store) -> dict[str, Any]:
     """Everything `styleres inspect` shows, as JSON values. Of a damaged source there are its key and what is wrong."""
     counts: Counter[str] = Counter()
     sources: list[dict[str, Any]] = []
     failures: list[dict[str, Any]] = []
     # A source that could not even be probed has failures and nothing else.
-    for source_id in sorted({*store.stored_source_ids(), *store.stored_source_ids("failures")}):
+    for source_id in sorted({*store.holders(), *store.holders("failures")}):
         try:
-            facts = [source_facts(store, row) for row in store.read("sources", source_id).to_pylist()]
+            facts = pack_facts(store, source_id) if is_pack(source_id) else None
+            if facts is None:
+                facts = [source_facts(store, row) for row in store.read("sources", source_id).to_pylist()]
             its_rows, lost = store.row_counts(source_id), store.failures(source_id).select(FAILURE_COLUMNS).to_pylist()
         except StoreError as error:
             blank = dict.fromkeys(("uri", "frames", "width", "height", "tracks", "faces", "devices"))
-            sources.append({"source_id": source_id, **blank, "recipes": [], "complete": False, "damaged": str(error)})
+            for one in store.members(source_id) if is_pack(source_id) else [source_id]:
+                sources.append({"source_id": one, **blank, "recipes": [], "complete": False, "damaged": str(error)})
         else:
             sources += facts
             counts.update(its_rows)
@@ -178,6 +186,34 @@ def store_facts(store: Store) -> dict[str, Any]:
         },
         "failures": failures,
     }
+
+
+def pack_facts(store: Store, pack_id: str) -> list[dict[str, Any]]:
+    """The pictures of a pack, as `source_facts`; each table is read once. Raises StoreError where it is damaged."""
+    whole, devices = store.is_complete(pack_id), devices_of(store, pack_id)
+    damaged = next(iter(store.broken_manifests(pack_id, ["invert"]).values()), None)
+    tracks, faces = (Counter(store.read(name, pack_id, columns=["source_id"])["source_id"].to_pylist()) for name in PER_FACE)
+    recipes: dict[str, set[str]] = {}
+    for holder in filter(is_pack, store.holders("edits")):
+        rows = store.read("edits", holder, columns=["source_id", "recipe_id"])
+        for source_id, recipe_id in zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True):
+            recipes.setdefault(source_id, set()).add(recipe_id)
+    return [
+        {
+            "source_id": row["source_id"],
+            "uri": row["uri"],
+            "frames": row["frame_count"],
+            "width": row["width"],
+            "height": row["height"],
+            "tracks": tracks[row["source_id"]],
+            "faces": faces[row["source_id"]],
+            "recipes": sorted(recipes.get(row["source_id"], ())),
+            "complete": whole,
+            "devices": devices,
+            "damaged": damaged,
+        }
+        for row in store.read("sources", pack_id).to_pylist()
+    ]
 
 
 def source_facts(store: Store, row: Mapping[str, Any]) -> dict[str, Any]:

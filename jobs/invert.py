@@ -12,7 +12,7 @@ from jobs.common.settings import TABLE, RunnerSettings
 from jobs.common.values import Chosen, options_of
 from ops.checkpoints.bundle import DEFAULT
 from pipeline import flow
-from pipeline.engine.stage import Stage
+from pipeline.engine.course import Course
 from pipeline.store.places import place
 from pipeline.store.tables import Store
 
@@ -45,10 +45,12 @@ def invert(
             reporter.plan("invert", given.planned(), store=store, model=bundle.name)
         elif given.worth_a_run(root := place(store)):
 
-            def stages_of(opened: Store) -> list[Stage]:
-                return flow.invert_stages(opened, bundle, settings, compute)
+            def course_for(opened: Store) -> Course:
+                stages = flow.invert_stages(opened, bundle, settings, compute)
+                packs = flow.packs_of(opened, bundle, settings, None, compute, policy=policy)
+                return flow.course_of(stages, (), opened, reporter.see, policy, packs)
 
-            require_untouched(root, bundle, residual_codec, stages_of, given, policy, reporter.see)
+            require_untouched(root, bundle, residual_codec, course_for, given, policy)
             with (
                 working(root, store, "invert", keep=True),
                 options.runner_from(chosen.make(RunnerSettings)) as run,

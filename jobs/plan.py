@@ -138,19 +138,30 @@ def measure(
             store, bundle, rendering, compute, Outputs(str(store.root / "out"), encode=rendering.encode)
         )[:2]
     policy = flow.Policy()
-    flow.run(stages, [beginning(sources[0], WARM_FRAMES)], store, runner, silent, policy)
+    outputs = None if rendering is None else Outputs(str(store.root / "out"), encode=rendering.encode, sets=True)
+
+    def run(some: Sequence[Source]) -> flow.Summary:
+        packs = flow.packs_of(store, bundle, inverting, rendering, compute, outputs, policy)
+        return flow.run(stages, some, store, runner, silent, policy, packs)
+
+    if len(sources) > 1 or sources[0].kind == "video":  # a picture is done once
+        run([beginning(sources[0], WARM_FRAMES)])
     warm = sum(store.sizes_bytes().values())
-    summary = flow.run(stages, [beginning(source, frames) for source in sources], store, runner, silent, policy)
+    pictures, clips = [[one for one in sources if one.kind == kind] for kind in ("image", "video")]
+    measured = pictures[sources[0].kind == "image" and len(sources) > 1 :] + [beginning(one, frames) for one in clips]
+    summary = run(measured)
     if summary.lost:
         raise UsageError(f"the frames that were tried cannot be done: {summary.lost[0].message}")
     seconds = {name: float(value) for name, value in summary.seconds.items()}
     size = sum(store.sizes_bytes().values()) - warm
-    done = sum(min(frames, source.info.n_frames) for source in sources)
+    done = sum(min(frames, source.info.n_frames) for source in measured)
     return Measured(done, summary.counts["faces"], seconds, max(size, 0))
 
 
 def beginning(source: Source, frames: int) -> Source:
-    """The source as if it ended early; under a key of its own."""
+    """The clip as if it ended early, under a key of its own; a picture as it is."""
+    if source.kind == "image":
+        return source
     count = min(frames, source.info.n_frames)
     sha256 = f"{count:08x}{source.info.sha256[8:]}"
     return replace(source, source_id=sha256[:16], info=replace(source.info, pts=source.info.pts[:count], sha256=sha256))

@@ -20,7 +20,7 @@ from PIL import Image
 from jobs.common import options
 from jobs.common.errors import FAILED, UsageError, explained
 from jobs.common.moments import SeenFace, looked_for, stored_moments, various
-from jobs.common.prepare import definitions_from, open_settled, recipe_from, require_size, stored_bundle, stored_sources
+from jobs.common.prepare import definitions_from, open_settled, opened, recipe_from, require_size, stored_bundle, stored_sources
 from jobs.common.preview_sheet import TILE, PreviewRow, draw_preview, save_preview
 from jobs.common.settings import TABLE
 from jobs.common.values import Chosen, options_of
@@ -278,9 +278,14 @@ def from_store(
 ) -> list[Shown]:
     """Faces of a store, planned as a render plans them. Raises UsageError where none can be shown."""
     said: list[str] = []
-    listed, total = stored_sources(store, only, lambda failure: said.append(failure.message), allow_hdr=allow_hdr)
+
+    def lose(failure: Failure) -> None:
+        said.append(failure.message)
+
+    listed, total = stored_sources(store, only, lose, allow_hdr=allow_hdr)
     places = {(2 * i + 1) * total // (2 * count) for i in range(count)}
-    sources = [one for at, one in enumerate(listed) if at in places]
+    chosen = [opened(one, lose, allow_hdr=allow_hdr) for at, one in enumerate(listed) if at in places]
+    sources = [one for one in chosen if one is not None]
     readers, found = FrameReaders(), []
     for at, source in enumerate(sources):
         codes = SourceCodes(store, source)

@@ -8,7 +8,6 @@ from jobs.common import options
 from jobs.common.errors import explained
 from jobs.common.prepare import (
     Given,
-    admission,
     definitions_from,
     open_settled,
     outputs_from,
@@ -23,7 +22,8 @@ from jobs.common.report import Reporter
 from jobs.common.settings import TABLE, RunnerSettings
 from jobs.common.values import Chosen, options_of
 from pipeline import flow
-from pipeline.engine.stage import Stage
+from pipeline.engine.course import Course
+from pipeline.sources.outputs import Admission
 from pipeline.store.tables import Store
 
 
@@ -68,19 +68,21 @@ def render(
             with_sheet=bool(settings.sheet_frames),
             side_by_side=side_by_side,
         )
-        admit = admission(outputs, overwrite=overwrite, drop_unsupported=drop_unsupported)
+        admit = Admission(outputs, overwrite, drop_unsupported)
         policy = flow.Policy(overwrite, admit, given.count)
         summary = flow.Summary()
         if dry_run:
             given.show_plan("render", outputs, admit)
         elif given.worth_a_run(opened.root):
 
-            def stages_of(opened: Store) -> list[Stage]:
-                return flow.render_stages(opened, bundle, settings, compute, outputs)
+            def course_for(opened: Store) -> Course:
+                stages = flow.render_stages(opened, bundle, settings, compute, outputs)
+                packs = flow.packs_of(opened, bundle, None, settings, compute, outputs, policy)
+                return flow.course_of(stages, (), opened, reporter.see, policy, packs)
 
             with writable_store(opened, out) as (writable, keep):
                 root, codec = writable.root, opened.info.residual_codec
-                require_untouched(root, bundle, codec, stages_of, given, policy, reporter.see)
+                require_untouched(root, bundle, codec, course_for, given, policy)
                 with (
                     working(root, out, "render", keep=keep),
                     options.runner_from(chosen.make(RunnerSettings)) as run,

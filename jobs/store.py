@@ -14,6 +14,7 @@ from pipeline.engine.ledger import Ledger
 from pipeline.store import upkeep
 from pipeline.store.lock import held
 from pipeline.store.tables import DamagedPart, Store
+from schemas import TABLES
 
 app = typer.Typer(no_args_is_help=True, help="Look after a store: checksums, larger parts, export, removing a person.")
 
@@ -25,6 +26,13 @@ MIB = 1 << 20
 def chosen(store: Store, only: list[str]) -> list[str]:
     """Keys of the sources meant. Raises UsageError for one that the store does not have."""
     return named_sources(store, only) if only else store.stored_source_ids()
+
+
+def holders(store: Store, only: list[str]) -> list[str]:
+    """Sources that are meant, and the packs that pictures lie in: what is looked after as one."""
+    if only:
+        return list(dict.fromkeys(map(store.holder_of, chosen(store, only))))
+    return sorted({holder for table in TABLES for holder in store.holders(table)})
 
 
 def ended(job: str, damaged: Sequence[str], **facts: object) -> NoReturn:
@@ -46,12 +54,12 @@ def verify(
         opened = open_settled(store)
         damaged: list[str] = []
         if not upkeep.is_writable(opened.root):  # then nobody writes to it meanwhile, and nothing can be put aside
-            for source_id in chosen(opened, only):
+            for source_id in holders(opened, only):
                 damaged += opened.verify(source_id).values()
             ended("store verify", damaged)
         with held(opened.root, "store verify"):
             finish(opened.root)
-            for source_id in chosen(opened, only):
+            for source_id in holders(opened, only):
                 damaged += opened.verify(source_id).values() if keep else Ledger(opened).put_damaged_aside(source_id)
     ended("store verify", damaged)
 
@@ -69,7 +77,7 @@ def compact(
         damaged: list[str] = []
         with held(opened.root, "store compact"):
             finish(opened.root)
-            for source_id in chosen(opened, only):
+            for source_id in holders(opened, only):
                 damaged += opened.broken_manifests(source_id, ["invert"]).values()
                 if opened.is_complete(source_id):
                     try:

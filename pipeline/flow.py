@@ -12,6 +12,12 @@
     render     chunk of whole segments   frames, plan, residuals        segments (work folder)          -
     finalize   source                    segments, source's sound       the edited file, segments       per source
 
+    pictures   picture, all of the above     its file, once                 staged rows, the edited file   -
+    join       pack of pictures              staged rows                    all tables                     per pack
+
+A clip takes the six stages. A picture needs none of their barriers, and is one item from its file to its edited file; what a
+worker has of them is done together, and stored in packs of some thousand (`pipeline.engine.packs`).
+
 Heavy steps are stateless maps over chunks; barriers are over the rows of one source, small enough for one process. Frames never
 travel: an item names a source and a range, and every step decodes what it needs. So results do not depend on the runner, the
 number of workers, the length of chunks, the company that items have in a batch or, but for the last bits of float32 (see
@@ -30,13 +36,15 @@ are those of docs/glossary.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 from ops.checkpoints.bundle import Bundle
 from ops.device import Device
 from ops.editing.library import load_edits, offers
 from ops.editing.recipe import EditRecipe
+from ops.editing.smoothing import keeps_codes
 from ops.face.align import CropMode
 from ops.face.detect import DetectorFactory, DetectorSettings
 from ops.face.paste import PasteSettings
@@ -46,14 +54,17 @@ from ops.video.decode import Backend
 from ops.video.encode import EncodeOptions
 from pipeline.engine.course import Course
 from pipeline.engine.ledger import Ledger, Seal
+from pipeline.engine.packs import Packs, Wanted, picture_of
 from pipeline.engine.runner import Report, Runner
-from pipeline.engine.stage import Source, Stage
+from pipeline.engine.stage import Picture, Source, Stage
 from pipeline.engine.summary import Summary, lost_of
 from pipeline.sources.inputs import MADE_WITH
 from pipeline.sources.outputs import Outputs
 from pipeline.sources.rows import source_row
 from pipeline.steps.finalize import Finalize
 from pipeline.steps.invert import Invert
+from pipeline.steps.join import Join
+from pipeline.steps.pictures import Inverting, Pictures, Rendering, write_job_sheet
 from pipeline.steps.plan import Plan, PlanSettings
 from pipeline.steps.render import Render
 from pipeline.steps.scan import Scan
@@ -61,7 +72,7 @@ from pipeline.steps.track import TrackFaces
 from pipeline.store.parts import Written
 from pipeline.store.records import digest
 from pipeline.store.tables import Store
-from schemas import Failure
+from schemas import SCHEMA_VERSION, Failure
 
 __all__ = ["Compute", "InvertSettings", "RenderSettings", "Summary", "edit", "invert", "lost_of", "render"]
 
@@ -100,6 +111,8 @@ class RenderSettings:
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     sheet_frames: int = 6
     """Frames on the contact sheet, evenly spread over those that are edited; 0 for none."""
+    contact_sheets: Literal["job", "each"] = "job"
+    """Pictures: one sheet for all, of a fair sample and the worst, or one for each. A clip always has its own."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +195,7 @@ def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, comput
             writes=("work/plan",),
             vital=True,
         ),
-        # Generator and E2 twice per face (with and without the edit), paste, encode.
+        # Generator and E2 twice per face (with and without the edit), paste, encode; side by side, if it has the cores.
         Stage(
             "render",
             Render(
@@ -195,12 +208,14 @@ def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, comput
                 compute.device,
                 compute.backend,
                 settings.sheet_frames,
+                max(1, int(cpus)),
+                keeps_codes(settings.plan.smoothing),
             ),
             cpus,
             gpus,
             chunk,
             decides=rendered,
-            writes=("work/segments", "work/edited", "work/sheet"),
+            writes=("work/segments", "work/frames", "work/sheet"),
             vital=True,
             counted=("frames", "edits"),
         ),
@@ -221,8 +236,62 @@ def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, comput
     ]
 
 
+def packs_of(
+    store: Store,
+    bundle: Bundle,
+    inverting: InvertSettings | None,
+    rendering: RenderSettings | None,
+    compute: Compute,
+    outputs: Outputs | None = None,
+    policy: Policy = Policy(),
+) -> Packs:
+    """What becomes of pictures. None: nothing is inverted, or nothing rendered."""
+    root, model, cpus, gpus = str(store.root), str(bundle.path.absolute()), compute.cpus_per_worker, compute.gpus_per_worker
+    decides, key, name, recipe_id = {}, "", "", ""
+    inverts: Inverting | None = None
+    renders: Rendering | None = None
+    if inverting is not None:
+        # The same settings decide the rows of a picture and of a clip.
+        decides = {stage.name: stage.decided_by for stage in invert_stages(store, bundle, inverting, compute)}
+        key = digest(SCHEMA_VERSION, decides, Pictures.VERSION)
+        detector = inverting.detector.decides() if bundle.framing.crop == "ffhq" else None
+        inverts = Inverting(inverting.detector, detector, inverting.tracking, inverting.crop)
+    if rendering is not None and outputs is not None:
+        recipe_id, _ = identity_of(rendering.plan.recipe, bundle)
+        decided = {stage.name: stage.decided_by for stage in render_stages(store, bundle, rendering, compute, outputs)}
+        name = f"render-{digest(decided, rendering.contact_sheets, Pictures.VERSION)[:16]}"
+        paste = rendering.paste.fitted(bundle.framing.crop)
+        sheets: Literal["job", "each", "none"] = rendering.contact_sheets if rendering.sheet_frames else "none"
+        title = rendering.plan.recipe.to_text()
+        renders = Rendering(
+            rendering.plan, recipe_id, paste, outputs, title, sheets, rendering.sheet_frames, admit=policy.admit
+        )
+    out = "" if outputs is None or outputs.file is not None else outputs.folder
+    wanted = Wanted(key, name, recipe_id, decides, policy.overwrite, out)
+    step = Pictures(root, model, wanted, inverts, renders, compute.batch_size, compute.precision, compute.device)
+    return Packs(
+        # Detector, encoder and generator, one after the other, for as many pictures as a chunk of a clip has frames.
+        Stage("pictures", step, cpus, gpus, compute.chunk_frames, counted=("frames", "faces", "edits")),
+        # Copies rows: one core, and the disk.
+        Stage("join", Join(root), cpus, frames=1),
+        store,
+        wanted,
+        outputs_of=lambda picture: () if outputs is None or renders is None else (outputs.of(picture).video,),
+        sheet_rows=renders.sheet_rows if renders is not None and renders.sheets == "job" else 0,
+        ended=lambda strips: None if renders is None else write_job_sheet(store, renders, strips),
+    )
+
+
+def pictures_apart(sources: Iterable[Source | Picture | Failure]) -> Iterator[Source | Picture | Failure]:
+    """Pictures as items of their own, with their places among the inputs."""
+    for order, one in enumerate(sources):
+        if isinstance(one, Source) and one.kind == "image":
+            one = picture_of(one)
+        yield replace(one, order=order) if isinstance(one, Picture) else one
+
+
 def invert(
-    sources: Iterable[Source | Failure],
+    sources: Iterable[Source | Picture | Failure],
     store: Store,
     bundle: Bundle,
     settings: InvertSettings,
@@ -232,11 +301,12 @@ def invert(
     policy: Policy = Policy(),
 ) -> Summary:
     """Fill the store with everything that does not depend on an edit."""
-    return run(invert_stages(store, bundle, settings, compute), sources, store, runner, report, policy)
+    packs = packs_of(store, bundle, settings, None, compute, policy=policy)
+    return run(invert_stages(store, bundle, settings, compute), sources, store, runner, report, policy, packs)
 
 
 def render(
-    sources: Iterable[Source | Failure],
+    sources: Iterable[Source | Picture | Failure],
     outputs: Outputs,
     store: Store,
     bundle: Bundle,
@@ -247,11 +317,12 @@ def render(
     policy: Policy = Policy(),
 ) -> Summary:
     """Write the edited file of every source whose rows are in the store."""
-    return run(render_stages(store, bundle, settings, compute, outputs), sources, store, runner, report, policy)
+    packs = packs_of(store, bundle, None, settings, compute, outputs, policy)
+    return run(render_stages(store, bundle, settings, compute, outputs), sources, store, runner, report, policy, packs)
 
 
 def edit(
-    sources: Iterable[Source | Failure],
+    sources: Iterable[Source | Picture | Failure],
     outputs: Outputs,
     store: Store,
     bundle: Bundle,
@@ -266,20 +337,34 @@ def edit(
     stages = invert_stages(store, bundle, inverting, compute) + render_stages(store, bundle, rendering, compute, outputs)
     # Frames are counted once.
     stages[0] = replace(stages[0], counted=())
-    return run(stages, sources, store, runner, report, policy)
+    packs = packs_of(store, bundle, inverting, rendering, compute, outputs, policy)
+    return run(stages, sources, store, runner, report, policy, packs)
 
 
 def run(
-    stages: Sequence[Stage], sources: Iterable[Source | Failure], store: Store, runner: Runner, report: Report, policy: Policy
+    stages: Sequence[Stage],
+    sources: Iterable[Source | Picture | Failure],
+    store: Store,
+    runner: Runner,
+    report: Report,
+    policy: Policy,
+    packs: Packs | None = None,
 ) -> Summary:
     """Move every source along the stages, keeping account in the store."""
-    course = course_of(stages, sources, store, report, policy)
+    course = course_of(stages, sources, store, report, policy, packs)
     runner.run(course)
+    if packs is not None:
+        packs.end()
     return course.summary
 
 
 def course_of(
-    stages: Sequence[Stage], sources: Iterable[Source | Failure], store: Store, report: Report, policy: Policy
+    stages: Sequence[Stage],
+    sources: Iterable[Source | Picture | Failure],
+    store: Store,
+    report: Report,
+    policy: Policy,
+    packs: Packs | None = None,
 ) -> Course:
     """The stages with what a store has to say about each source."""
     ledger = Ledger(store)
@@ -305,7 +390,7 @@ def course_of(
 
     return Course(
         stages,
-        sources,
+        pictures_apart(sources),
         ledger,
         report,
         begin=begin,
@@ -313,6 +398,7 @@ def course_of(
         changed=changed,
         started=started,
         count=policy.count,
+        packs=packs,
     )
 
 

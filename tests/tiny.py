@@ -292,6 +292,7 @@ def rendered(
     fade_seconds: float = 0.2,
     runner: Runner | None = None,
     gpus_per_worker: float = 0.0,
+    cpus_per_worker: float = 1.0,
     backend: Backend = "auto",
     editors: Sequence[Definition] = (),
 ) -> tuple[list[Path], flow.Summary]:
@@ -304,7 +305,7 @@ def rendered(
         encode,
         sheet_frames=sheet_frames,
     )
-    compute = flow.Compute("cpu", "fp32", batch_size, chunk_frames, backend, gpus_per_worker=gpus_per_worker)
+    compute = flow.Compute("cpu", "fp32", batch_size, chunk_frames, backend, cpus_per_worker, gpus_per_worker)
     summary = flow.render(sources, outputs, store, bundle, settings, compute, runner or InProcessRunner(), silent)
     return [Path(outputs.of(source).video) for source in sources], summary
 

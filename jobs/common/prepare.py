@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -28,17 +28,17 @@ from ops.editing.library import load_edits, offers
 from ops.editing.recipe import EditRecipe, load_recipe, parse_edits
 from ops.face.paste import PasteError
 from ops.files.errors import CheckpointError
-from ops.video.carriage import SUFFIXES_OF_CODEC, options_for, refusal
+from ops.video.carriage import SUFFIXES_OF_CODEC, options_for
 from ops.video.contents import FORMATS
 from ops.video.encode import EncodeOptions
 from ops.video.image import IMAGE_SUFFIXES
-from pipeline.engine.course import OUTPUT_EXISTS, Report
-from pipeline.engine.stage import Source, Stage
+from pipeline.engine.course import Course
+from pipeline.engine.stage import Picture, Source
 from pipeline.engine.summary import Summary
-from pipeline.flow import Policy, RenderSettings, course_of
-from pipeline.sources.fetch import is_plain
+from pipeline.flow import Policy, RenderSettings
 from pipeline.sources.inputs import Entry, LeftOut, Probing, entries, is_explicit, probed
-from pipeline.sources.outputs import MEDIA_SUFFIXES, Outputs
+from pipeline.sources.outputs import MEDIA_SUFFIXES, UNSUPPORTED, Outputs
+from pipeline.sources.sequences import sequence_of
 from pipeline.steps.plan import PlanSettings
 from pipeline.store import journal, upkeep
 from pipeline.store.lock import held
@@ -52,8 +52,6 @@ def code_version() -> str:
     return importlib.metadata.version("styleres-video")
 
 
-UNSUPPORTED = "unsupported"
-"""The reason of a source whose output cannot carry all that it has."""
 MOST_LISTED = 10_000
 """So many sources of a store are looked at before a render begins; of more, each when its turn comes."""
 
@@ -72,9 +70,10 @@ class Given:
         self._arguments = len(arguments)
         self._reporter = reporter
         found = entries(arguments, self._below(out))
-        probing = iter(Probing(found, self.lose, allow_hdr=allow_hdr, own=self._own))
         explicit = all(is_explicit(one) for one in arguments)
-        self.listed: list[Source] | None = named_apart(self._once(list(probing))) if explicit else None
+        probing = iter(Probing(found, self.lose, allow_hdr=allow_hdr, own=self._own, open_pictures=explicit))
+        self._allow_hdr = allow_hdr
+        self.listed: list[Source | Picture] | None = named_apart(self._once(list(probing))) if explicit else None
         self.sources = self._all(probing if self.listed is None else iter(self.listed))
 
     def _below(self, out: str | None) -> LeftOut:
@@ -108,7 +107,7 @@ class Given:
         given.sources = given._all(found if given.listed is None else iter(given.listed))
         return given
 
-    def _all(self, found: Iterator[Source]) -> Iterator[Source | Failure]:
+    def _all(self, found: Iterator[Source | Picture]) -> Iterator[Source | Picture | Failure]:
         for source in found:
             while self._lost:
                 yield self._lost.popleft()
@@ -138,20 +137,32 @@ class Given:
 
     def any(self, *, lost: bool = False) -> bool:
         """Return whether there is a source at all, or (lost) at least a failure. Nothing is taken away from `sources`."""
-        looked_at: list[Source | Failure] = []
+        looked_at: list[Source | Picture | Failure] = []
         for one in self.sources:
             looked_at.append(one)
-            if lost or isinstance(one, Source):
+            if lost or not isinstance(one, Failure):
                 break
         self.sources = chain(looked_at, self.sources)
-        return any(lost or isinstance(one, Source) for one in looked_at)
+        return any(lost or not isinstance(one, Failure) for one in looked_at)
 
     def planned(self) -> list[Source]:
         """Every source, for a dry run; failures stay for `add_to`."""
-        everything = list(self.sources)
+        everything = [self._opened(one) for one in self.sources]
         self._lost.extend(one for one in everything if isinstance(one, Failure))
         self.sources = self._all(iter(()))
         return [one for one in everything if isinstance(one, Source)]
+
+    def _opened(self, one: Source | Picture | Failure) -> Source | Failure:
+        if not isinstance(one, Picture):
+            return one
+        found = probed(Entry(one.uri, one.name, one.found), allow_hdr=self._allow_hdr)
+        if isinstance(found, Failure):
+            self._reporter.lost(found)
+        return found
+
+    def probed(self) -> list[Source]:
+        """Those that are listed and known before any work."""
+        return [one for one in self.listed or () if isinstance(one, Source)]
 
     def worth_a_run(self, root: Place) -> bool:
         """Return whether a run has anything to do: sources, or failures to write into a store that is there."""
@@ -168,8 +179,8 @@ class Given:
                 self.lose(failure)
         self._reporter.plan(job, sources, outputs, refused)
 
-    def _once(self, sources: Sequence[Source]) -> list[Source]:
-        kept: dict[str, Source] = {}
+    def _once(self, sources: Sequence[Source | Picture]) -> list[Source | Picture]:
+        kept: dict[str, Source | Picture] = {}
         for source in sources:
             if source.source_id in kept:
                 message = (
@@ -181,10 +192,10 @@ class Given:
         return list(kept.values())
 
 
-def named_apart(sources: Sequence[Source]) -> list[Source]:
+def named_apart(sources: Sequence[Source | Picture]) -> list[Source | Picture]:
     """Part of its key goes into the name of an input where two would meet: contact sheets differ in nothing but stems."""
     taken: set[str] = set()
-    named = []
+    named: list[Source | Picture] = []
     for source in sources:
         path = PurePosixPath(source.output_name)
         name = path.name if path.stem not in taken else f"{path.stem}.{source.source_id[:8]}{path.suffix}"
@@ -310,10 +321,9 @@ def require_untouched(
     root: Place,
     bundle: Bundle,
     codec: schemas.ResidualCodec,
-    stages_of: Callable[[Store], Sequence[Stage]],
+    course_for: Callable[[Store], Course],
     given: Given,
     policy: Policy,
-    report: Report,
 ) -> None:
     """Refuse before any work what would be refused later, for inputs that are few enough to look at. Writes nothing.
 
@@ -323,10 +333,10 @@ def require_untouched(
     if exists(joined(root, "meta/info.json")):
         store = open_settled(root)
         store.require_same_model(info)
-        course = course_of(stages_of(store), (), store, report, policy)
-        refusals = (course.refusal(source) for source in given.listed or ())
+        course = course_for(store)
+        refusals = (course.refusal(source) for source in given.probed())
     else:
-        refusals = (policy.admit(source) for source in given.listed or ())
+        refusals = (policy.admit(source) for source in given.probed())
     for failure in refusals:
         # What an output cannot hold is one source's matter, and no reason to leave the others.
         if failure is not None and failure.reason != UNSUPPORTED:
@@ -335,15 +345,49 @@ def require_untouched(
 
 def stored_sources(
     store: Store, only: Sequence[str], lost: Callable[[Failure], None], *, allow_hdr: bool
-) -> tuple[Iterator[Source], int]:
+) -> tuple[Iterator[Source | Picture], int]:
     """The sources of a store that can be rendered, one after the other: complete, and their files still what they were; and how
     many the store has.
 
     `only`: keys, paths or file names; empty for all. Raises UsageError for one that the store does not have.
     """
-    ids = named_sources(store, only) if only else store.stored_source_ids()
-    found = (stored_source(store, one, lost, allow_hdr=allow_hdr) for one in ids)
-    return (source for source in found if source is not None), len(ids)
+    chosen = named_sources(store, only) if only else None
+    packs = dict.fromkeys(store.packs_of().values())
+    in_packs = {one: pack_id for pack_id in packs for one in store.members(pack_id)}
+    alone = [one for one in (store.stored_source_ids() if chosen is None else chosen) if one not in in_packs]
+    wanted = in_packs.keys() if chosen is None else in_packs.keys() & set(chosen)
+
+    def found() -> Iterator[Source | Picture]:
+        for one in alone:
+            source = stored_source(store, one, lost, allow_hdr=allow_hdr)
+            if source is not None:
+                yield source
+        for pack_id in packs:
+            if not wanted.isdisjoint(store.members(pack_id)):
+                yield from stored_pictures(store, pack_id, wanted, lost)
+
+    return found(), len(alone) + len(wanted)
+
+
+def stored_pictures(store: Store, pack_id: str, wanted: Collection[str], lost: Callable[[Failure], None]) -> Iterator[Picture]:
+    """The pictures of a pack that can be rendered, if its parts are whole; nobody has opened their files."""
+    again = "run styleres invert, or edit, with this store again: it makes what is missing, and nothing else"
+    try:
+        store.require_sound(pack_id, ["sources"])
+        rows = store.read_some("sources", pack_id, wanted, ["source_id", "uri", "sha256"]).to_pylist()
+        lacking = store.lacking(pack_id)
+    except DamagedPart as error:
+        for source_id in store.members(pack_id):
+            if source_id in wanted:
+                lost(Failure(source_id, source_id, "probe", "damaged_part", str(error)))
+        return
+    for row in rows:
+        source_id, uri = row["source_id"], row["uri"]
+        if lacking:
+            lost(Failure(source_id, uri, "probe", "damaged_part", f"{named(lacking)}; {again}"))
+        else:
+            name = PurePosixPath(uri.rsplit("#", 1)[-1]).name
+            yield Picture(uri, name, source_id=source_id, sha256=row["sha256"])
 
 
 def named_sources(store: Store, only: Sequence[str]) -> list[str]:
@@ -361,6 +405,19 @@ def named_sources(store: Store, only: Sequence[str]) -> list[str]:
             held += f"; and {len(damaged)} whose name is lost (styleres store verify)" if damaged else ""
             raise UsageError(f"--only {wanted}: {store.root} has no such source; it has: {held or 'none'}")
     return [one for one, known in names.items() if any(is_meant(wanted, known) for wanted in only)]
+
+
+def opened(one: Source | Picture, lost: Callable[[Failure], None], *, allow_hdr: bool) -> Source | None:
+    """A source, also where it is a picture that nobody has opened yet; None, and said, where it cannot be."""
+    if isinstance(one, Source):
+        return one
+    found = probed(Entry(one.uri, one.name), allow_hdr=allow_hdr)
+    if isinstance(found, Source) and one.sha256 not in ("", found.info.sha256):
+        found = Failure(one.known_as, one.uri, "probe", "changed", f"{one.uri}: is not the file that was inverted any more")
+    if isinstance(found, Failure):
+        lost(found)
+        return None
+    return found
 
 
 def stored_source(store: Store, source_id: str, lost: Callable[[Failure], None], *, allow_hdr: bool) -> Source | None:
@@ -387,7 +444,9 @@ def stored_source(store: Store, source_id: str, lost: Callable[[Failure], None],
     if not rows or store.read_manifest("invert", source_id) is None:
         lose("incomplete", f"{uri}: its inversion was not finished; run styleres invert again with this store")
         return None
-    found = probed(Entry(uri, PurePosixPath(uri.rsplit("#", 1)[-1]).name), allow_hdr=allow_hdr)
+    sequence = sequence_of(uri)
+    name = PurePosixPath(uri.rsplit("#", 1)[-1]).name if sequence is None else sequence.name
+    found = probed(Entry(uri, name), allow_hdr=allow_hdr)
     if isinstance(found, Failure):
         lose("media_error", f"{found.message} (the store has its codes, but a render needs its frames)")
         return None
@@ -400,7 +459,7 @@ def stored_source(store: Store, source_id: str, lost: Callable[[Failure], None],
 def outputs_from(
     out: str,
     encode: EncodeOptions,
-    listed: Sequence[Source] | None,
+    listed: Sequence[Source | Picture] | None,
     *,
     container: str = "auto",
     sheet: Path | None,
@@ -434,8 +493,9 @@ def outputs_from(
             said = ", ".join(FORMATS)
             raise UsageError(f"--out {out} is a file of another kind; name one of {said}, or a folder")
     if is_file and listed:
-        image = listed[0].info.kind == "image"
-        codec = encode.codec if image else options_for(listed[0].info, encode).codec
+        only = listed[0]
+        image = only.kind == "image"
+        codec = encode.codec if isinstance(only, Picture) or image else options_for(only.info, encode).codec
         allowed = sorted(IMAGE_SUFFIXES) if image else SUFFIXES_OF_CODEC[codec]
         if where.suffix.lower() not in allowed:
             what = "an image" if image else f"{codec} video"
@@ -474,32 +534,6 @@ def require_writable(folder: Path, out: str) -> None:
             pass
     except OSError as error:
         raise UsageError(f"--out {out}: nothing can be written in {existing} ({error.strerror}); name another place") from error
-
-
-def admission(outputs: Outputs, *, overwrite: bool, drop_unsupported: bool) -> Callable[[Source], Failure | None]:
-    """Return a function that says why the results of a source must not be written, or would lack something of it."""
-
-    def admit(source: Source) -> Failure | None:
-        try:
-            output, carriage = outputs.of(source), outputs.carriage(source)
-        except ValueError as error:
-            return Failure(source.source_id, source.uri, "probe", UNSUPPORTED, str(error))
-        if carriage.losses and not drop_unsupported:
-            message = refusal(source.info, carriage, outputs.encode)
-            return Failure(source.source_id, source.uri, "probe", UNSUPPORTED, message)
-        if is_plain(source.uri) and not is_url(output.video) and Path(output.video).resolve() == Path(source.uri).resolve():
-            message = f"--out {output.video} is one of the inputs, and a render reads its source to the end; name another"
-            return Failure(source.source_id, source.uri, "probe", "output_is_input", message)
-        files = [file for file in (output.video, output.contact_sheet, output.side_by_side) if file]
-        existing = [] if overwrite else [file for file in files if exists(place(file))]
-        if existing:
-            message = (
-                f"{', '.join(existing)} exists already, and this command has not finished it; use --overwrite, or another --out"
-            )
-            return Failure(source.source_id, source.uri, "probe", OUTPUT_EXISTS, message)
-        return None
-
-    return admit
 
 
 def temporary_place(out: str) -> Place:

@@ -151,6 +151,7 @@ TABLE: Final[Mapping[type, Shape]] = {
             "paste": Nested(PasteSettings),
             "encode": Nested(EncodeOptions),
             "sheet_frames": Option("--sheet-frames", VIDEO, "Frames on the contact sheet, evenly spread.", 1),
+            "contact_sheets": Option("--contact-sheets", VIDEO),
         },
         more={"no_sheet": Option("--no-contact-sheet", VIDEO, "Do not write a contact sheet.", type=bool, default=False)},
         build=render_from,

@@ -14,7 +14,7 @@ import torch
 
 from ops.editing.editor import AnyEditor, EditError, Editor, StyleEditor
 from ops.editing.recipe import EditRecipe
-from ops.editing.smoothing import SmoothingSettings, smooth_codes
+from ops.editing.smoothing import SmoothingSettings, keeps_bits, smooth_codes
 
 _FRAMES_AT_ONCE = 256  # bounds the memory of an editor's temporaries; rows do not know of each other
 
@@ -95,7 +95,7 @@ def plan_edits(
                     style_offset_AS[place_N[rows]] += result
             if not np.isfinite(result).all():
                 raise EditError(f"{name}: gives codes that are not finite on track {track_id}; lower its strength")
-    if smoothing.target == "edit" and (smoothing.kind != "none" or smoothing.shared_from_row is not None):
+    if smoothing.target == "edit" and not keeps_bits(smoothing):
         # Where nothing acts the difference is 0 and the code's own bits stay.
         edited_NLD = wplus_NLD + (edited_NLD - base_NLD)
         base_NLD = np.array(wplus_NLD, np.float32)

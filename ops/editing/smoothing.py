@@ -80,6 +80,16 @@ class SmoothingSettings:
             raise SmoothingError(f"shared_from_row is a row of W+, from 0; got {self.shared_from_row}")
 
 
+def keeps_bits(settings: SmoothingSettings) -> bool:
+    """Whether nothing is smoothed at all."""
+    return settings.kind == "none" and settings.shared_from_row is None
+
+
+def keeps_codes(settings: SmoothingSettings) -> bool:
+    """Whether frames keep the codes that they were inverted to."""
+    return settings.target == "edit" or keeps_bits(settings)
+
+
 def smooth_codes(wplus_NLD: np.ndarray, pts_seconds_N: np.ndarray, settings: SmoothingSettings) -> np.ndarray:
     """W+ codes of one track => smoothed W+ codes, float32 [N, L, D]; always a new, writable array.
 

@@ -7,7 +7,6 @@ it; numbers that no editor of RGB can touch (CMYK, LAB, floats) are converted on
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -135,16 +134,17 @@ class LoadedImage:
         )
 
 
-def load_image(path: str | Path) -> LoadedImage:
+def load_image(path: str | Path, data: bytes | None = None) -> LoadedImage:
     """Read a still image of one of `IMAGE_SUFFIXES`' formats.
 
+    `data`: the file's bytes, where they are at hand; `path` is then only its name.
     Raises `MediaError` if it is damaged, no image, or has several pages; whatever else a decoder raises becomes one too.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata: what cannot be carried is said by the plan
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path if data is None else io.BytesIO(data)) as image:
                 if _pages(image) > 1:
                     raise MediaError(
                         path,
@@ -318,10 +318,17 @@ def kind_in(kind: Kind, form: str) -> Kind:
 
 
 def write_image(path: str | Path, frame: np.ndarray, *, like: str | Path | None = None) -> None:
-    """Write one upright frame, uint8 [h, w, 3] RGB, atomically; the format follows the suffix.
+    """Write `encoded_image` atomically. `like` names the source image's file."""
+    data = encoded_image(path, frame, like=None if like is None else load_image(like))
+    with replaced_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def encoded_image(path: str | Path, frame: np.ndarray, *, like: LoadedImage | None = None) -> bytes:
+    """Return the file of one upright frame, uint8 [h, w, 3] RGB; the format follows the suffix of `path`, which is only a name.
 
     JPEG is written at quality 95 without chroma subsampling, WebP and JPEG 2000 lossless, HEIC and AVIF at quality 95, so that
-    an edit is not lost to coding. `like` names the source image: its kind, transparency and metadata are kept, as far as the
+    an edit is not lost to coding. `like` is the source image: its kind, transparency and metadata are kept, as far as the
     format holds them (`image_items` says what); pixels that the frame has unchanged keep their stored numbers.
     Raises `MediaError` for a suffix that is no image's, `ValueError` for an array that is no frame.
     """
@@ -330,13 +337,11 @@ def write_image(path: str | Path, frame: np.ndarray, *, like: str | Path | None 
     if form is None:
         raise MediaError(file, f"no image format is called {file.suffix!r}", f"use one of {sorted(IMAGE_SUFFIXES)}")
     check_frame(frame)
-    source = None if like is None else load_image(like)
-    image = Image.fromarray(np.ascontiguousarray(frame), "RGB") if source is None else _composed(frame, source, form)
-    carried = marked(Travels() if source is None else _fitting(source, image.mode))
-    with replaced_file(file) as temporary, open(temporary, "wb") as out:
-        image.save(out, format=form, **_coding(form, carried, image), **_metadata(form, carried))
-        out.flush()
-        os.fsync(out.fileno())
+    image = Image.fromarray(np.ascontiguousarray(frame), "RGB") if like is None else _composed(frame, like, form)
+    carried = marked(Travels() if like is None else _fitting(like, image.mode))
+    out = io.BytesIO()
+    image.save(out, format=form, **_coding(form, carried, image), **_metadata(form, carried))
+    return out.getvalue()
 
 
 def _composed(frame: np.ndarray, source: LoadedImage, form: str) -> Image.Image:

@@ -29,7 +29,7 @@ from av.video.stream import VideoStream
 
 from ops.video.contents import TRIED_PACKETS, Contents, contents_of
 from ops.video.errors import MediaError
-from ops.video.image import IMAGE_SUFFIXES, is_still, load_image
+from ops.video.image import IMAGE_SUFFIXES, LoadedImage, is_still, load_image
 from ops.video.orientation import Orientation, orientation_of
 
 _PQ, _HLG = 16, 18  # transfer characteristics of ITU-T H.273
@@ -165,10 +165,14 @@ def probe(path: str | Path, *, allow_hdr: bool = False) -> SourceInfo:
 
 
 def _probe_image(file: Path) -> SourceInfo:
-    image = load_image(file)
+    return image_info(str(file), load_image(file), file.stat().st_size, source_digest(file))
+
+
+def image_info(uri: str, image: LoadedImage, size_bytes: int, sha256: str) -> SourceInfo:
+    """What `probe` says of an image file that is decoded already."""
     height, width = image.frame.shape[:2]
     return SourceInfo(
-        uri=str(file),
+        uri=uri,
         kind="image",
         width=width,
         height=height,
@@ -188,8 +192,8 @@ def _probe_image(file: Path) -> SourceInfo:
         plain=True,
         audio_streams=0,
         subtitle_streams=0,
-        size_bytes=file.stat().st_size,
-        sha256=source_digest(file),
+        size_bytes=size_bytes,
+        sha256=sha256,
         contents=Contents(picture=image.facts),
     )
 

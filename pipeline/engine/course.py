@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from pipeline.engine.ledger import Ledger, Seal, after, differences, key_of
-from pipeline.engine.stage import NO_SPACE, Chunk, Outcome, Source, Stage
+from pipeline.engine.packs import Packs
+from pipeline.engine.stage import NO_SPACE, OUTPUT_EXISTS, Chunk, Item, Outcome, Picture, Source, Stage
 from pipeline.engine.summary import Summary, lost_of
 from pipeline.store.parts import DamagedPart, Written, named
 from pipeline.store.places import Place
@@ -25,9 +26,6 @@ SPARE_SOURCES = 64
 
 MOST_BEGINNINGS = 3
 """A source whose parts turn out damaged is begun so often in one run."""
-
-OUTPUT_EXISTS = "output_exists"
-"""The reason of a failure that is none where the same command wrote the outputs."""
 
 
 class OutOfSpace(RuntimeError):
@@ -113,7 +111,7 @@ class ItemBatch:
     """Items of one stage that one worker does together."""
 
     stage: Stage
-    items: list[Chunk]
+    items: list[Item]
 
 
 @dataclass(eq=False)
@@ -145,7 +143,8 @@ class Underway:
 @final
 class Course:
     """`sources` may be endless for all we know: only its next element is ever asked for. A failure among them is an input that
-    could not become a source; whoever listed it has told of it, and here it is counted and written down.
+    could not become a source; whoever listed it has told of it, and here it is counted and written down. A picture does not
+    take the stages: `packs` knows what becomes of it.
 
     ledger: None keeps no account, so that nothing is resumed.
     begin: what the first stage depends on besides the source.
@@ -157,7 +156,7 @@ class Course:
     def __init__(
         self,
         stages: Sequence[Stage],
-        sources: Iterable[Source | Failure],
+        sources: Iterable[Source | Picture | Failure],
         ledger: Ledger | None,
         report: Report = silent,
         *,
@@ -166,21 +165,25 @@ class Course:
         changed: Callable[[Source, Seal, list[str]], Failure | None] = lambda source, seal, what: None,
         started: Callable[[Source], Sequence[Written]] = lambda source: (),
         count: int | None = None,
+        packs: Packs | None = None,
     ) -> None:
-        self.stages = list(stages)
+        self.chain = list(stages)
+        """What a source goes through."""
+        self.packs = packs
+        self.stages = [*self.chain, *(packs.stages if packs is not None else ())]
         self.ledger = ledger
         self.report = report
         self.summary = Summary()
-        self.tallies = {stage.name: Tally() for stage in stages}
+        self.tallies = {stage.name: Tally() for stage in self.stages}
         self.count = count
-        self._sources: Iterator[Source | Failure] = iter(sources)
+        self._sources: Iterator[Source | Picture | Failure] = iter(sources)
         self._listed_all = False
         self._begin, self._admit, self._changed, self._started = begin, admit, changed, started
         self._queues: list[deque[Chunk]] = [deque() for _ in stages]
         self._underway: dict[str, Underway] = {}
         self._held: deque[Source] = deque()  # of the same bytes as one in flight, or to be begun again
         self._beginnings: Counter[str] = Counter()  # of those with damaged parts
-        self._left = set() if ledger is None else ledger.left(self.stages)
+        self._left = set() if ledger is None else ledger.left(self.chain)
         self._refused = set() if ledger is None else ledger.refused()
         self._began = time.monotonic()
         self._ahead_frames = 1
@@ -190,23 +193,38 @@ class Course:
     def take(self, fits: Callable[[Stage], bool] = lambda stage: True) -> ItemBatch | None:
         """The next items for a worker, latest stage first; None if there are none that it may do now."""
         self._list_more(fits)
-        for at in reversed(range(len(self.stages))):
-            stage, queue = self.stages[at], self._queues[at]
+        if self.packs is not None:
+            self._close_last_pack()
+            if (found := self.packs.take(fits)) is not None:
+                return self._running(*found)
+        for at in reversed(range(len(self.chain))):
+            stage, queue = self.chain[at], self._queues[at]
             if not queue or not fits(stage):
                 continue
-            items = [queue.popleft()]
+            items: list[Item] = [queue.popleft()]
             while queue and sum(item.frames for item in items) + queue[0].frames <= stage.frames:
                 items.append(queue.popleft())
-            tally = self.tallies[stage.name]
-            tally.queued -= len(items)
-            tally.running += len(items)
-            return ItemBatch(stage, items)
+            return self._running(stage, items)
         return None
+
+    def _running(self, stage: Stage, items: list[Item]) -> ItemBatch:
+        tally = self.tallies[stage.name]
+        tally.queued -= len(items)
+        tally.running += len(items)
+        return ItemBatch(stage, items)
+
+    def _close_last_pack(self) -> None:
+        """When no picture is left, what waits is joined, however little it is."""
+        if self.packs is not None and self._listed_all and not self.packs.busy:
+            self.tallies[self.packs.joining.name].queued += self.packs.close_pack(last=True)
 
     def give_back(self, batch: ItemBatch) -> None:
         """The worker that had these items is gone, through no fault of theirs."""
-        at = self.stages.index(batch.stage)
-        self._queues[at].extendleft(reversed(batch.items))
+        if self.packs is not None and batch.stage in self.packs.stages:
+            self.packs.give_back(batch.stage, batch.items)
+        else:
+            queue = self._queues[self.chain.index(batch.stage)]
+            queue.extendleft(item for item in reversed(batch.items) if isinstance(item, Chunk))
         tally = self.tallies[batch.stage.name]
         tally.queued += len(batch.items)
         tally.running -= len(batch.items)
@@ -229,6 +247,9 @@ class Course:
                     f"{outcome.failure.message}; the disk or quota is full. What is finished stays: make room and run the "
                     "same command again"
                 )
+        if not isinstance(outcome.item, Chunk):
+            self._settle_picture(stage, outcome)
+            return
         state = self._underway[outcome.item.source.source_id]
         self._see_devices(stage, state, outcome)
         if outcome.damaged is None:  # else it may not be lost: see when the source has no item in work
@@ -237,6 +258,25 @@ class Course:
         state.waiting -= 1
         if state.waiting == 0:
             self._leave(state)
+
+    def _settle_picture(self, stage: Stage, outcome: Outcome) -> None:
+        assert self.packs is not None
+        about = {} if outcome.result is None else outcome.result.about
+        done_before = self.packs.settle(outcome)
+        if about.get("own"):
+            self.tallies[stage.name].done -= 1
+            self.report(Noted("left_out", "styleres made it; name the file itself to edit it again", outcome.item.uri))
+            return
+        self.report(Settled(stage, outcome, self.tallies[stage.name]))
+        self.summary.add(stage, outcome)
+        lost = outcome.failure is not None or bool(lost_of(outcome.result.failures if outcome.result is not None else ()))
+        if isinstance(outcome.item, Picture):
+            self.summary.sources_failed += lost
+            self.summary.sources_done += not lost
+            self.summary.sources_skipped += done_before
+        else:
+            self.summary.sources_failed += lost
+        self.tallies[self.packs.joining.name].queued += self.packs.close_pack()
 
     def _see_devices(self, stage: Stage, state: Underway, outcome: Outcome) -> None:
         """Say so, once for a source and stage, where another kind of device goes on than began; it may."""
@@ -253,7 +293,9 @@ class Course:
         """Nothing is in flight, and nothing more will come."""
         if not self._underway and not self._listed_all:
             self._list_more()
-        return self._listed_all and not self._underway and not self._held
+        self._close_last_pack()
+        busy = self.packs is not None and self.packs.busy
+        return self._listed_all and not self._underway and not self._held and not busy
 
     def holds(self, source_id: str) -> bool:
         """Return whether a source is in flight, so that more items of it may come."""
@@ -263,6 +305,7 @@ class Course:
         known = self.count
         if self._listed_all:
             known = self.summary.sources_done + self.summary.sources_failed + len(self._underway) + len(self._held)
+            known += 0 if self.packs is None else self.packs.pending
         seconds = time.monotonic() - self._began
         finished = self.summary.sources_done + self.summary.sources_failed
         return Status(seconds, self.tallies, finished, known, workers, busy_share)
@@ -274,8 +317,11 @@ class Course:
 
     def batches(self, can: Callable[[Stage], bool]) -> int:
         """Return how many workers the waiting items could keep busy."""
-        queues = zip(self.stages, self._queues, strict=True)
-        return sum(-(-sum(item.frames for item in queue) // stage.frames) for stage, queue in queues if queue and can(stage))
+        queues = zip(self.chain, self._queues, strict=True)
+        pictures = 0 if self.packs is None else self.packs.batches(can)
+        return pictures + sum(
+            -(-sum(item.frames for item in queue) // stage.frames) for stage, queue in queues if queue and can(stage)
+        )
 
     # ------------------------------------------------------------------------------------------------ one source
 
@@ -283,8 +329,9 @@ class Course:
         """Take sources in until there is enough to do, or as many as may be in flight."""
 
         def ready_frames() -> int:
-            return sum(
-                item.frames for stage, queue in zip(self.stages, self._queues, strict=True) if fits(stage) for item in queue
+            pictures = 0 if self.packs is None or not fits(self.packs.pictures) else len(self.packs.queue)
+            return pictures + sum(
+                item.frames for stage, queue in zip(self.chain, self._queues, strict=True) if fits(stage) for item in queue
             )
 
         most = 2 * self._ahead_frames + SPARE_SOURCES
@@ -302,17 +349,30 @@ class Course:
             elif isinstance(source, Failure):
                 self._refuse(source)
                 self.summary.sources_failed += 1
+            elif isinstance(source, Picture):
+                self._add_picture(source)
             elif source.source_id in self._underway:
                 self._held.append(source)
             else:
                 self._enter(source)
 
+    def _add_picture(self, picture: Picture) -> None:
+        assert self.packs is not None, "a course without packs was given a picture"
+        if not self.packs.add(picture):
+            self.tallies[self.packs.pictures.name].queued += 1
+            return
+        self.summary.sources_done += 1
+        self.summary.sources_skipped += 1
+        if self.summary.sources_skipped in (1, 10, 100) or self.summary.sources_skipped % 1000 == 0:
+            said = "finished already, with this model and these settings"
+            self.report(Noted("skipped", f"{said}; so were {self.summary.sources_skipped - 1} inputs before", picture.uri))
+
     def _enter(self, source: Source) -> None:
-        for said in [] if self.ledger is None else self.ledger.put_manifests_aside(self.stages, source):
+        for said in [] if self.ledger is None else self.ledger.put_manifests_aside(self.chain, source):
             self.report(Noted("damaged", f"{said}; put aside, and what it vouched for is made again", source.uri))
         state = Underway(source, self._begin(source))
         self._underway[source.source_id] = state
-        if self.ledger is not None and self._sealed_from(state) < len(self.stages):
+        if self.ledger is not None and self._sealed_from(state) < len(self.chain):
             failure, what = self._refusal(state)
             if failure is not None:
                 self.report(Lost(failure))
@@ -335,15 +395,17 @@ class Course:
 
     def refusal(self, source: Source) -> Failure | None:
         """Return why this source would be refused, or None; changes nothing."""
+        if self.packs is not None and source.kind == "image":
+            return self.packs.refusal(source, self._admit)
         state = Underway(source, self._begin(source))
-        if self.ledger is None or self._sealed_from(state, tell=False) == len(self.stages):
+        if self.ledger is None or self._sealed_from(state, tell=False) == len(self.chain):
             return None
         return self._refusal(state)[0]
 
     def _refusal(self, state: Underway) -> tuple[Failure | None, list[str]]:
         """Return (why the source must not be touched or None, the settings that changed since it was done before)."""
         assert self.ledger is not None
-        failure, last = self._admit(state.source), self.stages[-1]
+        failure, last = self._admit(state.source), self.chain[-1]
         if failure is not None:
             # The same command wrote them, and was killed, or lost something and tries again.
             seal_name = last.seal_of(state.source)
@@ -352,7 +414,7 @@ class Course:
                 return failure, []
         upstream = state.upstream
         decides: dict[str, Any] = {}
-        for stage in self.stages[state.at :]:
+        for stage in self.chain[state.at :]:
             key = key_of(stage, state.source, upstream)
             upstream = after(key, [(0, state.source.info.n_frames)])
             decides[stage.name] = stage.decided_by
@@ -369,8 +431,8 @@ class Course:
         if self.ledger is None:
             return state.at
         source, upstream, best = state.source, state.upstream, None
-        for at in range(state.at, len(self.stages)):
-            stage = self.stages[at]
+        for at in range(state.at, len(self.chain)):
+            stage = self.chain[at]
             key = key_of(stage, source, upstream)
             upstream = after(key, [(0, source.info.n_frames)])
             if (name := stage.seal_of(source)) is None:
@@ -386,26 +448,26 @@ class Course:
             if not tell:
                 return state.at
             if source.source_id in self._left:
-                self.ledger.forget(self.stages[before : state.at], source)
+                self.ledger.forget(self.chain[before : state.at], source)
             lost = lost_of(seal.failures)
             state.lost_before += lost
             state.lost = state.lost or bool(lost)
-            done = state.at == len(self.stages)
+            done = state.at == len(self.chain)
             self.summary.sources_skipped += done
-            stage = self.stages[state.at - 1]
+            stage = self.chain[state.at - 1]
             said = "finished" if done else f"{stage.name} is done"
             self.report(Noted("skipped", f"{said} already, with this model and these settings", source.uri))
         return state.at
 
     def _go_on(self, state: Underway) -> None:
         """Queue what is missing of the stage that the source has come to; pass stages of which nothing is."""
-        while state.at < len(self.stages):
-            if state.at and self.stages[state.at - 1].seals is not None and self._sealed_from(state) == len(self.stages):
+        while state.at < len(self.chain):
+            if state.at and self.chain[state.at - 1].seals is not None and self._sealed_from(state) == len(self.chain):
                 break
-            stage, source = self.stages[state.at], state.source
-            last = self.stages[-1]
+            stage, source = self.chain[state.at], state.source
+            last = self.chain[-1]
             begun = last.seal_of(source)
-            if self.ledger is not None and stage.vital and begun and not (state.at and self.stages[state.at - 1].vital):
+            if self.ledger is not None and stage.vital and begun and not (state.at and self.chain[state.at - 1].vital):
                 self.ledger.begin(begun, source.source_id)
             state.key = key_of(stage, source, state.upstream) if self.ledger is not None else ""
             done = [] if self.ledger is None else self.ledger.resume(stage, source, state.key, self._sealing(state))
@@ -428,7 +490,7 @@ class Course:
         """The manifest that vouches for the stage's files, if they are whole but for some damage."""
         assert self.ledger is not None
         source, key, upstream = state.source, state.key, state.upstream
-        for stage in self.stages[state.at :]:
+        for stage in self.chain[state.at :]:
             key = key_of(stage, source, upstream)
             upstream = after(key, [(0, source.info.n_frames)])
             if (name := stage.seal_of(source)) is not None:
@@ -444,7 +506,7 @@ class Course:
 
     def _passed(self, state: Underway) -> bool:
         """Write down what a stage did to a source; False where it goes no further."""
-        stage = self.stages[state.at]
+        stage = self.chain[state.at]
         state.outcomes.sort(key=lambda outcome: outcome.item.start)
         if any(outcome.damaged is not None for outcome in state.outcomes) and self._begins_again(stage, state):
             return False
@@ -481,8 +543,8 @@ class Course:
         found: dict[Place, str] = {}
         for outcome in state.outcomes:
             found |= outcome.damaged.found if outcome.damaged is not None else {}
-        gone = self.ledger.put_aside(self.stages, source_id, found)
-        made_here = all(self.ledger.makes(self.stages, path) for path in found)
+        gone = self.ledger.put_aside(self.chain, source_id, found)
+        made_here = all(self.ledger.makes(self.chain, path) for path in found)
         if made_here and self._beginnings[source_id] < MOST_BEGINNINGS:
             self._beginnings[source_id] += 1
             self.report(Noted("damaged", f"{named(found)}; it is made again", state.source.uri))
@@ -511,7 +573,7 @@ class Course:
         if (name := stage.seal_of(source)) is None:
             return
         if not (stage.vital and state.failed):
-            chain = self.stages[: state.at + 1]
+            chain = self.chain[: state.at + 1]
             first = max((i + 1 for i, one in enumerate(chain[:-1]) if one.seals), default=0)
             decides = {one.name: one.decided_by for one in chain[first:]}
             lost = tuple(lost_of(state.failures))

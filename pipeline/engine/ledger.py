@@ -22,7 +22,9 @@ from typing import Any, final
 import schemas
 from ops.files.atomic import PUBLISHING
 from pipeline.engine.stage import Chunk, Outcome, Result, Source, Stage, gaps
+from pipeline.store import upkeep
 from pipeline.store.lock import Fence
+from pipeline.store.packs import is_pack, members_of
 from pipeline.store.parts import DamagedPart, Written, as_written, range_of
 from pipeline.store.places import (
     Place,
@@ -43,6 +45,8 @@ from schemas import Failure
 PROBE = "probe"
 """The stage of whatever is said of an input before its first item."""
 
+BEGUN = "ledger/begun"
+"""Has a folder for each render of pictures: places of files that it may have begun to write."""
 MOST_FAILURES = 1000
 """A manifest repeats so many of a source's losses at most; the table `failures` has them all."""
 
@@ -142,7 +146,7 @@ class Ledger:
         if not found and sealed_by is not None:
             found = self._undamaged(stage, source, key, sealed_by)
             for outcome in found:
-                assert outcome.result is not None
+                assert outcome.result is not None and isinstance(outcome.item, Chunk)
                 self.record(stage.name, outcome.item, outcome.result)
         kept = {file.path for outcome in found if outcome.result is not None for file in outcome.result.files}
         for name in stage.writes:
@@ -248,12 +252,26 @@ class Ledger:
         damaged = self.store.verify(source_id)
         for name in damaged:
             kind, stage, _ = name.split("/")
-            if kind == "manifests" and stage.startswith(
-                "render-"
-            ):  # what it vouched for is there, and stays that command's own
+            renders = kind == "manifests" and stage.startswith("render-")
+            if renders and is_pack(source_id):
+                self._give_up_renders(stage, source_id, name)
+                continue
+            if renders:  # what it vouched for is there, and stays that command's own
                 self.begin(stage, source_id)
             self.store.put_aside(name)
         return list(damaged.values())
+
+    def _give_up_renders(self, stage: str, pack_id: str, name: str) -> None:
+        """Pictures of a pack whose edited files are not as they were written count as not rendered; the others stay."""
+        content = self.store.read_manifest(stage, pack_id)
+        if content is None:
+            self.store.put_aside(name)
+            return
+        changed = self.store.changed_outputs(content)
+        places = [content["outputs"][at]["path"] for at in changed]
+        write_record(joined(self.store.root, f"{BEGUN}/{stage}/{pack_id}.json"), {"places": places})
+        gone = {one for one, made in members_of(content).items() if not changed.isdisjoint(made)}
+        upkeep.revouch(self.store, pack_id, {}, stage, gone)
 
     def makes(self, stages: Sequence[Stage], path: Place) -> bool:
         """Return whether a file of the store is one that these stages write."""

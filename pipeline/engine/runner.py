@@ -10,7 +10,7 @@ from typing import Any, final
 
 from pipeline.engine.course import Course, Event, Report, silent
 from pipeline.engine.ledger import Ledger
-from pipeline.engine.stage import Batched, Chunk, Outcome, Result, Stage, failure_of
+from pipeline.engine.stage import Batched, Chunk, Item, Outcome, Result, Stage, failure_of
 from pipeline.store.lock import fenced
 from pipeline.store.parts import DamagedPart
 
@@ -38,10 +38,10 @@ class Worker:
     def __init__(self, stages: Sequence[Stage], ledger: Ledger | None) -> None:
         self._steps = {stage.name: stage.step for stage in stages}
         self._ledger = ledger
-        self._opened: dict[str, Callable[[Chunk], Result]] = {}
+        self._opened: dict[str, Callable[[Any], Result]] = {}
         self._loading, self._computing = threading.Lock(), threading.Lock()
 
-    def run(self, stage: str, items: Sequence[Chunk]) -> list[Outcome]:
+    def run(self, stage: str, items: Sequence[Item]) -> list[Outcome]:
         """One outcome for each item, in their order. An item that raises is lost, not the others.
 
         Raises whatever opening the step raises: then no item of the stage can be done at all.
@@ -49,10 +49,10 @@ class Worker:
         with fenced(None if self._ledger is None else self._ledger.fence):
             return self._run(stage, items)
 
-    def _run(self, stage: str, items: Sequence[Chunk]) -> list[Outcome]:
+    def _run(self, stage: str, items: Sequence[Item]) -> list[Outcome]:
         with self._loading:
             work = self._open(stage)
-            loaded: list[tuple[Chunk, Any, Exception | None]] = []
+            loaded: list[tuple[Item, Any, Exception | None]] = []
             for item in items:
                 value, problem = item, None
                 if isinstance(work, Batched):
@@ -60,29 +60,31 @@ class Worker:
                 loaded.append((item, value, problem))
         with self._computing:
             good = [value for _, value, problem in loaded if problem is None]
-            together: list[Result] | None = None
+            together: Sequence[Result | Exception] | None = None
             if isinstance(work, Batched) and len(good) > 1:
                 # Should one of them spoil it for all, each is done for itself below.
                 together, _ = attempted(work.finish, good)
             results = iter(together or ())
             outcomes = []
             for item, value, problem in loaded:
+                result: Result | Exception | None = None
                 if problem is None and together is not None:
-                    result: Result | None = next(results)
+                    result = next(results)
                 elif problem is None and isinstance(work, Batched):
                     one, problem = attempted(work.finish, [value])
                     result = one[0] if one else None
                 elif problem is None:
                     result, problem = attempted(work, item)
-                if problem is None:
-                    assert result is not None
+                if isinstance(result, Exception):
+                    result, problem = None, result
+                if problem is None and isinstance(item, Chunk):
                     _, problem = attempted(self._record, (stage, item, result))
                 lost = None if problem is None else failure_of(stage, item, problem)
                 damaged = problem if isinstance(problem, DamagedPart) else None
                 outcomes.append(Outcome(item, None if lost is not None else result, lost, damaged))
         return outcomes
 
-    def _open(self, stage: str) -> Callable[[Chunk], Result]:
+    def _open(self, stage: str) -> Callable[[Any], Result]:
         if stage not in self._opened:
             self._opened[stage] = self._steps[stage].open()
         return self._opened[stage]

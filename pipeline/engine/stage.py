@@ -18,8 +18,10 @@ from typing import Any, ClassVar
 
 from ops.video.probe import SourceInfo
 from pipeline.store.parts import DamagedPart, Written
-from schemas import Failure
+from schemas import Failure, source_id_of_unreadable
 
+OUTPUT_EXISTS = "output_exists"
+"""The reason of a failure that is none where the same command wrote the outputs."""
 NO_SPACE = "no_space"
 """The reason of a failure that ends a run: every other item would fail of it too."""
 
@@ -41,6 +43,10 @@ class Source:
         return self.info.uri
 
     @property
+    def kind(self) -> str:
+        return self.info.kind
+
+    @property
     def output_name(self) -> str:
         return self.name or PurePath(self.uri).name
 
@@ -52,6 +58,84 @@ class Source:
         """Items of at most `frames` frames, of all of the source or of a range of it."""
         end = self.info.n_frames if stop is None else stop
         return [Chunk(self, at, min(at + frames, end)) for at in range(start, end, frames)]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """The item of an image set: one picture, which nobody needs to have opened yet.
+
+    Its key is known beforehand where somebody has probed it, or where a store remembers a file of that place, length and time
+    of change; else whoever reads its bytes finds it.
+    """
+
+    uri: str
+    name: str
+    """Path of its results below the output folder."""
+    order: int = 0
+    """Its place among the inputs of the run."""
+    mark: int = 0
+    """`pipeline.store.packs.mark_of` of its place, length and time of change; 0 where they are not known."""
+    source_id: str = ""
+    sha256: str = ""
+    """Of the bytes that it must have; empty where any will do."""
+    found: bool = False
+    """Found in a folder or by a pattern, so that nobody has asked for this file by name."""
+
+    frames: ClassVar[int] = 1
+    start: ClassVar[int] = 0
+    stop: ClassVar[int] = 1
+    key: ClassVar[str] = ""
+    """Nobody keeps account of one picture: `pipeline.engine.packs` does it for those that were done together."""
+    pts_range: ClassVar[tuple[int, int]] = (0, 0)
+
+    @property
+    def output_name(self) -> str:
+        return self.name or PurePath(self.uri).name
+
+    @property
+    def known_as(self) -> str:
+        """Its key, or what stands for it in `failures` while nobody has read it."""
+        return self.source_id or source_id_of_unreadable(self.uri)
+
+    @property
+    def kind(self) -> str:
+        return "image"
+
+    def __str__(self) -> str:
+        return PurePath(self.uri).name
+
+
+@dataclass(frozen=True, eq=False)
+class Joining:
+    """The item of the step that makes a pack of what was done together: the entries that say what that is."""
+
+    pack_id: str
+    entries: tuple[str, ...]
+    """Names below `STORE/ledger/pictures`, in the order of the inputs."""
+    rendering: str = ""
+    """Name of the manifest for what was rendered; empty where nothing was."""
+    recipe_id: str = ""
+    failures: tuple[Failure, ...] = ()
+    """Of pictures that no worker could write down itself."""
+    done_inverting: frozenset[str] = frozenset()
+    """Keys of pictures whose rows another pack has: of two inputs of the same bytes one counts."""
+
+    frames: ClassVar[int] = 1
+    start: ClassVar[int] = 0
+    stop: ClassVar[int] = 1
+    key: ClassVar[str] = ""
+    pts_range: ClassVar[tuple[int, int]] = (0, 0)
+
+    @property
+    def known_as(self) -> str:
+        return self.pack_id
+
+    @property
+    def uri(self) -> str:
+        return f"{len(self.entries)} groups of pictures"
+
+    def __str__(self) -> str:
+        return self.pack_id
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +153,14 @@ class Chunk:
         return self.stop - self.start
 
     @property
+    def known_as(self) -> str:
+        return self.source.source_id
+
+    @property
+    def uri(self) -> str:
+        return self.source.uri
+
+    @property
     def pts_range(self) -> tuple[int, int]:
         """First and last pts, both included."""
         pts = self.source.info.pts
@@ -76,6 +168,9 @@ class Chunk:
 
     def __str__(self) -> str:
         return f"{PurePath(self.source.uri).name}[{self.start}:{self.stop}]"
+
+
+Item = Chunk | Picture | Joining
 
 
 @dataclass(frozen=True)
@@ -95,13 +190,15 @@ class Result:
     devices: tuple[str, ...] = ()
     """Kinds of device that a model of it ran on (`cpu`, `cuda`); empty for a step without one. Part of no key: results differ
     in their last bits between kinds."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What whoever gave out a picture or a pack has to know of it: JSON values, see `pipeline.engine.packs`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """An item after a stage: a result, or the failure it ended in."""
 
-    item: Chunk
+    item: Item
     result: Result | None
     failure: Failure | None
     damaged: DamagedPart | None = None
@@ -119,11 +216,14 @@ class Batched:
     run in different threads, so they share nothing that cannot be shared.
     """
 
-    load: Callable[[Chunk], Any]
-    finish: Callable[[Sequence[Any]], list[Result]]
+    load: Callable[[Any], Any]
+    finish: Callable[[Sequence[Any]], Sequence[Result | Exception]]
+    """An exception stands for an item that is lost and leaves the others as they are."""
 
-    def __call__(self, chunk: Chunk) -> Result:
-        (result,) = self.finish([self.load(chunk)])
+    def __call__(self, item: Any) -> Result:
+        (result,) = self.finish([self.load(item)])
+        if isinstance(result, Exception):
+            raise result
         return result
 
 
@@ -135,7 +235,7 @@ class Step(ABC):
     earlier versions did then counts as done with other settings. `tests/pipeline/steps/test_versions.py` reminds of it."""
 
     @abstractmethod
-    def open(self) -> Callable[[Chunk], Result]:
+    def open(self) -> Callable[[Any], Result]:
         """Load what the step needs, once per worker, and return the function that does one item; `Batched` for several.
 
         The function writes its rows or files itself, atomically, and may be run again for the same item.
@@ -201,7 +301,7 @@ def gaps(done: Sequence[tuple[int, int]], stop: int) -> Iterator[tuple[int, int]
         yield at, stop
 
 
-def failure_of(stage: str, item: Chunk, error: BaseException, attempts: int = 1) -> Failure:
+def failure_of(stage: str, item: Item, error: BaseException, attempts: int = 1) -> Failure:
     """The row that an item becomes when its step raises."""
     reason = NO_SPACE if is_full(error) else snake_case(type(error).__name__)
     return lost(stage, item, reason, str(error) or type(error).__name__, attempts)
@@ -212,11 +312,11 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def lost(stage: str, item: Chunk, reason: str, message: str, attempts: int = 1) -> Failure:
+def lost(stage: str, item: Item, reason: str, message: str, attempts: int = 1) -> Failure:
     first, last = item.pts_range
     return Failure(
-        source_id=item.source.source_id,
-        uri=item.source.uri,
+        source_id=item.known_as,
+        uri=item.uri,
         stage=stage,
         reason=reason,
         message=message,

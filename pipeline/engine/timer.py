@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
+CLOCK = time.perf_counter
+"""Seconds; a benchmark that wants those of the processor puts `time.process_time` here."""
 
 
 class Timer:
@@ -21,11 +23,11 @@ class Timer:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         before, self._inner_seconds = self._inner_seconds, 0.0
-        started = time.perf_counter()
+        started = CLOCK()
         try:
             yield
         finally:
-            elapsed = time.perf_counter() - started
+            elapsed = CLOCK() - started
             self.seconds[name] += elapsed - self._inner_seconds
             self._inner_seconds = before + elapsed
 

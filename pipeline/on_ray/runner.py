@@ -5,8 +5,10 @@ Each has two items at a time: one is loaded while the other is computed. An item
 features never pass through Ray.
 
 A worker that dies or hangs costs time and nothing else. What it was given is tried once more, one item at a time, on a fresh
-actor that does nothing besides; an item that ends that one too is recorded as lost, with the reason and the worker's last
-lines. Items of a node that is gone are simply done elsewhere. Every wait has a limit and says what it waited for.
+actor that does nothing besides. An item that is with that one when it dies may still be without fault: it gets a last try of
+the same kind when its step has nothing else to do, and only the third death is its own, recorded with the last lines of the
+worker. One that hangs twice is lost. Items of a node that is gone are done elsewhere, and that counts against none of them.
+Every wait has a limit and says what it waited for.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.engine.course import Course, ItemBatch, Noted
 from pipeline.engine.ledger import Ledger
 from pipeline.engine.runner import STATUS_SECONDS, ResourceError, Runner, Worker, WorkersDie
-from pipeline.engine.stage import Chunk, Outcome, Result, Stage, lost
+from pipeline.engine.stage import Item, Joining, Outcome, Picture, Result, Stage, lost
 from pipeline.on_ray.cluster import cluster_facts
 from pipeline.on_ray.wire import Receiver, Sender, Sent
 from pipeline.store.parts import DamagedPart
 from schemas import Failure
 
 IN_FLIGHT = 2  # per actor: while one item computes, the next is loaded
-MAX_ATTEMPTS = 2
+ALONE, LAST = 2, 3  # attempts after the first: alone on a fresh actor, and alone again at the end of the step
 NODE_LOSSES = 3  # an item that was on so many lost nodes is looked at alone
 DEATHS_IN_A_ROW = 6  # besides one per worker: then something is wrong with all of them
 LAST_LINES = 12
@@ -61,7 +63,9 @@ class Actor:
             log = ""
         return {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid(), "log": log}
 
-    def run(self, stage: str, items: Sequence[Sent]) -> list[tuple[Result | None, Failure | None, DamagedPart | None]]:
+    def run(
+        self, stage: str, items: Sequence[Sent | Picture | Joining]
+    ) -> list[tuple[Result | None, Failure | None, DamagedPart | None]]:
         # Ray gives a process CPUs to account for, not to obey: competing OpenMP pools are far slower than one thread each.
         # The setting is the calling thread's own.
         self.set_threads(self.threads)
@@ -104,7 +108,20 @@ class Flight:
 
     batch: ItemBatch
     since: float
-    alone: bool = False
+    attempt: int = 1
+
+    @property
+    def alone(self) -> bool:
+        return self.attempt > 1
+
+
+@dataclass(eq=False)
+class Again:
+    """An item that is to be tried again, alone."""
+
+    stage: Stage
+    item: Item
+    attempt: int
 
 
 @dataclass(eq=False)
@@ -181,11 +198,17 @@ class Pool:
         self.course, self.settings = course, settings
         self.kinds = kinds_of(course.stages)
         self.handles: list[Handle] = []
-        self.alone: deque[tuple[Stage, Chunk, str]] = deque()
-        """Second attempts, each with what ended the first."""
+        self.alone: deque[Again] = deque()
+        """For a fresh actor that does nothing besides."""
+        self.last: list[Again] = []
+        """For such an actor too, when their step has nothing else to do."""
         self.node_losses: dict[tuple[str, str, int], int] = {}
-        self.deaths = 0
-        """Since an item was last finished."""
+        self.dead: set[tuple[str, str, int]] = set()
+        """Items that a worker had when it died, since an item was last finished."""
+        self.steps_that_work: set[str] = set()
+        """Those that have finished an item."""
+        self.poisonous: set[tuple[str, str]] = set()
+        """Stage and source of items that were given up: others of theirs get no last try."""
         # One object for all workers: a hundred of them do not cost a hundred copies.
         self.shared = ray.put((tuple(course.stages), course.ledger))
         self.sender = Sender(ray.put)
@@ -202,7 +225,7 @@ class Pool:
             references = [reference for handle in self.handles for reference in handle.flying]
             references += [handle.readiness for handle in self.handles if handle.where is None]
             if not references:
-                if self.course.finished and not self.alone:
+                if self.course.finished and not self.alone and not self.last:
                     break
                 self._start_workers()
                 if not self.handles:
@@ -224,6 +247,7 @@ class Pool:
 
     def _send(self) -> None:
         """One item to each worker before a second to any."""
+        self._begin_last_tries()
         for handle in self.handles:
             if handle.where is not None and not handle.flying and handle.alone:
                 self._send_alone(handle)
@@ -237,19 +261,29 @@ class Pool:
                     self._fly(handle, batch)
 
     def _send_alone(self, handle: Handle) -> None:
-        for place, (stage, item, _) in enumerate(self.alone):
-            if handle.kind.can(stage):
+        for place, again in enumerate(self.alone):
+            if handle.kind.can(again.stage):
                 del self.alone[place]
-                self._fly(handle, ItemBatch(stage, [item]), alone=True)
+                self._fly(handle, ItemBatch(again.stage, [again.item]), again.attempt)
                 return
         handle.alone = False  # it has done them all, and is a worker like the others now
 
-    def _fly(self, handle: Handle, batch: ItemBatch, *, alone: bool = False) -> None:
+    def _begin_last_tries(self) -> None:
+        """Of the steps of which no item waits or is in work, but for those that wait for this."""
+        for again in list(self.last):
+            flying = sum(flight.batch.stage is again.stage for one in self.handles for flight in one.flying.values())
+            waiting = sum(one.stage is again.stage for one in self.alone)
+            if not flying and not waiting and not self.course.tallies[again.stage.name].queued:
+                self.last.remove(again)
+                self.alone.append(again)
+                return
+
+    def _fly(self, handle: Handle, batch: ItemBatch, attempt: int = 1) -> None:
         now = time.monotonic()
         if not handle.flying:
             handle.looked = now
         reference = handle.actor.run.remote(batch.stage.name, [self.sender.sent(item) for item in batch.items])
-        handle.flying[reference] = Flight(batch, now, alone)
+        handle.flying[reference] = Flight(batch, now, attempt)
 
     def _receive(self, reference: Any) -> None:
         handle = next((one for one in self.handles if reference is one.readiness or reference in one.flying), None)
@@ -274,54 +308,73 @@ class Pool:
         handle.looked = now
         for other in handle.flying.values():
             other.since = now  # it waited for this one
-        self.deaths = 0
+        self.dead.clear()
+        self.steps_that_work.add(flight.batch.stage.name)
         for item, (result, failure, damaged) in zip(flight.batch.items, answer, strict=True):
             if failure is not None and flight.alone:
-                failure = Failure(**(vars(failure) | {"attempts": MAX_ATTEMPTS}))
+                failure = Failure(**(vars(failure) | {"attempts": flight.attempt}))
             self._settle(flight.batch.stage, Outcome(item, result, failure, damaged))
 
     def _settle(self, stage: Stage, outcome: Outcome) -> None:
         self.course.settle(stage, outcome)
-        source_id = outcome.item.source.source_id
+        source_id = outcome.item.known_as
         if not self.course.holds(source_id):
             self.sender.forget(source_id)
 
     # ------------------------------------------------------------------------------------------- deaths and limits
 
     def _worker_lost(self, handle: Handle, error: Exception) -> None:
-        """A worker is gone. Its items get their second attempt, or are lost."""
+        """A worker is gone. Its items get another attempt, or are lost."""
         node_is_gone = handle.where is not None and not node_is_alive(handle.where["node"])
         lines = "" if node_is_gone else last_lines(handle.where)
         self._stop(handle)
         # Ray's sentence names the actor and the process; its tail repeats the class.
         why = f"the worker died: {str(error).strip().splitlines()[0]}"
-        reason = "node_lost" if node_is_gone else "worker_died"
         self._note("worker", f"{why}{lines}")
-        self.deaths += 1
-        if self.deaths > DEATHS_IN_A_ROW + len(self.handles):
-            raise WorkersDie(f"{self.deaths} workers died in a row and finished nothing; the last: {why}{lines}")
+        if not node_is_gone:
+            self._count_death(handle, f"{why}{lines}")
         for flight in handle.flying.values():
-            if node_is_gone and not flight.alone:
-                self._again_elsewhere(flight, why)
+            if node_is_gone:
+                self._again_elsewhere(flight)
             else:
-                self._again_alone(flight, reason, why + lines)
+                self._again_alone(flight, "worker_died", why + lines)
 
-    def _again_elsewhere(self, flight: Flight, why: str) -> None:
-        for item in flight.batch.items:
-            key = (flight.batch.stage.name, item.source.source_id, item.start)
-            self.node_losses[key] = self.node_losses.get(key, 0) + 1
-            if self.node_losses[key] >= NODE_LOSSES:
-                self.alone.append((flight.batch.stage, item, why))
-            else:
-                self.course.give_back(ItemBatch(flight.batch.stage, [item]))
+    def _count_death(self, handle: Handle, why: str) -> None:
+        """Raise WorkersDie where so many died in a row that it is no item's fault.
 
-    def _again_alone(self, flight: Flight, reason: str, why: str) -> None:
+        Of a step that has finished items it takes as many sources: one clip may have many that kill.
+        """
+        oldest = min(handle.flying.values(), key=lambda flight: flight.since, default=None)
+        if oldest is None:
+            self.dead.add(("", str(id(handle)), len(self.dead)))
+        else:
+            self.dead.add(key_of_item(oldest.batch.stage, oldest.batch.items[0]))
+        counted = {(step, source, 0 if step in self.steps_that_work else start) for step, source, start in self.dead}
+        if len(counted) > DEATHS_IN_A_ROW + len(self.handles):
+            raise WorkersDie(f"{len(self.dead)} workers died in a row and finished nothing; the last: {why}")
+
+    def _again_elsewhere(self, flight: Flight) -> None:
         stage = flight.batch.stage
         for item in flight.batch.items:
-            if flight.alone:
-                self._settle(stage, Outcome(item, None, lost(stage.name, item, reason, why, MAX_ATTEMPTS)))
+            key = key_of_item(stage, item)
+            self.node_losses[key] = self.node_losses.get(key, 0) + 1
+            if flight.alone or self.node_losses[key] >= NODE_LOSSES:
+                self.alone.append(Again(stage, item, max(flight.attempt, ALONE)))
             else:
-                self.alone.append((stage, item, why))
+                self.course.give_back(ItemBatch(stage, [item]))
+
+    def _again_alone(self, flight: Flight, reason: str, why: str) -> None:
+        """Another attempt of what a worker had when it died or was ended, or its end."""
+        stage = flight.batch.stage
+        for item in flight.batch.items:
+            of = (stage.name, item.known_as)
+            if flight.attempt == 1:
+                self.alone.append(Again(stage, item, ALONE))
+            elif flight.attempt == ALONE and reason == "worker_died" and of not in self.poisonous:
+                self.last.append(Again(stage, item, LAST))
+            else:
+                self.poisonous.add(of)
+                self._settle(stage, Outcome(item, None, lost(stage.name, item, reason, why, flight.attempt)))
 
     def _check_limits(self) -> None:
         now = time.monotonic()
@@ -345,7 +398,7 @@ class Pool:
                 if flight in late:
                     self._again_alone(flight, "timed_out", why)
                 elif flight.alone:
-                    self.alone.extendleft((flight.batch.stage, item, "") for item in flight.batch.items)
+                    self.alone.extendleft(Again(flight.batch.stage, item, flight.attempt) for item in flight.batch.items)
                 else:
                     self.course.give_back(flight.batch)
 
@@ -503,6 +556,10 @@ class Metrics:
         self.sources.set(status.sources)
         self.workers.set(status.workers)
         self.busy.set(status.busy_share)
+
+
+def key_of_item(stage: Stage, item: Item) -> tuple[str, str, int]:
+    return stage.name, item.known_as, item.start
 
 
 def kinds_of(stages: Sequence[Stage]) -> list[Kind]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final, final
 
-from pipeline.engine.stage import Chunk, Source
+from pipeline.engine.stage import Chunk, Item, Joining, Picture, Source
 
 INLINE_FRAMES: Final = 64
 """A source of so few frames (a picture, above all) travels with its item: looking it up would cost more."""
@@ -41,7 +41,9 @@ class Sender:
         self._put = put
         self._there: dict[str, Any] = {}
 
-    def sent(self, item: Chunk) -> Sent:
+    def sent(self, item: Item) -> Sent | Picture | Joining:
+        if not isinstance(item, Chunk):
+            return item  # some names and digests
         source = item.source
         if source.info.n_frames <= INLINE_FRAMES:
             return Sent(source.source_id, source, item.start, item.stop, item.key)
@@ -63,7 +65,9 @@ class Receiver:
         self._kept: OrderedDict[str, tuple[Any, Source]] = OrderedDict()
         self._lock = Lock()
 
-    def item(self, sent: Sent) -> Chunk:
+    def item(self, sent: Sent | Picture | Joining) -> Item:
+        if not isinstance(sent, Sent):
+            return sent
         return Chunk(self._source(sent), sent.start, sent.stop, sent.key)
 
     def _source(self, sent: Sent) -> Source:

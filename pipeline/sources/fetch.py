@@ -93,6 +93,16 @@ class Fetcher:
                     old.unlink(missing_ok=True)
         return path
 
+    def data(self, uri: str) -> bytes:
+        """The input's bytes, read once and kept nowhere. Raises MediaError where there is no such file or member."""
+        try:
+            if member := member_of(uri):
+                return self._member_bytes(*member)
+            return place(uri).read_bytes()
+        except (OSError, KeyError, ValueError, IndexError, tarfile.TarError, pa.ArrowException) as error:
+            said = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise MediaError(uri, f"it cannot be read: {said}", "check that it is still there") from error
+
     def _fetched(self, uri: str) -> Path:
         member = member_of(uri)
         if member is None:
@@ -113,15 +123,26 @@ class Fetcher:
             self._count += 1
             return Path(self._folder.name) / f"{self._count:09d}{suffix}"
 
+    def members(self, container: str) -> list[str]:
+        """Names of the files in a tar file, in their order there. Raises MediaError where there is none."""
+        try:
+            return list(self._index(container, self.path(container)))
+        except (OSError, tarfile.TarError) as error:
+            raise MediaError(container, f"it cannot be read: {error}", "check that it is a tar file") from error
+
+    def _index(self, container: str, local: Path) -> dict[str, tuple[int, int]]:
+        """Member => its place and length."""
+        index = self._tar
+        if index is None or index[0] != container:
+            with tarfile.open(local) as tar:
+                index = (container, {one.name: (one.offset_data, one.size) for one in tar if one.isfile()})
+            self._tar = index
+        return index[1]
+
     def _member_bytes(self, container: str, member: str) -> bytes:
         local = self.path(container)
         if container.endswith(".tar"):
-            index = self._tar
-            if index is None or index[0] != container:
-                with tarfile.open(local) as tar:
-                    index = (container, {one.name: (one.offset_data, one.size) for one in tar if one.isfile()})
-                self._tar = index
-            offset, size = index[1][member]
+            offset, size = self._index(container, local)[member]
             with open(local, "rb") as file:
                 file.seek(offset)
                 return file.read(size)

@@ -5,6 +5,7 @@
     'clips/*.mp4'  'photos/**/*.jpg'               a glob, in quotes
     shard.tar  's3://bucket/{00000..00099}.tar'    every image of a WebDataset shard
     faces.parquet                                  every row's image (bytes, or Hugging Face's struct)
+    'shot/frame_*.png@25'  frames:shot.tar@25      a frame sequence: one clip (`sequences.py`)
     @list.txt                                      one of the above on each line
 
 Nothing here keeps more than it is working on: a million entries need as much memory as ten.
@@ -26,21 +27,23 @@ import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 
 from ops.video.errors import MediaError
 from ops.video.image import IMAGE_SUFFIXES
 from ops.video.probe import probe
-from pipeline.engine.stage import Source, snake_case
+from pipeline.engine.stage import Picture, Source, snake_case
 from pipeline.sources.fetch import FETCHER, image_column, is_plain
 from pipeline.sources.outputs import MEDIA_SUFFIXES
-from pipeline.store.places import GOOGLE, Remote, files_below, is_url, place
+from pipeline.sources.sequences import probe_sequence, sequence_of
+from pipeline.store.packs import mark_of
+from pipeline.store.places import Remote, is_url, listed_below, place
 from schemas import Failure, source_id_from_sha256, source_id_of_unreadable
 
 TEXT_ART = "tty"
@@ -68,6 +71,10 @@ class Entry:
     """Path of its results below the output folder."""
     found: bool = False
     """Found in a folder or by a pattern, so that nobody has asked for this file by name."""
+    picture: bool = False
+    """It is a picture, or nothing."""
+    mark: int = 0
+    """`pipeline.store.packs.mark_of` where whoever listed it has seen its length and time of change; 0 otherwise."""
 
 
 def is_explicit(argument: str) -> bool:
@@ -75,6 +82,8 @@ def is_explicit(argument: str) -> bool:
     if "\0" in argument:
         return True  # no file: probing it says so
     argument = without_file_scheme(argument)
+    if sequence_of(argument) is not None:
+        return True
     if argument.startswith("@") or argument.endswith((".tar", ".parquet", "/")):
         return False
     if is_url(argument):
@@ -169,7 +178,10 @@ class _Names:
 
 def _expanded(argument: str, left_out: LeftOut) -> Iterator[Entry | Failure]:
     braces = _BRACES.search(argument)
-    if argument.startswith("@"):
+    sequence = sequence_of(argument)
+    if sequence is not None:
+        yield Entry(sequence.uri, sequence.name)
+    elif argument.startswith("@"):
         yield from _of_list(Path(argument[1:]), left_out)
     elif braces is not None and not os.path.exists(argument):
         width = len(braces[1])
@@ -189,14 +201,14 @@ def _expanded(argument: str, left_out: LeftOut) -> Iterator[Entry | Failure]:
         yield from _of_folder(argument, left_out)
 
 
-def _named(uri: str, name: str, *, found: bool = False) -> Iterator[Entry | Failure]:
+def _named(uri: str, name: str, *, found: bool = False, mark: int = 0) -> Iterator[Entry | Failure]:
     """An entry, unless a store could not write its name down."""
     try:
         uri.encode()
     except UnicodeEncodeError:
         yield unreadable(uri, "bad_name", f"{shown(uri)}: its name is not UTF-8, and a store keeps text; rename the file")
     else:
-        yield Entry(uri, name, found)
+        yield Entry(uri, name, found, os.path.splitext(uri)[1].lower() in IMAGE_SUFFIXES, mark)
 
 
 def _of_list(path: Path, left_out: LeftOut) -> Iterator[Entry | Failure]:
@@ -217,6 +229,9 @@ def _of_list(path: Path, left_out: LeftOut) -> Iterator[Entry | Failure]:
 
 def _of_folder(argument: str, left_out: LeftOut) -> Iterator[Entry | Failure]:
     root = place(argument)
+    if isinstance(root, Remote):
+        yield from _of_prefix(argument, root, left_out)
+        return
     pending, empty = deque([root]), True
     above: dict[tuple[int, int], None] = {}  # folders that were entered by a link, which may lead back
     while pending:
@@ -228,7 +243,7 @@ def _of_folder(argument: str, left_out: LeftOut) -> Iterator[Entry | Failure]:
             elif left_out(str(path), str(root)):
                 empty = False
             elif is_folder:
-                if isinstance(path, Path) and path.is_symlink():
+                if path.is_symlink():
                     facts = path.stat()
                     if _leads_back(path, facts) or (facts.st_dev, facts.st_ino) in above:
                         empty = False
@@ -240,9 +255,28 @@ def _of_folder(argument: str, left_out: LeftOut) -> Iterator[Entry | Failure]:
                 empty = False
                 yield from _named(str(path), str(path).removeprefix(f"{root}/"), found=True)
     if empty:
-        raise InputError(
-            f"{argument}: expected videos or images in this folder, found none ({', '.join(sorted(MEDIA_SUFFIXES))})"
-        )
+        raise InputError(no_media(argument))
+
+
+def _of_prefix(argument: str, root: Remote, left_out: LeftOut) -> Iterator[Entry | Failure]:
+    """What lies below a folder of an object store; work begins with the first page of its listing."""
+    empty = True
+    for facts in listed_below(root):
+        path = Remote(root.scheme, facts.key)
+        if any(part.startswith(".") for part in facts.key.removeprefix(f"{root.key}/").split("/")):
+            continue
+        if left_out(str(path), str(root)):
+            empty = False
+        elif path.suffix.lower() in MEDIA_SUFFIXES:
+            empty = False
+            mark = mark_of(str(path), facts.size_bytes, facts.modified_ns)
+            yield from _named(str(path), str(path).removeprefix(f"{root}/"), found=True, mark=mark)
+    if empty:
+        raise InputError(no_media(argument))
+
+
+def no_media(argument: str) -> str:
+    return f"{argument}: expected videos or images in this folder, found none ({', '.join(sorted(MEDIA_SUFFIXES))})"
 
 
 def _leads_back(link: Path, facts: os.stat_result) -> bool:
@@ -252,15 +286,8 @@ def _leads_back(link: Path, facts: os.stat_result) -> bool:
     )
 
 
-def _scanned(folder: Path | Remote) -> Iterator[tuple[Path | Remote | Failure, bool]]:
+def _scanned(folder: Path) -> Iterator[tuple[Path | Failure, bool]]:
     """(path, is a folder), one after the other as the system gives them; a failure for what it will not show."""
-    if isinstance(folder, Remote) and folder.scheme in GOOGLE:
-        yield from ((path, False) for path in files_below(folder))
-        return
-    if isinstance(folder, Remote):
-        for facts in folder.fs.get_file_info(pa_fs.FileSelector(folder.key, allow_not_found=True)):
-            yield folder / facts.base_name, facts.type == pa_fs.FileType.Directory
-        return
     try:
         with os.scandir(folder) as found:
             for entry in found:
@@ -322,11 +349,13 @@ def _fitting(parents: Iterable[str], pattern: str) -> Iterator[str | Failure]:
 def _of_tar(argument: str) -> Iterator[Entry | Failure]:
     uri = argument if is_url(argument) else str(Path(argument).absolute())
     try:
+        container = mark_of_container(uri)
         with tarfile.open(FETCHER.path(uri), "r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined] # tarfile remembers all that it has seen
                 if member.isfile() and PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES:
-                    yield from _named(f"{uri}#{member.name}", f"{PurePosixPath(uri).stem}/{inside(member.name)}")
+                    mark = mark_in(container, member.name)
+                    yield from _named(f"{uri}#{member.name}", f"{PurePosixPath(uri).stem}/{inside(member.name)}", mark=mark)
     except (OSError, tarfile.TarError) as error:
         raise InputError(f"{argument}: expected a tar file with images ({error})") from error
 
@@ -337,10 +366,25 @@ def _of_table(argument: str) -> Iterator[Entry | Failure]:
         with pq.ParquetFile(FETCHER.path(uri)) as file:
             image_column(file.schema_arrow)
             count = file.metadata.num_rows
+        container = mark_of_container(uri)
     except (OSError, ValueError) as error:
         raise InputError(f"{argument}: expected a Parquet file with a column of encoded images ({error})") from error
     for row in range(count):
-        yield Entry(f"{uri}#{row}", f"{PurePosixPath(uri).stem}/{row:09d}")
+        yield Entry(f"{uri}#{row}", f"{PurePosixPath(uri).stem}/{row:09d}", picture=True, mark=mark_in(container, str(row)))
+
+
+def mark_of_container(uri: str) -> str:
+    """What tells a shard or table from another that has its name."""
+    where = place(uri)
+    if isinstance(where, Remote):
+        facts = where.fs.get_file_info(where.key)
+        return f"{uri} {facts.size} {facts.mtime_ns}"
+    found = where.stat()
+    return f"{uri} {found.st_size} {found.st_mtime_ns}"
+
+
+def mark_in(container: str, member: str) -> int:
+    return mark_of(f"{container}#{member}", 0, 0)
 
 
 def inside(name: str) -> str:
@@ -351,7 +395,8 @@ def inside(name: str) -> str:
 class Probing:
     """Entries => sources, a few at once on threads, in order. What cannot be read goes to `lost`.
 
-    Takes the next entries only as sources are asked for.
+    Takes the next entries only as sources are asked for. Of pictures nothing is read, unless `open_pictures`: whoever works on
+    one reads it, and once.
     """
 
     def __init__(
@@ -361,16 +406,17 @@ class Probing:
         *,
         allow_hdr: bool = False,
         own: Callable[[str], None] = lambda uri: None,
+        open_pictures: bool = True,
         threads: int = 4,
     ) -> None:
         """`own`: told of each file that was found and is a result of this program, and so left out."""
         self._found, self._lost, self._allow_hdr, self._own = found, lost, allow_hdr, own
         self._pool = ThreadPoolExecutor(threads, "probe")
-        self._threads = threads
+        self._threads, self._open_pictures = threads, open_pictures
         self.failed = 0
 
-    def __iter__(self) -> Iterator[Source]:
-        waiting: deque[Future[list[tuple[Entry | Failure, Source | Failure]]]] = deque()
+    def __iter__(self) -> Iterator[Source | Picture]:
+        waiting: deque[Future[list[tuple[Entry | Failure, Source | Picture | Failure]]]] = deque()
         try:
             while True:
                 while len(waiting) < 2 * self._threads and (block := list(islice(self._found, PROBED_TOGETHER))):
@@ -380,7 +426,7 @@ class Probing:
                 for entry, one in waiting.popleft().result():
                     if isinstance(one, Source) and isinstance(entry, Entry) and entry.found and made_here(one):
                         self._own(one.uri)
-                    elif isinstance(one, Source):
+                    elif not isinstance(one, Failure):
                         yield one
                     else:
                         self.failed += 1
@@ -388,8 +434,25 @@ class Probing:
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _probe_all(self, block: Sequence[Entry | Failure]) -> list[tuple[Entry | Failure, Source | Failure]]:
-        return [(one, one if isinstance(one, Failure) else probed(one, allow_hdr=self._allow_hdr)) for one in block]
+    def _probe_all(self, block: Sequence[Entry | Failure]) -> list[tuple[Entry | Failure, Source | Picture | Failure]]:
+        return [(one, self._looked_at(one)) for one in block]
+
+    def _looked_at(self, one: Entry | Failure) -> Source | Picture | Failure:
+        if isinstance(one, Failure):
+            return one
+        if one.picture and not self._open_pictures:
+            return unopened(one)
+        return probed(one, allow_hdr=self._allow_hdr)
+
+
+def unopened(entry: Entry) -> Picture:
+    """A picture of which nothing is known but where it is, how long, and how old."""
+    mark = entry.mark
+    if not mark and is_plain(entry.uri):
+        with suppress(OSError):  # whoever opens it says so
+            facts = os.stat(entry.uri)
+            mark = mark_of(entry.uri, facts.st_size, facts.st_mtime_ns)
+    return Picture(entry.uri, entry.name, mark=mark, found=entry.found)
 
 
 def made_here(source: Source) -> bool:
@@ -403,6 +466,9 @@ def made_here(source: Source) -> bool:
 def probed(entry: Entry, *, allow_hdr: bool = False) -> Source | Failure:
     """One entry as a source, or why it cannot be one."""
     try:
+        if sequence_of(entry.uri) is not None:
+            info = probe_sequence(entry.uri)
+            return Source(source_id_from_sha256(info.sha256), info, entry.name)
         path = FETCHER.path(entry.uri)
         modified_ns = path.stat().st_mtime_ns if is_plain(entry.uri) and path.exists() else None
         info = probe(path, allow_hdr=allow_hdr)

@@ -11,6 +11,7 @@ from ops.video.convert import Conversion, Picture
 from ops.video.decode import Backend, FrameReader
 from pipeline.engine.stage import Source
 from pipeline.sources.fetch import FETCHER, require_unchanged
+from pipeline.sources.sequences import is_sequence, read_frames
 
 
 class Readers:
@@ -38,6 +39,8 @@ class Readers:
 
         Raises MediaError, also where the file is not the one that was probed any more.
         """
+        if is_sequence(source.info):
+            return ((pts, loaded.image.frame) for pts, _, loaded in read_frames(source.info, start, stop))
         return self._opened(source).read(start, stop)
 
     def read_pictures(self, source: Source, start: int, stop: int) -> Iterator[tuple[int, Picture]]:

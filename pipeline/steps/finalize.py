@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -15,19 +16,21 @@ import pyarrow as pa
 import schemas
 from ops.files.digest import sha256_of
 from ops.video.carriage import Carriage, carriage_of, options_for
+from ops.video.contents import FORMATS
 from ops.video.decode import FrameReader
 from ops.video.encode import EncodeOptions, encode_segment
-from ops.video.image import load_image, write_image
+from ops.video.image import load_image
 from ops.video.mux import finalize
 from ops.video.probe import probe
 from pipeline.engine.stage import Chunk, Result, Source, Step
 from pipeline.engine.timer import Timer
 from pipeline.sources.fetch import FETCHER, require_unchanged
 from pipeline.sources.outputs import Output, Outputs
+from pipeline.sources.sequences import frames_of, is_sequence, require_same
 from pipeline.steps.render import work_path
 from pipeline.steps.sheet import join_strips
 from pipeline.store.parts import Written
-from pipeline.store.places import local_file, local_output, place, size_of
+from pipeline.store.places import joined, local_file, local_output, place, size_of, writing
 from pipeline.store.tables import Store
 
 
@@ -49,36 +52,64 @@ class Finalize(Step):
             source, timer = chunk.source, Timer()
             output = self.outputs.of(source)
             made: list[Written] = []
-            original = FETCHER.path(source.uri)
             with timer("finalize"), ExitStack() as stack:
                 # Everything so far is filed under the digest of the source: its sound and metadata must be the same file's.
-                require_unchanged(source, original, sha256_of(original))
-                if source.info.kind == "image":
-                    edited = stack.enter_context(local_file(work_path(self.store, source, "edited", "edited.png")))
-                    with local_output(place(output.video)) as path:
-                        write_image(path, load_image(edited).frame, like=original)
-                        made.append(facts_of(path, output.video))
+                if is_sequence(source.info):
+                    require_same(source.info)
+                    made += self._sequence(source, output)
                 else:
-                    starts = range(0, source.info.n_frames, self.encode.gop_frames)
-                    places = [work_path(self.store, source, "segments", f"{start:09d}.nut") for start in starts]
-                    segments = [stack.enter_context(local_file(one)) for one in places]
-                    with local_output(place(output.video)) as path:
-                        held = carriage_of(source.info, self.encode, place(output.video).suffix.lower())
-                        finalize(segments, source.info, original, path, held.encode, self.metadata, held)
-                        made.append(facts_of(path, output.video))
-                        if output.side_by_side is not None:
-                            with timer("side_by_side"), local_output(place(output.side_by_side)) as beside:
-                                write_side_by_side(source, original, path, beside, held, self.metadata)
-                                made.append(facts_of(beside, output.side_by_side))
+                    original = FETCHER.path(source.uri)
+                    require_unchanged(source, original, sha256_of(original))
+                    made += self._video(source, output, original, timer, stack)
                 if output.contact_sheet is not None:
                     title = f"{PurePath(source.uri).name}: {self.title}"
                     with local_output(place(output.contact_sheet)) as path:
                         if join_strips(self.store, source, title, path):
                             made.append(facts_of(path, output.contact_sheet))
-            files = [self._segments(store, source, output)] if source.info.kind == "video" else []
-            return Result({"outputs": 1}, timer.seconds, files=tuple(files), outputs=tuple(made))
+            in_one = PurePath(output.video).suffix.lower() in FORMATS
+            files = (self._segments(store, source, output),) if in_one and not is_sequence(source.info) else ()
+            return Result({"outputs": 1}, timer.seconds, files=files, outputs=tuple(made))
 
         return finish
+
+    def _video(self, source: Source, output: Output, original: Path, timer: Timer, stack: ExitStack) -> list[Written]:
+        """Join the segments of a clip."""
+        made = []
+        starts = range(0, source.info.n_frames, self.encode.gop_frames)
+        places = [work_path(self.store, source, "segments", f"{start:09d}.nut") for start in starts]
+        segments = [stack.enter_context(local_file(one)) for one in places]
+        with local_output(place(output.video)) as path:
+            held = carriage_of(source.info, self.encode, place(output.video).suffix.lower())
+            finalize(segments, source.info, original, path, held.encode, self.metadata, held)
+            made.append(facts_of(path, output.video))
+            if output.side_by_side is not None:
+                with timer("side_by_side"), local_output(place(output.side_by_side)) as beside:
+                    write_side_by_side(source, original, path, beside, held, self.metadata)
+                    made.append(facts_of(beside, output.side_by_side))
+        return made
+
+    def _sequence(self, source: Source, output: Output) -> list[Written]:
+        """Edited frames as files of their own names, or as one video."""
+        frames = [(frame.name, work_path(self.store, source, "frames", frame.name)) for frame in frames_of(source.uri)]
+        if PurePath(output.video).suffix.lower() not in FORMATS:
+            made = []
+            for name, work in frames:
+                where = joined(place(output.video), name)
+                with writing(where) as file:
+                    file.write(work.read_bytes())
+                made.append(Written(str(where), file.size_bytes, file.sha256))
+            return made
+        held = carriage_of(source.info, self.encode, PurePath(output.video).suffix.lower())
+        options = replace(held.encode, native=False, field_order=0, pix_fmt=None)
+        with tempfile.TemporaryDirectory(prefix="styleres-") as folder, local_output(place(output.video)) as path:
+            segments = []
+            for start in range(0, len(frames), options.gop_frames):
+                group = enumerate(frames[start : start + options.gop_frames], start)
+                pictures = ((int(source.info.pts[at]), load_image(name, work.read_bytes()).frame) for at, (name, work) in group)
+                segments.append(Path(folder) / f"{start:09d}.nut")
+                encode_segment(pictures, source.info, options, segments[-1])
+            finalize(segments, source.info, segments[0], path, options, self.metadata, replace(held, encode=options))
+            return [facts_of(path, output.video)]
 
     def _segments(self, store: Store, source: Source, output: Output) -> Written:
         """One row per piece of the edited file that was encoded by itself: where it can be cut without loss."""

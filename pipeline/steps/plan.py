@@ -7,7 +7,7 @@ folder, one row per face and frame that the recipe acts on.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from io import RawIOBase
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ops.editing.editor import AnyEditor
-from ops.editing.library import load_edits
+from ops.editing.library import LoadedEdit, load_edits
 from ops.editing.plan import PlannedEdits, plan_edits
 from ops.editing.recipe import EditRecipe
 from ops.editing.smoothing import SmoothingSettings, smooth_codes
@@ -72,30 +72,14 @@ class Plan(Step):
         bundle, recipe = open_model(self.model, store), settings.recipe
         loaded = load_edits(recipe.names, bundle.editors(), recipe.editors, bundle.config.generator)
         editors = {name: edit.editor for name, edit in loaded.items()}
-        records = {name: edit.record for name, edit in loaded.items() if edit.record is not None}
-        recipe_id = recipe.id_with(records)
-        if recipe_id != self.recipe_id:
-            raise StoreError(
-                f"the files of the editors {', '.join(records) or 'none'} on {platform.node()} are not those that the run "
-                "began with; put the same files on every node"
-            )
+        recipe_id, records = self.recipe_id, records_of(recipe, loaded, self.recipe_id)
 
         def plan(chunk: Chunk) -> Result:
             source, timer = chunk.source, Timer()
             # Once for a source, before its chunks are rendered: a part that is gone would only look like fewer faces.
             store.require_sound(source.source_id, ("frames", "tracks", "latents", "residuals"))
             codes = SourceCodes(store, source, settings.turn)
-            failures = [
-                Failure(
-                    source.source_id,
-                    source.uri,
-                    "plan",
-                    "unknown_track",
-                    f"the recipe names track {track}; this source has tracks {codes.tracks or 'none'}",
-                    track_id=track,
-                )
-                for track in recipe.missing_tracks(codes.tracks)
-            ]
+            failures = unknown_tracks(recipe, codes.tracks, source)
             path = plan_path(self.store, source)
             files: list[Written] = []
             pieces: list[tuple[PlannedRows, np.ndarray]] = []
@@ -138,6 +122,35 @@ class Plan(Step):
         return plan
 
 
+def records_of(recipe: EditRecipe, loaded: Mapping[str, LoadedEdit], recipe_id: str) -> dict[str, str]:
+    """Name => what a user's editor is and from which bytes.
+
+    Raises StoreError where its files are not those from which the driver made the `recipe_id`.
+    """
+    records = {name: edit.record for name, edit in loaded.items() if edit.record is not None}
+    if recipe.id_with(records) != recipe_id:
+        raise StoreError(
+            f"the files of the editors {', '.join(records) or 'none'} on {platform.node()} are not those that the run "
+            "began with; put the same files on every node"
+        )
+    return records
+
+
+def unknown_tracks(recipe: EditRecipe, tracks: Sequence[int], source: Source) -> list[Failure]:
+    """A row for each track that the recipe names and that the source, whose tracks are given, does not have."""
+    return [
+        Failure(
+            source.source_id,
+            source.uri,
+            "plan",
+            "unknown_track",
+            f"the recipe names track {track}; this source has tracks {list(tracks) or 'none'}",
+            track_id=track,
+        )
+        for track in recipe.missing_tracks(tracks)
+    ]
+
+
 def hidden_moments(rows: pa.Table) -> dict[int, np.ndarray]:
     """Track => the pts, int64 [M], in which it is not seen and somebody else's face is in its place: hidden behind that one.
 
@@ -175,10 +188,13 @@ def in_sight(pts_N: np.ndarray, hidden_M: np.ndarray, time_base: Fraction, secon
     return np.clip(apart_N / seconds, 0.0, 1.0) if seconds > 0 else (apart_N > 0).astype(np.float64)
 
 
-def turned(source: Source, track: int, first: int, last: int) -> Failure:
-    """The row for a stretch without an edit."""
+def turned(source: Source, track: int, first: int | None = None, last: int | None = None) -> Failure:
+    """The row for a face without its edit, in a stretch of its track or in all of it."""
+    if first is None or last is None:
+        message = "the head is turned too far: the face is not edited (--turned-degrees)"
+        return Failure(source.source_id, source.uri, "plan", TURNED_AWAY, message, track_id=track)
     seconds = [(pts - int(source.info.pts[0])) * float(source.info.time_base) for pts in (first, last)]
-    message = f"the head is turned too far from {seconds[0]:.2f} to {seconds[1]:.2f} s: the edit is faded out there"
+    message = f"the head is turned too far from {seconds[0]:.2f} to {seconds[1]:.2f} s: the edit is faded out there (--turned-degrees)"
     return Failure(source.source_id, source.uri, "plan", TURNED_AWAY, message, track_id=track, pts=first, last_pts=last)
 
 
@@ -333,7 +349,11 @@ class SourceCodes:
 
 def largest_face(rows: pa.Table) -> float:
     """Rows of `tracks` of a source: longest side of all quads in source pixels; 0 where it has no face."""
-    quads_N42 = array_from_column(rows, "quad")
+    return largest_side(array_from_column(rows, "quad"))
+
+
+def largest_side(quads_N42: Iterable[np.ndarray]) -> float:
+    """Longest side of several quads; 0 of none."""
     return max((quad_side_pixels(quad) for quad in quads_N42), default=0.0)
 
 
@@ -386,7 +406,10 @@ def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], out: IO[bytes] 
 def read_plan(store: str, source: Source, pts_range: tuple[int, int]) -> PlannedRows | None:
     """None where the recipe acts on nothing in the range."""
     first, last = pts_range
-    rows = plan_rows(store, source, filters=[("pts", ">=", first), ("pts", "<=", last)])
+    return planned_rows(plan_rows(store, source, filters=[("pts", ">=", first), ("pts", "<=", last)]))
+
+
+def planned_rows(rows: pa.Table) -> PlannedRows | None:
     if len(rows) == 0:
         return None
     return PlannedRows(
@@ -398,6 +421,46 @@ def read_plan(store: str, source: Source, pts_range: tuple[int, int]) -> Planned
         rows_or_none(rows, "style_offset"),
         rows["size"][0].as_py(),
     )
+
+
+@final
+class PlanOf:
+    """The plan of the source that it was asked for last, whose footer is read once; for one thread."""
+
+    def __init__(self, store: str) -> None:
+        self._store = store
+        self._of: tuple[str, str] | None = None
+        self._footer: pq.FileMetaData | None = None
+        self._spans: list[tuple[int, int]] = []
+
+    def rows(self, chunk: Chunk) -> PlannedRows | None:
+        """The faces to render in a chunk; None where the recipe acts on nothing. Raises DamagedPart."""
+        if not chunk.key:
+            return read_plan(self._store, chunk.source, chunk.pts_range)
+        path = plan_path(self._store, chunk.source)
+        try:
+            with path.open("rb") as file:
+                known = self._footer if self._of == (chunk.source.source_id, chunk.key) else None
+                plan = pq.ParquetFile(file, metadata=known, page_checksum_verification=True)
+                if known is None:
+                    self._footer, self._of = plan.metadata, (chunk.source.source_id, chunk.key)
+                    self._spans = pts_spans(plan.metadata)
+                first, last = chunk.pts_range
+                groups = [at for at, (start, stop) in enumerate(self._spans) if start <= last and first <= stop]
+                if not groups:
+                    return None
+                rows = plan.read_row_groups(groups)
+        except (OSError, pa.ArrowException) as error:
+            raise DamagedPart({path: str(error)}) from error
+        pts_N = rows["pts"].to_numpy()
+        return planned_rows(rows.filter(pa.array((pts_N >= first) & (pts_N <= last))))
+
+
+def pts_spans(footer: pq.FileMetaData) -> list[tuple[int, int]]:
+    """First and last pts of each row group of a plan."""
+    column = footer.schema.names.index("pts")
+    found = [footer.row_group(at).column(column).statistics for at in range(footer.num_row_groups)]
+    return [(one.min, one.max) for one in found if one is not None and one.has_min_max]
 
 
 def planned_pts(store: str, source: Source) -> np.ndarray:

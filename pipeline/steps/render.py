@@ -8,12 +8,14 @@ first frame. So the edited video has the same bytes however its segments are spr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import ClassVar, final
+from threading import Lock
+from typing import ClassVar, Final, assert_never, final
 
 import numpy as np
 import pyarrow as pa
@@ -24,23 +26,30 @@ from ops.face.align import crop_face
 from ops.face.framing import Framing
 from ops.face.paste import PasteSettings, paste
 from ops.face.person import PERSON_SEEN, person_weights
+from ops.files.atomic import replaced_file
 from ops.files.digest import sha256_of
 from ops.inversion.session import Precision, Session
 from ops.video.carriage import options_for
 from ops.video.convert import Picture
 from ops.video.decode import Backend
 from ops.video.encode import EncodeOptions, encode_segment
-from ops.video.image import write_image
+from ops.video.frame_file import FrameFile, encoded_frame
+from pipeline.engine.overlap import ahead, in_order
 from pipeline.engine.stage import Batched, Chunk, Result, Source, Step
 from pipeline.engine.timer import Timer
 from pipeline.sources.readers import Readers
+from pipeline.sources.sequences import is_sequence, read_frames
 from pipeline.steps.model import open_model
-from pipeline.steps.plan import PlannedRows, planned_pts, read_plan
+from pipeline.steps.plan import PlannedRows, PlanOf, planned_pts
 from pipeline.steps.sheet import sheet_moments, write_strip
-from pipeline.steps.whole import WholeTable
+from pipeline.steps.whole import PartsOf, WholeTable
 from pipeline.store.columns import array_from_column, residuals_from_table
 from pipeline.store.places import Place, joined, local_output, place
 from pipeline.store.tables import Store, StoreError, Written
+
+QUEUE_BYTES: Final = 128 << 20
+BYTES_PER_PIXEL: Final = 6
+"""Of a frame on its way: as RGB, and as it was decoded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +89,22 @@ class Frame:
     pts: int
     rgb: np.ndarray
     """uint8 [h, w, 3], upright."""
-    native: VideoFrame | None
-    """As it was decoded; None for an image."""
+    native: VideoFrame | tuple[str, FrameFile]
+    """As it was decoded; of a sequence its file's name and what was in it."""
     source: np.ndarray
     """`rgb` before anything was edited."""
+
+
+Pictured = tuple[Face, np.ndarray, np.ndarray | None]
+"""A face, its picture with the edit, and without, where that is needed: float [h, w, 3], 0..255."""
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """A frame with the pictures to paste into it."""
+
+    frame: Frame
+    faces: tuple[Pictured, ...]
 
 
 @final
@@ -101,6 +122,10 @@ class Render(Step):
     backend: Backend = "auto"
     sheet_frames: int = 6
     """Frames on the contact sheet, evenly spread over those that are edited; 0 for none."""
+    threads: int = 1
+    """Cores of the worker. With more than one, or an accelerator, decoding, the model, pasting and encoding overlap."""
+    own_codes: bool = False
+    """Whether the plan leaves faces the codes that they were inverted to."""
 
     def open(self) -> Batched:
         # Frames that are encoded again are converted exactly: the fast conversion darkens by about one level each way.
@@ -110,13 +135,15 @@ class Render(Step):
         session = Session(model, device=resolve_device(self.device), precision=self.precision, batch_size=self.batch_size)
 
         whole = WholeTable(store, "tracks", ("track_id", "pts", "quad", "landmarks"))
+        residuals = PartsOf(store, "residuals")
+        plan = PlanOf(self.store)
         sheets: dict[tuple[str, str], frozenset[int]] = {}
         """Of the source that came last."""
 
         def load(chunk: Chunk) -> Planned:
             timer = Timer()
             with timer("store"):
-                faces = faces_of(store, chunk, whole)
+                faces = faces_of(store, chunk, whole, residuals, plan)
                 of = (chunk.source.source_id, chunk.key)
                 sheet = sheets.get(of) if chunk.key else None
                 if sheet is None:
@@ -125,96 +152,154 @@ class Render(Step):
                     sheets[of] = sheet
             return Planned(chunk, faces, sheet, timer)
 
+        # An accelerator must not wait for a decoder or an encoder; on a CPU the model itself uses what there is.
+        overlaps = self.threads > 1 or session.device.type != "cpu"
+        pool = ThreadPoolExecutor(max(1, self.threads - 1), "paste") if overlaps else None
+
         def finish(loaded: Sequence[Planned]) -> list[Result]:
             """One stream of frames through all items, so that a batch of faces may span several of them."""
-            timer = Timer()  # one, because the parts of several items' work lie within each other
-            together = [replace(one, timer=timer) for one in loaded]
+            decoding, modelling, pasting, encoding = Timer(), Timer(), Timer(), Timer()
+            together = [replace(one, timer=encoding) for one in loaded]
+            lock = Lock()
 
             def frames() -> Iterator[Frame]:
                 for one in together:
-                    chunk = one.chunk
-                    if chunk.source.info.kind == "image":
-                        for pts, rgb in one.timer.timed("decode", readers.read(chunk.source, chunk.start, chunk.stop)):
-                            yield Frame(one, pts, rgb, None, rgb)
-                    else:
-                        pictures = readers.read_pictures(chunk.source, chunk.start, chunk.stop)
-                        for pts, picture in one.timer.timed("decode", pictures):
-                            yield Frame(one, pts, picture.source, picture.native, picture.source)
+                    yield from decoding.timed("decode", decoded(one, readers))
 
-            edited = self._edited(frames(), session, framing)
-            results = []
-            for one in together:
-                results.append(self._written(one, islice(edited, one.chunk.frames)))
+            def pasted(made: Generated) -> Frame:
+                timer = Timer()
+                frame = self._pasted(made, timer)
+                with lock:
+                    for name, spent in timer.seconds.items():
+                        pasting.seconds[name] += spent
+                return frame
+
+            stream: Iterator[Frame] = frames()
+            if pool is None:
+                edited: Iterator[Frame] = map(pasted, self._generated(stream, session, framing, modelling))
+            else:
+                depth = held_frames(together, session.batch_size)
+                generated = self._generated(ahead(stream, depth), session, framing, modelling)
+                edited = in_order(pasted, ahead(generated, depth), pool, depth)
+            try:
+                results = [self._written(one, islice(edited, one.chunk.frames)) for one in together]
+            finally:
+                if isinstance(edited, Generator):
+                    edited.close()
             seconds: list[dict[str, float]] = [one.timer.seconds for one in loaded]
-            for name, spent in timer.seconds.items():
-                seconds[0][name] += spent
+            for timer in (decoding, modelling, pasting, encoding):
+                for name, spent in timer.seconds.items():
+                    seconds[0][name] += spent
             devices = (session.device.type,)
             return [replace(result, seconds=each, devices=devices) for result, each in zip(results, seconds, strict=True)]
 
         return Batched(load, finish)
 
     def _written(self, one: Planned, edited: Iterator[Frame]) -> Result:
-        """Encode the edited frames of a chunk: segments, or one image."""
-        source, chunk, files = one.chunk.source, one.chunk, []
-        if source.info.kind == "image":
-            for frame in edited:
-                files.append(kept(self.store, source, "edited", "edited.png", partial(write_image, frame=frame.rgb)))
-        else:
-            options = options_for(source.info, self.encode)
-            pictures = ((one.pts, Picture(one.rgb, one.source, one.native)) for one in edited if one.native is not None)
-            for start in range(chunk.start, chunk.stop, self.encode.gop_frames):
-                group = islice(pictures, min(self.encode.gop_frames, chunk.stop - start))
-                with one.timer("encode"):
-                    encode = partial(encode_segment, group, source.info, options)
-                    files.append(kept(self.store, source, "segments", f"{start:09d}.nut", encode))
+        """Encode the edited frames of a chunk, a segment at a time; those of a sequence one by one."""
+        source, chunk = one.chunk.source, one.chunk
+        write = self._frames if is_sequence(source.info) else self._segments
+        files = write(one, edited)
         edits = sum(len(here) for here in one.faces.values())
         counts = {"frames": chunk.frames, "edits": edits}
-        return Result(counts, files=(*files, *one.strips))
+        return Result(counts, files=(*files, *sorted(one.strips, key=lambda strip: strip.path)))
 
-    def _edited(self, frames: Iterator[Frame], session: Session, framing: Framing) -> Iterator[Frame]:
-        """Frames => edited frames. Holds as many as a batch of faces needs, and no more."""
+    def _segments(self, one: Planned, edited: Iterator[Frame]) -> list[Written]:
+        source, chunk, files = one.chunk.source, one.chunk, []
+        options = options_for(source.info, self.encode)
+        natives = ((frame, frame.native) for frame in edited)
+        pictures = ((frame.pts, Picture(frame.rgb, frame.source, at)) for frame, at in natives if isinstance(at, VideoFrame))
+        for start in range(chunk.start, chunk.stop, self.encode.gop_frames):
+            group = islice(pictures, min(self.encode.gop_frames, chunk.stop - start))
+            with one.timer("encode"):
+                encode = partial(encode_segment, group, source.info, options)
+                files.append(kept(self.store, source, "segments", f"{start:09d}.nut", encode))
+        return files
+
+    def _frames(self, one: Planned, edited: Iterator[Frame]) -> list[Written]:
+        files = []
+        for frame in edited:
+            assert isinstance(frame.native, tuple)
+            name, file = frame.native
+            with one.timer("encode"):
+                data = encoded_frame(name, frame.rgb, file)
+            files.append(kept(self.store, one.chunk.source, "frames", name, partial(write_whole, data=data)))
+        return files
+
+    def _generated(self, frames: Iterable[Frame], session: Session, framing: Framing, timer: Timer) -> Iterator[Generated]:
+        """Frames with the pictures of their faces. Holds as many as a batch of faces needs, and no more."""
         waiting: list[Frame] = []
         count = 0
         for frame in frames:
             waiting.append(frame)
             count += len(frame.one.faces.get(frame.pts, ()))
             if count >= session.batch_size or len(waiting) >= 4 * session.batch_size:
-                yield from self._paste_all(waiting, session, framing)
+                yield from self._together(waiting, session, framing, timer)
                 waiting, count = [], 0
-        yield from self._paste_all(waiting, session, framing)
+        yield from self._together(waiting, session, framing, timer)
 
-    def _paste_all(self, frames: list[Frame], session: Session, framing: Framing) -> Iterator[Frame]:
-        here = [face for frame in frames for face in frame.one.faces.get(frame.pts, ())]
-        generated = None
+    def _together(self, frames: list[Frame], session: Session, framing: Framing, timer: Timer) -> Iterator[Generated]:
+        here = [
+            (face, self._needs_base(frame, face.size, session))
+            for frame in frames
+            for face in frame.one.faces.get(frame.pts, ())
+        ]
+        pictures: Iterator[Pictured] = iter(())
         if here:
-            with frames[0].one.timer("model"):
+            with timer("model"):
                 # Faces of one batch may be of several sources, and so of several sizes.
-                groups = [list(group) for _, group in groupby(here, key=lambda face: face.size)]
-                generated = (made for group in [generate(group, session, framing) for group in groups] for made in group)
+                groups = [list(group) for _, group in groupby(here, key=lambda pair: pair[0].size)]
+                made = [generate([face for face, _ in one], session, framing, [needs for _, needs in one]) for one in groups]
+            pictures = (picture for group in made for picture in group)
         for frame in frames:
-            one, result = frame.one, frame.rgb
-            for _ in one.faces.get(frame.pts, ()):
-                assert generated is not None
-                face, edited_crop, base_crop = next(generated)
-                with one.timer("paste"):
-                    result = paste_face(result, face, edited_crop, base_crop, self.paste)
-                if frame.pts in one.sheet:
-                    with one.timer("sheet"):
-                        source = one.chunk.source
-                        crops = (frame.source, base_crop, edited_crop, result)
-                        one.strips.append(write_strip(self.store, source, frame.pts, *crops, face.quad_42))
-            yield replace(frame, rgb=result)
+            count = len(frame.one.faces.get(frame.pts, ()))
+            yield Generated(frame, tuple(islice(pictures, count)))
+
+    def _needs_base(self, frame: Frame, size: int, session: Session) -> bool:
+        """Whether the picture without the edit is needed: by the paste, or for the contact sheet."""
+        return frame.pts in frame.one.sheet or paste_needs_base(self.paste, session, size, own_codes=self.own_codes)
+
+    def _pasted(self, made: Generated, timer: Timer) -> Frame:
+        frame, one = made.frame, made.frame.one
+        result = frame.rgb
+        for face, edited_crop, base_crop in made.faces:
+            with timer("paste"):
+                result = paste_face(result, face, edited_crop, base_crop, self.paste)
+            if frame.pts in one.sheet:
+                assert base_crop is not None
+                with timer("sheet"):
+                    source = one.chunk.source
+                    crops = (frame.source, base_crop, edited_crop, result)
+                    one.strips.append(write_strip(self.store, source, frame.pts, *crops, face.quad_42))
+        return replace(frame, rgb=result)
 
 
-def faces_of(store: Store, chunk: Chunk, whole: WholeTable) -> dict[int, list[Face]]:
+def decoded(one: Planned, readers: Readers) -> Iterator[Frame]:
+    """The frames of a chunk, as they are in their file."""
+    source, start, stop = one.chunk.source, one.chunk.start, one.chunk.stop
+    if is_sequence(source.info):
+        for pts, name, file in read_frames(source.info, start, stop):
+            yield Frame(one, pts, file.image.frame, (name, file), file.image.frame)
+        return
+    for pts, picture in readers.read_pictures(source, start, stop):
+        yield Frame(one, pts, picture.source, picture.native, picture.source)
+
+
+def held_frames(together: Sequence[Planned], batch_size: int) -> int:
+    """How many frames a queue may hold: a batch, if that is not too much memory."""
+    largest = max(one.chunk.source.info.width * one.chunk.source.info.height for one in together)
+    return max(2, min(batch_size, QUEUE_BYTES // (BYTES_PER_PIXEL * largest)))
+
+
+def faces_of(store: Store, chunk: Chunk, whole: WholeTable, parts: PartsOf, plans: PlanOf) -> dict[int, list[Face]]:
     """pts => the faces to render there, in order of track, from the plan, the tracks and the residuals."""
     source = chunk.source
-    plan = read_plan(str(store.root), source, chunk.pts_range)
+    plan = plans.rows(chunk)
     if plan is None:
         return {}
     span = int(plan.pts_N[0]), int(plan.pts_N[-1])
     faces: dict[int, list[Face]] = {}
-    made = planned_faces(store, source, plan, whole.rows(chunk, span), store.read("residuals", source.source_id, span))
+    made = planned_faces(store, source, plan, whole.rows(chunk, span), parts.rows(chunk, span))
     for pts, face in zip(plan.pts_N.tolist(), made, strict=True):
         faces.setdefault(pts, []).append(face)
     return faces
@@ -254,7 +339,7 @@ def planned_faces(store: Store, source: Source, plan: PlannedRows, tracks: pa.Ta
 
 
 def paste_face(
-    frame: np.ndarray, face: Face, edited_crop: np.ndarray, base_crop: np.ndarray, settings: PasteSettings
+    frame: np.ndarray, face: Face, edited_crop: np.ndarray, base_crop: np.ndarray | None, settings: PasteSettings
 ) -> np.ndarray:
     """A frame uint8 [H, W, 3] with one face's edit in it; crops as `generate` gives them."""
     where = person_weights(crop_face(frame, face.quad_42, PERSON_SEEN)) if settings.within == "person" else None
@@ -263,11 +348,35 @@ def paste_face(
     )
 
 
-def generate(faces: Sequence[Face], session: Session, framing: Framing) -> list[tuple[Face, np.ndarray, np.ndarray]]:
-    """=> (face, its edited crop, its crop without the edit) for faces of one size."""
+def paste_needs_base(settings: PasteSettings, session: Session, size: int, *, own_codes: bool) -> bool:
+    """Whether a paste of pictures of `size` px needs the one without the edit.
+
+    A model that gives the source back needs none where its pictures are no larger than what it saw: larger ones lack what is
+    finer. own_codes: faces have the codes that they were inverted to.
+    """
+    match settings.mode:
+        case "replace":
+            return False
+        case "delta":
+            return True
+        case "composite":
+            return not (session.model.keeps_source and own_codes and size <= session.input_size)
+        case other:
+            assert_never(other)
+
+
+def generate(
+    faces: Sequence[Face], session: Session, framing: Framing, needs_base: Sequence[bool] | None = None
+) -> list[Pictured]:
+    """=> (face, its edited crop, its crop without the edit) for faces of one size; `needs_base`: None for all of them."""
     edited = edited_crops(faces, session, framing)
     # What is unchanged but for the edit: the difference of the two is the edit and nothing else.
-    return list(zip(faces, edited, base_crops(faces, session, framing), strict=True))
+    bases: list[np.ndarray | None] = [None] * len(faces)
+    needed = [at for at in range(len(faces)) if needs_base is None or needs_base[at]]
+    if needed:
+        for at, base in zip(needed, base_crops([faces[at] for at in needed], session, framing), strict=True):
+            bases[at] = base
+    return list(zip(faces, edited, bases, strict=True))
 
 
 def edited_crops(faces: Sequence[Face], session: Session, framing: Framing) -> np.ndarray:
@@ -308,6 +417,11 @@ def kept(store: str, source: Source, kind: str, name: str, write: Callable[[Path
     with local_output(work_path(store, source, kind, name)) as path:
         write(path)
         return Written(f"work/{kind}/{source.source_id}/{name}", path.stat().st_size, sha256_of(path))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    with replaced_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def work_path(store: str, source: Source, kind: str, name: str) -> Place:

@@ -44,11 +44,8 @@ class Scan(Step):
         detector: Detector | None = None
         devices: tuple[str, ...] = ()
         if self.crop == "ffhq":
-            if self.decided_by is not None and dict(self.decided_by) != self.detector.decides():
-                raise DetectorError(
-                    f"the detector's networks on {platform.node()} are not those that the run began with; put the same files "
-                    "on every node"
-                )
+            if self.decided_by is not None:
+                require_same_detector(self.detector, self.decided_by)
             detector = self.detector.build(self.device)
             devices = (detector.device_kind,)
 
@@ -95,3 +92,12 @@ class Scan(Step):
             return Result({"frames": len(pts), "detections": len(faces)}, timer.seconds, files=tuple(files), devices=devices)
 
         return scan
+
+
+def require_same_detector(detector: DetectorFactory, decided_by: Mapping[str, Any]) -> None:
+    """Raise DetectorError where what is on this node is not what the driver found (`DetectorFactory.decides`)."""
+    if dict(decided_by) != detector.decides():
+        raise DetectorError(
+            f"the detector's networks on {platform.node()} are not those that the run began with; put the same files on "
+            "every node"
+        )

@@ -5,9 +5,9 @@ Rendering workers write one strip per frame and face; finalize joins them under 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -42,9 +42,21 @@ def write_strip(
     pasted: np.ndarray,
     quad_42: np.ndarray,
 ) -> Written:
+    """Write `strip_png` where finalize finds it."""
+    left = int(quad_42.mean(axis=0)[0] * 16)  # faces of one frame from left to right
+    name = f"{pts:020d}_{max(left, 0):08d}.png"
+    with writing(sheet_folder(store, source) / name) as file:
+        file.write(strip_png(frame, inversion, edited, pasted, quad_42))
+    return Written(f"work/sheet/{source.source_id}/{name}", file.size_bytes, file.sha256)
+
+
+def strip_png(
+    frame: np.ndarray, inversion: np.ndarray, edited: np.ndarray, pasted: np.ndarray, quad_42: np.ndarray, said: str = ""
+) -> bytes:
     """One row of the sheet: the aligned crop of the source, the model's two pictures of it, the crop of the result.
 
     frame, pasted: uint8 [H, W, 3]; inversion, edited: float [h, w, 3] on the 0..255 scale, whose shape the tiles keep.
+    said: words below the first tile.
     """
     longest = max(inversion.shape[:2])
     size = inversion.shape[0] * TILE // longest, inversion.shape[1] * TILE // longest
@@ -54,13 +66,14 @@ def write_strip(
         enlarged(edited, size),
         crop_face(pasted, quad_42, size),
     ]
-    tiles = [centred(tile) for tile in tiles]
-    folder = sheet_folder(store, source)
-    left = int(quad_42.mean(axis=0)[0] * 16)  # faces of one frame from left to right
-    name = f"{pts:020d}_{max(left, 0):08d}.png"
-    with writing(folder / name) as file:
-        Image.fromarray(np.concatenate(tiles, axis=1)).save(cast(IO[bytes], file), format="PNG", compress_level=1)
-    return Written(f"work/sheet/{source.source_id}/{name}", file.size_bytes, file.sha256)
+    row = Image.fromarray(np.concatenate([centred(tile) for tile in tiles], axis=1))
+    if said:
+        draw = ImageDraw.Draw(row)
+        draw.rectangle((0, TILE - 20, TILE, TILE), fill="white")
+        draw.text((4, TILE - 18), said, fill="black", font=ImageFont.load_default(12))
+    out = BytesIO()
+    row.save(out, format="PNG", compress_level=1)
+    return out.getvalue()
 
 
 def sheet_folder(store: str, source: Source) -> Place:
@@ -84,8 +97,13 @@ def centred(tile: np.ndarray) -> np.ndarray:
 def join_strips(store: str, source: Source, title: str, out: Path) -> bool:
     """Write the sheet of a source; False where no frame was edited."""
     strips = [file.path for file in listed(sheet_folder(store, source), ".png")]
-    if not strips:
-        return False
+    if strips:
+        write_sheet(strips, title, out)
+    return bool(strips)
+
+
+def write_sheet(strips: Sequence[Place], title: str, out: Path) -> None:
+    """Write strips, one below the other, under a header."""
     rows = [np.asarray(Image.open(BytesIO(strip.read_bytes())).convert("RGB")) for strip in strips]
     sheet = Image.new("RGB", (TILE * len(COLUMNS), 2 * HEADER + TILE * len(rows)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
@@ -98,4 +116,3 @@ def join_strips(store: str, source: Source, title: str, out: Path) -> bool:
         exif = Image.Exif()
         exif[PROCESSED_BY] = MARK  # so that a later run over the same folder leaves the sheet out
         sheet.save(temporary, format="PNG", compress_level=3, exif=exif.tobytes())
-    return True

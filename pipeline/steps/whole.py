@@ -1,4 +1,4 @@
-"""Tables of small rows, read once for a source instead of once for each of its chunks."""
+"""What is a source's and not a chunk's, looked for once: tables of small rows, and which parts there are of large ones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.engine.stage import Chunk
+from pipeline.store.parts import Part
 from pipeline.store.tables import Store
 
 
@@ -37,3 +38,28 @@ class WholeTable:
         start = int(np.searchsorted(self._pts_N, pts_range[0], "left"))
         stop = int(np.searchsorted(self._pts_N, pts_range[1], "right"))
         return self._rows.slice(start, stop - start)
+
+
+@final
+class PartsOf:
+    """Keeps which parts of a table there are of the source that it was asked for last; for one thread.
+
+    A chunk that looks for its own parts lists those of all chunks: of an hour of video a thousand times a thousand.
+    """
+
+    def __init__(self, store: Store, table: str) -> None:
+        self._store, self._table = store, table
+        self._of: tuple[str, str] | None = None
+        self._parts: list[Part] | None = None
+
+    def rows(self, chunk: Chunk, pts_range: tuple[int, int]) -> pa.Table:
+        """Rows with first <= pts <= last, in order of pts, then track; only parts that can hold them are opened.
+
+        Raises as `Store.read`.
+        """
+        source_id = chunk.source.source_id
+        if not chunk.key:  # nobody vouches that the parts stay as they are
+            return self._store.read(self._table, source_id, pts_range)
+        if self._of != (source_id, chunk.key):
+            self._parts, self._of = self._store.parts(self._table, source_id), (source_id, chunk.key)
+        return self._store.read(self._table, source_id, pts_range, parts=self._parts)

@@ -1,6 +1,7 @@
 """numpy arrays ⇄ Arrow tables, for every table that a step writes by the array.
 
-Legend of axes: N rows, L rows of W+, D width of W+, E entries of a recipe. Arrays read from a table share
+Legend of axes: N rows, L rows of W+, D width of W+, E entries of a recipe. `source_id` is one key for all rows, or N of them.
+Arrays read from a table share
 the table's memory where they can and are then read-only: copy before writing into one.
 """
 
@@ -13,6 +14,8 @@ import pyarrow as pa
 
 import schemas
 
+SourceIds = str | Sequence[str]
+
 
 class ColumnError(ValueError):
     """An array or column does not have the shape, length or range that its table needs."""
@@ -21,7 +24,7 @@ class ColumnError(ValueError):
 # -------------------------------------------------------------------------------------- arrays => tables
 
 
-def frames_table(source_id: str, pts_N: np.ndarray, cut_score_N: np.ndarray, face_count_N: np.ndarray) -> pa.Table:
+def frames_table(source_id: SourceIds, pts_N: np.ndarray, cut_score_N: np.ndarray, face_count_N: np.ndarray) -> pa.Table:
     """Rows of `frames`; a NaN cut score (the first frame has no predecessor) becomes null."""
     return _build(
         schemas.frames_schema(),
@@ -36,7 +39,7 @@ def frames_table(source_id: str, pts_N: np.ndarray, cut_score_N: np.ndarray, fac
 
 
 def faces_table(
-    source_id: str,
+    source_id: SourceIds,
     pts_N: np.ndarray,
     face_N: np.ndarray,
     box_N4: np.ndarray,
@@ -67,7 +70,7 @@ def faces_table(
 
 
 def tracks_table(
-    source_id: str,
+    source_id: SourceIds,
     track_id: int | np.ndarray,
     pts_N: np.ndarray,
     shot: int | np.ndarray,
@@ -95,7 +98,7 @@ def tracks_table(
     )
 
 
-def latents_table(source_id: str, track_id: int | np.ndarray, pts_N: np.ndarray, wplus_NLD: np.ndarray) -> pa.Table:
+def latents_table(source_id: SourceIds, track_id: int | np.ndarray, pts_N: np.ndarray, wplus_NLD: np.ndarray) -> pa.Table:
     """Rows of `latents` from W+ codes [N, L, D]. `track_id`: one for all rows, or N of them.
 
     Raises:
@@ -116,7 +119,7 @@ def latents_table(source_id: str, track_id: int | np.ndarray, pts_N: np.ndarray,
 
 
 def residuals_table(
-    source_id: str,
+    source_id: SourceIds,
     track_id: int | np.ndarray,
     pts_N: np.ndarray,
     residual: np.ndarray,
@@ -146,8 +149,8 @@ def residuals_table(
 
 
 def edits_table(
-    source_id: str,
-    track_id: int,
+    source_id: SourceIds,
+    track_id: int | np.ndarray,
     pts_N: np.ndarray,
     recipe_id: str,
     names: Sequence[str],
@@ -155,7 +158,7 @@ def edits_table(
     weight_NE: np.ndarray,
     editors: Mapping[str, str] | None = None,
 ) -> pa.Table:
-    """Rows of `edits` for one track: entry e of the recipe is `names[e]`; ordered by frame, then entry.
+    """Rows of `edits`: entry e of the recipe is `names[e]`; ordered by frame, then entry.
 
     editors: name => what a user's editor is and from which bytes; names that it lacks are the model's own.
     """
@@ -168,8 +171,8 @@ def edits_table(
             )
     return _build(
         schemas.edits_schema(),
-        source_id,
-        track_id,
+        source_id if isinstance(source_id, str) else [one for one in source_id for _ in range(count)],
+        np.repeat(np.broadcast_to(np.asarray(track_id), (len(pts_N),)), count),
         np.repeat(pts_N, count),
         {
             "recipe_id": pa.array([recipe_id] * (len(pts_N) * count), pa.string()),
@@ -258,7 +261,7 @@ def array_from_column(table: pa.Table, name: str) -> np.ndarray:
 
 def _build(
     schema: pa.Schema,
-    source_id: str,
+    source_id: SourceIds,
     track_id: int | np.ndarray,
     pts_N: np.ndarray,
     columns: dict[str, pa.Array],
@@ -274,7 +277,7 @@ def _build(
         raise ColumnError(f"track ids: one, or as many as pts ({count}); got {len(np.asarray(track_id))}")
     tracks = np.broadcast_to(np.asarray(track_id), (count,))
     arrays = {
-        "source_id": pa.array([source_id] * count, pa.string()),
+        "source_id": pa.array([source_id] * count if isinstance(source_id, str) else source_id, pa.string()),
         "track_id": _scalars(tracks, pa.int32()),
         "pts": _scalars(pts_N, pa.int64()),
     } | columns

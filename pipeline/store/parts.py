@@ -85,8 +85,11 @@ def range_of(name: str) -> tuple[int, int] | None:
     return None if match is None else (int(match[1]), int(match[2]))
 
 
-def write_rows(path: Place, rows: pa.Table, table: str) -> Hashing:
-    """Write rows that conform to their table's schema, atomically; => size and digests of the file."""
+def write_rows(path: Place, rows: pa.Table, table: str, group_rows: int | None = None) -> Hashing:
+    """Write rows that conform to their table's schema, atomically; => size and digests of the file.
+
+    group_rows: rows of a row group; None for one group of all.
+    """
     # W+ shrinks by a tenth as byte streams, feature maps do not shrink at all (schemas/README.md).
     split = ["wplus.list.element.list.element"] if table == "latents" else False
     with writing(path) as file:
@@ -99,7 +102,7 @@ def write_rows(path: Place, rows: pa.Table, table: str) -> Hashing:
             use_byte_stream_split=split,
             write_statistics=list(KEY_COLUMNS),
             write_page_checksum=True,
-            row_group_size=max(1, rows.num_rows),
+            row_group_size=max(1, group_rows or rows.num_rows),
         )
     return file
 

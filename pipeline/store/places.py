@@ -51,6 +51,7 @@ def filesystem(scheme: str, host: str) -> pa_fs.FileSystem:
             endpoint_override=address or None,
             scheme=kind or "https",
             force_virtual_addressing=False,
+            allow_delayed_open=True,  # a small object is one request instead of three
         )
     emulator = os.environ.get("STORAGE_EMULATOR_HOST")
     if scheme in GOOGLE and emulator:
@@ -100,7 +101,7 @@ class Remote:
         return self.fs.open_input_file(self.key)
 
     def read_bytes(self) -> bytes:
-        with self.fs.open_input_file(self.key) as file:
+        with self.fs.open_input_stream(self.key) as file:
             return file.read()
 
     def read_text(self, encoding: str = "utf-8") -> str:
@@ -255,6 +256,35 @@ def files_below(folder: Remote) -> Iterator[Remote]:
     """Every object below a folder, however deep."""
     found = folder.fs.get_file_info(pa_fs.FileSelector(folder.key, recursive=True, allow_not_found=True))
     return (Remote(folder.scheme, facts.path) for facts in found if facts.type == pa_fs.FileType.File)
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object, as a listing shows it."""
+
+    key: str
+    """Bucket and path."""
+    size_bytes: int
+    modified_ns: int
+
+
+def listed_below(folder: Remote) -> Iterator[Found]:
+    """Every object below a folder, however deep, in the order of the store's listing."""
+    found = folder.fs.get_file_info(pa_fs.FileSelector(folder.key, recursive=True, allow_not_found=True))
+    for one in found:
+        if one.type == pa_fs.FileType.File:
+            yield Found(one.path, one.size, one.mtime_ns or 0)
+
+
+def sizes_below(folder: Place) -> dict[str, int]:
+    """Every file below a folder, however deep, by its name relative to it => bytes."""
+    if isinstance(folder, Remote):
+        return {one.key.removeprefix(f"{folder.key}/"): one.size_bytes for one in listed_below(folder)}
+    return {
+        os.path.relpath(os.path.join(where, name), folder): os.stat(os.path.join(where, name)).st_size
+        for where, _, names in os.walk(folder)
+        for name in names
+    }
 
 
 def _remote_entries(folder: Remote) -> list[pa_fs.FileInfo]:

@@ -3,7 +3,7 @@
     STORE/
       README.md                          dataset card
       meta/info.json                     schema version, model, shapes, codec
-      <table>/<source_id>/<part>.parquet one part per chunk, one row group per part
+      <table>/<source_id>/<part>.parquet one part per chunk, one row group per part; pictures lie in packs (`packs.py`)
       manifests/<stage>/<source_id>.json written last: the stage is complete
       ledger/, work/                     of runs that are not finished (`pipeline.engine.ledger`); gone afterwards
 
@@ -19,12 +19,13 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -33,6 +34,7 @@ from ops.files.atomic import sync_folder
 from ops.files.digest import sha256_of
 from pipeline.store import journal
 from pipeline.store.dataset_card import dataset_card
+from pipeline.store.packs import ids_in, is_pack, members_of, read_members
 from pipeline.store.parts import (
     KEY_COLUMNS,
     DamagedPart,
@@ -114,12 +116,16 @@ class Store:
         self.info = info
         # (table, source) -> {part name: (version, size, Part)}: footers are read once per file and process.
         self._footers: dict[tuple[str, str], dict[str, tuple[str, int, Part]]] = {}
+        # (table, pack) -> (its parts' versions, the key of each row): which pictures lie there.
+        self._ids: dict[tuple[str, str], tuple[list[Part], list[np.ndarray]]] = {}
+        # stage -> (its packs' manifests as listed, picture -> pack).
+        self._packs: dict[str, tuple[list[tuple[str, str]], dict[str, str]]] = {}
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r}, model={self.info.model_name!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "info": self.info, "_footers": {}}
+        return {"root": self.root, "info": self.info, "_footers": {}, "_ids": {}, "_packs": {}}
 
     # ------------------------------------------------------------------------------- making and opening
 
@@ -226,14 +232,18 @@ class Store:
 
     # --------------------------------------------------------------------------------------------- parts
 
-    def write_part(self, table: str, source_id: str, part: int | str, rows: pa.Table) -> Written:
+    def write_part(
+        self, table: str, source_id: str, part: int | str, rows: pa.Table, *, group_rows: int | None = None
+    ) -> Written:
         """Writes the rows of one chunk, atomically; the same part again replaces the former.
 
         Columns may come in any order and in any type that converts without loss. A table without rows is
         written too: its file says that the chunk was done.
 
         Args:
+            source_id: or a pack, whose rows are of many pictures.
             part: a number (`part-00007`), or a name such as `range_part(start, stop)`.
+            group_rows: rows of a row group; None for one group of all.
 
         Returns:
             What a manifest has to know of the file.
@@ -245,11 +255,11 @@ class Store:
         name = f"{_part_name(part)}.parquet"
         path = self._folder(table, source_id) / name
         ready = conformed(rows, self.schema(table), where=f"{table} of {source_id}")
-        others = set(pc.unique(ready.column("source_id")).to_pylist()) - {source_id}
+        others = set() if is_pack(source_id) else set(pc.unique(ready.column("source_id")).to_pylist()) - {source_id}
         if others:
             raise StoreError(f"{table} of {source_id}: rows of other sources are in it: {sorted(others)[:3]}")
         require_unique(ready, table, where=f"{table} of {source_id}, part {part}")
-        file = write_rows(path, ready, table)
+        file = write_rows(path, ready, table, group_rows)
         return Written(f"{table}/{source_id}/{name}", file.size_bytes, file.sha256, ready.num_rows, file.tail_sha256)
 
     def parts(self, table: str, source_id: str) -> list[Part]:
@@ -275,6 +285,8 @@ class Store:
         source_id: str | None = None,
         pts_range: tuple[int, int] | None = None,
         columns: Sequence[str] | None = None,
+        *,
+        parts: Sequence[Part] | None = None,
     ) -> pa.Table:
         """Rows of one table, sorted by (source, pts, track); only the parts that can hold them are opened.
 
@@ -283,6 +295,7 @@ class Store:
             pts_range: (first, last), **both included**. Rows without a pts, which speak of a whole source
                 (`failures`), are left out then.
             columns: which, in that order; None for all.
+            parts: what `parts` gave for that source, for whoever reads many ranges of it; None to look.
 
         Returns:
             A table of the store's schema, without rows where nothing is stored.
@@ -300,16 +313,41 @@ class Store:
         needed = [*wanted, *(n for n in (*KEY_COLUMNS, *schemas.primary_key(table)) if n not in wanted)]
         needed = list(dict.fromkeys(needed))
         pieces = []
-        for each in self.stored_source_ids(table) if source_id is None else [source_id]:
-            for part in self.parts(table, each):
-                if overlaps(part, pts_range):
-                    pieces.append(within(read_rows(part, needed, schema), part, pts_range))
+        if source_id is not None and parts is not None:
+            holders = [source_id]
+        else:
+            holders = self.holders(table) if source_id is None else self.holders_of(table, source_id)
+        for each in holders:
+            for at, part in enumerate(self.parts(table, each) if parts is None else parts):
+                if not overlaps(part, pts_range):
+                    continue
+                if source_id is None or each == source_id:
+                    rows = read_rows(part, needed, schema)
+                else:
+                    rows = read_members(part, needed, schema, [source_id], self.ids(table, each)[at])
+                pieces.append(within(rows, part, pts_range))
         if not pieces:
             return pa.schema([schema.field(n) for n in wanted], metadata=schema.metadata).empty_table()
         rows = pa.concat_tables(pieces)
         if len(pieces) > 1:
             require_unique(rows, table, where=f"{self.root}: {table} of {source_id or 'all sources'}")
         return in_order(rows, table).select(wanted).replace_schema_metadata(schema.metadata)
+
+    def read_some(self, table: str, holder: str, source_ids: Collection[str], columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows of some sources of one folder of a table, in the order in which they lie there; of a pack only those row groups.
+
+        Raises:
+            DamagedPart: a part that cannot be read.
+        """
+        schema = self.schema(table)
+        wanted = list(schema.names if columns is None else columns)
+        pieces = []
+        for at, part in enumerate(self.parts(table, holder)):
+            if is_pack(holder):
+                pieces.append(read_members(part, wanted, schema, source_ids, self.ids(table, holder)[at]))
+            else:
+                pieces.append(read_rows(part, wanted, schema))
+        return pa.concat_tables(pieces) if pieces else pa.schema([schema.field(name) for name in wanted]).empty_table()
 
     # ---------------------------------------------------------------------------------------- manifests
 
@@ -395,7 +433,7 @@ class Store:
 
     def is_complete(self, source_id: str, stage: str = "invert") -> bool:
         """Return whether the manifest is there and every part that it lists is, with the size that it had."""
-        manifest = self._manifest(stage, source_id)
+        manifest = self._manifest(stage, self.holder_of(source_id, stage))
         return manifest is not None and not self._compared(manifest.files)[0]
 
     def lacking(self, source_id: str, stage: str = "invert") -> dict[Place, str]:
@@ -460,21 +498,73 @@ class Store:
         """The `sources` table: every source that was probed into this store, complete or not."""
         return self.read("sources")
 
+    def holders(self, table: str = "sources") -> list[str]:
+        """The folders of a table, sorted: a source's own, or a pack's, which has the rows of many pictures."""
+        self.schema(table)
+        return folders(self.root / table)
+
+    def holders_of(self, table: str, source_id: str) -> list[str]:
+        """The folders of a table that have rows of a source: its own, or the packs that a picture lies in."""
+        if is_pack(source_id):
+            return [source_id]
+        own = [source_id] if self.parts(table, source_id) else []
+        # A picture of an earlier version's store has a folder of its own, and what was rendered of it since lies in a pack.
+        if own and table not in ("failures", "edits"):
+            return own
+        key = source_id.encode()
+        return own + [
+            holder for holder in self.holders(table) if is_pack(holder) and any(key in ids for ids in self.ids(table, holder))
+        ]
+
+    def ids(self, table: str, pack_id: str) -> list[np.ndarray]:
+        """The key of each row of each part of a pack, bytes [N]. Raises DamagedPart."""
+        parts = self.parts(table, pack_id)
+        known = self._ids.get((table, pack_id))
+        if known is None or any(a is not b for a, b in zip_longest(known[0], parts)):
+            known = parts, [ids_in(part) for part in parts]
+            self._ids[table, pack_id] = known
+        return known[1]
+
+    def members(self, pack_id: str, table: str = "sources") -> list[str]:
+        """Keys of the pictures that have rows in a pack, in their order there; of a damaged one those that it was made of."""
+        try:
+            return list(dict.fromkeys(one.decode() for ids in self.ids(table, pack_id) for one in ids.tolist()))
+        except DamagedPart:
+            return list(members_of(self.read_manifest("invert", pack_id)))
+
+    def packs_of(self, stage: str = "invert") -> dict[str, str]:
+        """Picture => the pack in whose manifest of a stage it is."""
+        folder = joined(self.root, f"manifests/{_checked_name(stage, 'stage')}")
+        there = [(one.path.stem, one.version) for one in listed(folder, ".json") if is_pack(one.path.stem)]
+        known = self._packs.get(stage)
+        if known is None or known[0] != there:
+            found = {one: pack_id for pack_id, _ in there for one in members_of(self.read_manifest(stage, pack_id))}
+            known = self._packs[stage] = there, found
+        return known[1]
+
+    def holder_of(self, source_id: str, stage: str = "invert") -> str:
+        """Whose manifest of a stage speaks of a source: its own, or the pack's in which it lies."""
+        if is_pack(source_id) or self.has_manifest(stage, source_id):
+            return source_id
+        return self.packs_of(stage).get(source_id, source_id)
+
     def readable_sources(self) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
         """(key => its row of `sources`, key => why that cannot be read): a damaged file costs its own source."""
         rows: dict[str, dict[str, Any]] = {}
-        damaged = {}
-        for source_id in self.stored_source_ids():
+        damaged: dict[str, str] = {}
+        for holder in self.holders():
             try:
-                rows |= {row["source_id"]: row for row in self.read("sources", source_id).to_pylist()}
+                rows |= {row["source_id"]: row for row in self.read("sources", holder).to_pylist()}
             except DamagedPart as error:
-                damaged[source_id] = str(error)
+                damaged |= dict.fromkeys(self.members(holder) if is_pack(holder) else [holder], str(error))
         return rows, damaged
 
     def stored_source_ids(self, table: str = "sources") -> list[str]:
-        """Keys of the sources that have a folder in a table, sorted."""
-        self.schema(table)
-        return folders(self.root / table)
+        """Keys of the sources that have a folder in a table, or rows in a pack, sorted."""
+        found: set[str] = set()
+        for holder in self.holders(table):
+            found.update(self.members(holder, table) if is_pack(holder) else [holder])
+        return sorted(found)
 
     def failures(self, source_id: str | None = None) -> pa.Table:
         """Every lost item of one source, or of all."""
@@ -545,23 +635,22 @@ class Store:
         """Bytes on the disk of each table, all sources together, damaged files too."""
         return {
             table: sum(
-                file.size_bytes
-                for each in self.stored_source_ids(table)
-                for file in listed(self._folder(table, each), ".parquet")
+                file.size_bytes for each in self.holders(table) for file in listed(self._folder(table, each), ".parquet")
             )
             for table in schemas.TABLES
         }
 
     def row_counts(self, source_id: str | None = None) -> dict[str, int]:
         """Rows of each table, of one source or of all together, from the footers alone. Raises DamagedPart."""
-        return {
-            table: sum(
-                part.row_count
-                for each in (self.stored_source_ids(table) if source_id is None else [source_id])
-                for part in self.parts(table, each)
+        counts: dict[str, int] = {}
+        for table in schemas.TABLES:
+            holders = self.holders(table) if source_id is None else self.holders_of(table, source_id)
+            counts[table] = sum(
+                part.row_count if source_id is None or each == source_id else int((ids == source_id.encode()).sum())
+                for each in holders
+                for part, ids in zip_longest(self.parts(table, each), self.ids(table, each) if is_pack(each) else [])
             )
-            for table in schemas.TABLES
-        }
+        return counts
 
     def bytes_per_face_frame(self, faces: int | None = None) -> dict[str, float]:
         """Bytes that each table takes per row of `latents`, that is per face and frame; empty without any.
@@ -583,10 +672,10 @@ class Store:
         for stage in folders(self.root / "manifests"):
             for file in self.vouched_parts(source_id, stage):
                 vouched.setdefault(file.path, []).append(file)  # the same recipe's, perhaps, encoded otherwise
-            for output in (self.read_manifest(stage, source_id) or {}).get("outputs", ()):
-                said = self._changed_output(Written(**output))
-                if said is not None:
-                    found[f"manifests/{stage}/{source_id}.json"] = said
+            content = self.read_manifest(stage, source_id) or {}
+            for at in self.changed_outputs(content):
+                said = self._changed_output(Written(**content["outputs"][at]))
+                found[f"manifests/{stage}/{source_id}.json"] = said
         there = [
             f"{table}/{source_id}/{file.path.name}"
             for table in schemas.TABLES
@@ -595,6 +684,11 @@ class Store:
         found |= {name: self.damage_of(name, vouched.get(name, ())) for name in dict.fromkeys([*there, *vouched])}
         found |= {name: f"{joined(self.root, name)}: nobody vouches for it" for name in self.strangers(source_id)}
         return self.broken_manifests(source_id) | {name: said for name, said in found.items() if said is not None}
+
+    def changed_outputs(self, content: Mapping[str, Any]) -> set[int]:
+        """Which of the edited files that a manifest's content names are not as they were written."""
+        outputs = content.get("outputs", ())
+        return {at for at, one in enumerate(outputs) if self._changed_output(Written(**one)) is not None}
 
     def _changed_output(self, written: Written) -> str | None:
         """Say what is wrong with a file outside the store that a render's manifest vouches for; whoever moved it away may."""

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ops.video.probe import source_digest
 from pipeline.store import journal
 from pipeline.store.columns import array_from_column
 from pipeline.store.deleted import deleted_from, deleted_of, detections, remember
+from pipeline.store.packs import group_rows, is_pack, members_of
 from pipeline.store.parts import (
     DamagedPart,
     Part,
@@ -72,7 +73,11 @@ def finish(root: Place) -> list[Finished]:
         assert store is not None
         job, source_id, *rest = name.split("-")
         content = journal.read(root, name)
-        if job == "delete":
+        if job == "drop":
+            drop_members(store, source_id, set((content or {}).get("members", ())))
+            journal.end(root, name)
+            done.append(Finished(f"pictures of {source_id} gave way to newer rows"))
+        elif job == "delete":
             done.append(Finished(f"track {int(rest[0])} of {source_id} is deleted", *_delete(store, name, content)))
         else:
             _swap(store, source_id, content or {})
@@ -223,10 +228,99 @@ def delete_track(store: Store, source_id: str, track_id: int) -> tuple[dict[str,
     return _delete(store, record, content)
 
 
+def drop_members(store: Store, pack_id: str, source_ids: Collection[str]) -> None:
+    """Remove all rows of some pictures from a pack, and from what renders vouch for, because newer ones take their place.
+
+    Once begun it is finished, by this command or the next. A part that nobody can read is put aside.
+    """
+    record = f"drop-{pack_id}"
+    journal.begin(store.root, record, {"members": sorted(source_ids)})
+    changed: dict[str, Written | None] = {}
+    for table in (*JOINED_TABLES, "sources", "failures"):
+        changed |= _without_rows(store, pack_id, table, source_ids)
+    revouch(store, pack_id, changed, "invert", source_ids)
+    _forget_renders(store, source_ids)
+    journal.end(store.root, record)
+
+
+def drop_rows(store: Store, pack_id: str, table: str, source_ids: Collection[str], part: str | None = None) -> None:
+    """Remove the rows of some pictures from one table of a pack, or from one part of it."""
+    changed = _without_rows(store, pack_id, table, source_ids, part)
+    for stage in folders(store.root / "manifests"):
+        if store.has_manifest(stage, pack_id):
+            revouch(store, pack_id, changed, stage)
+
+
+def _without_rows(
+    store: Store, pack_id: str, table: str, source_ids: Collection[str], part: str | None = None
+) -> dict[str, Written | None]:
+    """Parts of a pack's table that were written anew => what they are now, None where nothing is left."""
+    gone = pa.array(sorted(source_ids), pa.string())
+
+    def kept(rows: pa.Table) -> pa.Array:
+        return pc.invert(pc.is_in(rows["source_id"], gone))
+
+    return _filtered(store, pack_id, table, kept, part)
+
+
+def _filtered(
+    store: Store, pack_id: str, table: str, kept: Callable[[pa.Table], Any], only: str | None = None
+) -> dict[str, Written | None]:
+    schema = store.schema(table)
+    changed: dict[str, Written | None] = {}
+    for file in listed(joined(store.root, f"{table}/{pack_id}"), ".parquet"):
+        name = f"{table}/{pack_id}/{file.path.name}"
+        if only is not None and file.path.stem != only:
+            continue
+        try:
+            rows = read_rows(read_footer(file.path, file.size_bytes), schema.names, schema)
+        except DamagedPart:
+            store.put_aside(name)
+            changed[name] = None
+            continue
+        left = rows.filter(kept(rows))
+        if len(left):
+            # Also where nothing goes: who was killed has written it, and its manifest does not know.
+            changed[name] = store.write_part(table, pack_id, file.path.stem, left, group_rows=group_rows(left))
+        else:
+            remove(file.path)
+            changed[name] = None
+    if not listed(joined(store.root, f"{table}/{pack_id}")):
+        remove_tree(joined(store.root, f"{table}/{pack_id}"))
+    return changed
+
+
+def revouch(
+    store: Store, pack_id: str, changed: Mapping[str, Written | None], stage: str, without: Collection[str] = ()
+) -> None:
+    """The manifest of a pack for other files and fewer pictures; no manifest where nothing is left."""
+    content = store.read_manifest(stage, pack_id)
+    if content is None:
+        return
+    files = [changed.get(file.path, file) for file in store.vouched_parts(pack_id, stage)]
+    left = [file for file in files if file is not None]
+    members = {one: said for one, said in members_of(content).items() if one not in without}
+    if members or left:
+        store.write_manifest(stage, pack_id, content | {"members": members}, left)
+    else:
+        store.remove_manifest(stage, pack_id)
+
+
+def _forget_renders(store: Store, source_ids: Collection[str]) -> None:
+    """What renders made of some pictures in packs is theirs no longer."""
+    for stage in folders(store.root / "manifests"):
+        if stage.startswith("render-"):
+            there = store.packs_of(stage)
+            for pack_id in {there[one] for one in source_ids if one in there}:
+                revouch(store, pack_id, {}, stage, source_ids)
+
+
 def _delete(store: Store, record: str, content: Mapping[str, Any] | None) -> tuple[dict[str, int], list[str]]:
     """The deletion of that name. Whatever was done of it already stays done."""
     _, source_id, number = record.split("-")
     track_id = int(number)
+    if is_pack(store.holder_of(source_id)):
+        return _delete_from_packs(store, record, source_id, track_id, content)
     if content is None:  # the journal was damaged: its name says whom, and the track itself says where, if it is there
         tracks = store.read("tracks", source_id)
         mine = tracks.filter(pc.equal(tracks["track_id"], track_id))
@@ -272,6 +366,59 @@ def _delete(store: Store, record: str, content: Mapping[str, Any] | None) -> tup
     return {table: count for table, count in removed.items() if count}, list(content["made"])
 
 
+def _delete_from_packs(
+    store: Store, record: str, source_id: str, track_id: int, content: Mapping[str, Any] | None
+) -> tuple[dict[str, int], list[str]]:
+    """`_delete` of a picture that lies in packs with others, whose rows stay."""
+    if content is None:
+        tracks = store.read("tracks", source_id)
+        mine = tracks.filter(pc.equal(tracks["track_id"], track_id))
+        content = {"seen": detections(mine), "made": renders_of(store, source_id)}
+    remember(store, source_id, track_id, content["seen"])
+    places = deleted_from({str(track_id): content["seen"]})
+    # What waits to be joined shows the person, or may.
+    for kind in ("ledger", "work"):
+        remove_tree(joined(store.root, f"{kind}/pictures"))
+    remove_tree(joined(store.root, "work/sheet"))
+    remove_tree(joined(store.root, ".damaged"))
+    removed: dict[str, int] = {}
+
+    def kept(rows: pa.Table) -> pa.Array:
+        other = [one != source_id for one in rows["source_id"].to_pylist()]
+        if "box" in rows.column_names and "face" in rows.column_names:
+            found = zip(other, rows["pts"].to_pylist(), array_from_column(rows, "box"), strict=True)
+            stays = [not_mine or not places.covers(pts, box_4) for not_mine, pts, box_4 in found]
+        else:
+            stays = [a or track != track_id for a, track in zip(other, rows["track_id"].to_pylist(), strict=True)]
+        removed[table] = removed.get(table, 0) + stays.count(False)
+        return pa.array(stays)
+
+    for table in ("latents", "residuals", "edits", "faces", "failures", "tracks"):
+        for holder in store.holders(table):
+            if is_pack(holder) and source_id in store.members(holder, table):
+                _revouch_all(store, holder, _filtered(store, holder, table, kept))
+    pack_id = store.holder_of(source_id)
+    faces = store.read("faces", source_id, columns=["face"]).num_rows
+    schema = store.schema("frames")
+    for part in store.parts("frames", pack_id):
+        rows = read_rows(part, schema.names, schema)
+        ids = rows["source_id"].to_pylist()
+        counts = [faces if one == source_id else count for one, count in zip(ids, rows["face_count"].to_pylist(), strict=True)]
+        at = schema.names.index("face_count")
+        rows = rows.set_column(at, schema.field(at), pa.array(counts, pa.int32()))
+        name = f"frames/{pack_id}/{part.path.name}"
+        _revouch_all(store, pack_id, {name: store.write_part("frames", pack_id, part.name, rows, group_rows=group_rows(rows))})
+    _forget_renders(store, [source_id])
+    journal.end(store.root, record)
+    return {table: count for table, count in removed.items() if count}, list(content["made"])
+
+
+def _revouch_all(store: Store, pack_id: str, changed: Mapping[str, Written | None]) -> None:
+    for stage in folders(store.root / "manifests"):
+        if store.has_manifest(stage, pack_id):
+            revouch(store, pack_id, changed, stage)
+
+
 def _recount(store: Store, source_id: str, vouched: Mapping[str, Written]) -> Iterator[Written]:
     """`face_count` of every frame whose faces are fewer now; => parts written anew."""
     schema = store.schema("frames")
@@ -292,8 +439,13 @@ def _recount(store: Store, source_id: str, vouched: Mapping[str, Written]) -> It
 def renders_of(store: Store, source_id: str) -> list[str]:
     """The files that renders of a source made."""
     stages = [stage for stage in folders(store.root / "manifests") if stage.startswith("render-")]
-    found = [store.read_manifest(stage, source_id) or {} for stage in stages]
-    return [file["path"] for content in found for file in content.get("outputs", [])]
+    made = []
+    for stage in stages:
+        content = store.read_manifest(stage, store.holder_of(source_id, stage)) or {}
+        outputs = content.get("outputs", [])
+        mine = members_of(content).get(source_id)
+        made += [one["path"] for one in (outputs if mine is None else [outputs[at] for at in mine])]
+    return made
 
 
 def rewrite_manifest(store: Store, source_id: str, files: list[Written], *, without: int | None = None) -> None:
@@ -329,16 +481,22 @@ def relink(store: Store, files: Sequence[str]) -> tuple[list[tuple[str, str]], l
         if source_id not in known:
             unknown.append(f"{given}: no source of {store.root} has these bytes; invert it")
             continue
-        store.require_sound(source_id, ["sources"])
-        rows = store.read("sources", source_id)
-        old = rows["uri"][0].as_py()
+        holder = store.holder_of(source_id)
+        store.require_sound(holder, ["sources"])
+        (old,) = store.read("sources", source_id)["uri"].to_pylist()
         if old == str(path):
             continue
-        at, schema = rows.schema.names.index("uri"), store.schema("sources")
-        vouched = {file.path: file for file in store.vouched_parts(source_id)}
-        written = store.write_part("sources", source_id, 0, rows.set_column(at, schema.field("uri"), pa.array([str(path)])))
-        if written.path in vouched:
-            rewrite_manifest(store, source_id, list((vouched | {written.path: written}).values()))
+        at, schema = store.schema("sources").names.index("uri"), store.schema("sources")
+        vouched = {file.path: file for file in store.vouched_parts(holder)}
+        for part in store.parts("sources", holder):
+            rows = read_rows(part, schema.names, schema)
+            named = zip(rows["source_id"].to_pylist(), rows["uri"].to_pylist(), strict=True)
+            uris = pa.array([str(path) if one == source_id else uri for one, uri in named])
+            together = rows.set_column(at, schema.field("uri"), uris)
+            written = store.write_part("sources", holder, part.name, together, group_rows=group_rows(rows))
+            if written.path in vouched:
+                vouched |= {written.path: written}
+                rewrite_manifest(store, holder, list(vouched.values()))
         moved.append((old, str(path)))
     return moved, unknown
 
@@ -397,7 +555,8 @@ def export(store: Store, table: str, out: str, source_ids: list[str] | None = No
     where, schema, count = place(out), store.schema(table), 0
     if where.suffix not in (".parquet", ".arrow"):
         raise StoreError(f"{out}: expected a file called .parquet or .arrow")
-    chosen = store.stored_source_ids(table) if source_ids is None else source_ids
+    chosen = store.holders(table) if source_ids is None else list(dict.fromkeys(map(store.holder_of, source_ids)))
+    wanted = None if source_ids is None else set(source_ids)
     damaged: list[str] = []
     with writing(where) as file:
         writer: Any = (
@@ -416,6 +575,8 @@ def export(store: Store, table: str, out: str, source_ids: list[str] | None = No
                     continue
                 for part in parts:
                     rows = read_rows(part, schema.names, schema)
+                    if wanted is not None and is_pack(source_id):
+                        rows = rows.filter(pc.is_in(rows["source_id"], pa.array(sorted(wanted), pa.string())))
                     writer.write_table(rows.replace_schema_metadata(schema.metadata))
                     count += rows.num_rows
     return count, damaged

@@ -114,7 +114,7 @@ def test_a_set_is_edited_into_a_folder_like_it(tmp_path: Path, styleres: Stylere
     ran = styleres(*arguments, "--max-failed", "1")
     assert ran.code == 0 and ran.done["inputs"] == 5 and ran.done["inputs_failed"] == 1 and ran.done["edits"] == 4
     made = sorted(str(p.relative_to(tmp_path / "o")) for p in (tmp_path / "o").rglob("*") if p.is_file())
-    assert made == ["a.edited.png", "c.edited.jpg", "sub/b.edited.tif", "sub/b.edited.webp"]
+    assert made == ["a.edited.png", "c.edited.jpg", "contact_sheet.png", "sub/b.edited.tif", "sub/b.edited.webp"]
     for name, frame in (("a.edited.png", frames[0]), ("sub/b.edited.webp", frames[1]), ("sub/b.edited.tif", frames[2])):
         with Image.open(tmp_path / "o" / name) as image:
             pixels = np.asarray(image.convert("RGB"))

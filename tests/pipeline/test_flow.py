@@ -560,3 +560,44 @@ def test_two_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert replace(one, path=two.path).name == two.name and not torch.equal(
         one.load().state_dict()["latent_avg"], two.load().state_dict()["latent_avg"]
     )
+
+
+# --------------------------------------------------------------------------------------------------- workers that overlap
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_the_edited_file_has_the_same_bytes_for_any_number_of_threads(
+    tmp_path: Path, kept: Store, source: Source, bundle: Bundle, threads: int
+) -> None:
+    """Decoding, the model, pasting and encoding side by side; the contact sheet too."""
+    (reference,), _ = tiny.rendered(tmp_path / "a", kept, [source], bundle, "warm=1", encode=X264, sheet_frames=2)
+    (video,), summary = tiny.rendered(
+        tmp_path / "b", kept, [source], bundle, "warm=1", encode=X264, sheet_frames=2, cpus_per_worker=threads
+    )
+    assert not summary.lost and summary.counts["edits"] == 69 and summary.seconds["paste"] > 0
+    assert video.read_bytes() == reference.read_bytes()
+    sheet = ".contact_sheet.png"
+    assert video.with_suffix(sheet).read_bytes() == reference.with_suffix(sheet).read_bytes()
+
+
+def test_the_unedited_picture_is_made_only_where_it_is_needed(
+    tmp_path: Path, kept: Store, source: Source, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Counter[str]()
+    generate = Session.generate
+
+    def counted(self: Session, wplus_NLD: np.ndarray, *rest: Any, **named: Any) -> np.ndarray:
+        made["edited" if named.get("unedited_NLD") is not None else "base"] += len(wplus_NLD)
+        return generate(self, wplus_NLD, *rest, **named)
+
+    monkeypatch.setattr(Session, "generate", counted)
+    pasted = PasteSettings(mode="replace")
+    (plain,), _ = tiny.rendered(tmp_path / "a", kept, [source], bundle, "warm=1", paste=pasted)
+    assert made == {"edited": 69}
+    made.clear()
+    (shown,), _ = tiny.rendered(tmp_path / "b", kept, [source], bundle, "warm=1", paste=pasted, sheet_frames=2)
+    assert made["edited"] == 69 and 0 < made["base"] <= 4
+    assert plain.read_bytes() == shown.read_bytes()
+    made.clear()
+    tiny.rendered(tmp_path / "c", kept, [source], bundle, "warm=1")
+    assert made == {"edited": 69, "base": 69}, "delta adds the difference of the two"

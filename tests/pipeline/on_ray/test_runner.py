@@ -159,7 +159,7 @@ def test_a_worker_that_dies_costs_its_item_and_no_other(source: Source, workers:
     assert chunks_of(outcomes) == [(at, at + 2) for at in range(0, 42, 2)], "one outcome for each item"
     assert [o.failure is not None for o in outcomes] == [o.item.start == BAD for o in outcomes]
     failure = outcomes[BAD // 2].failure
-    assert failure is not None and failure.attempts == 2 and failure.stage == "work"
+    assert failure is not None and failure.attempts == 3 and failure.stage == "work"
     assert (failure.pts, failure.last_pts) == outcomes[BAD // 2].item.pts_range
     assert failure.reason == "worker_died" and "the last words" in failure.message
     (last,) = [event for event in events if isinstance(event, Status)][-1:]

@@ -15,12 +15,14 @@ from jobs.doctor import storage
 from ops.checkpoints.bundle import Bundle
 from pipeline.engine.ledger import Ledger
 from pipeline.engine.stage import Source
+from pipeline.sources.fetch import Fetcher
 from pipeline.sources.inputs import Probing, entries
 from pipeline.store import journal, places, upkeep
 from pipeline.store.lock import StoreBusy, held
-from pipeline.store.places import Remote, exists, folders, joined, listed, local_file, place
+from pipeline.store.places import Place, Remote, exists, folders, joined, listed, local_file, place
 from pipeline.store.tables import Store
 from tests import needs, tiny
+from tests.pipeline import test_pictures
 
 needs.package("moto")
 pytestmark = pytest.mark.slow
@@ -160,6 +162,40 @@ def test_the_flow_gives_the_same_in_a_bucket_as_on_a_disk(bucket: str, tmp_path:
     assert journal.unfinished(store.root) == [] and folders(joined(store.root, ".joining")) == []
     store.delete_source(remote.source_id)
     assert Store.open(f"{bucket}/store").stored_source_ids() == []
+
+
+def test_pictures_in_a_bucket(bucket: str, tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rows and files as on a disk, few objects, and nothing is read again where nothing has changed."""
+    paths = test_pictures.write(tmp_path / "in", 10)
+    test_pictures.edit(tmp_path, bundle)
+    for path in paths:
+        put(f"{bucket}/set/in/deep/{path.name}", path)
+    root = place(f"{bucket}/set")
+    summary = test_pictures.edit(root, bundle)
+    assert not summary.lost and summary.counts["edits"] == 10
+    ours, theirs = test_pictures.rows_of(tmp_path), test_pictures.rows_of(root)
+    for table in ("sources", "frames", "faces", "tracks", "latents", "residuals", "edits"):
+        assert theirs[table] == ours[table], table
+    made = {name.rsplit("/", 1)[-1]: data for name, data in contents_of(joined(root, "out")).items()}
+    assert {name: made[name] for name in made if "sheet" not in name} == {
+        name: data for name, data in test_pictures.files_of(tmp_path).items() if "sheet" not in name
+    }
+    store = Store.open(str(joined(root, "store")))
+    (pack_id,) = store.holders()
+    assert store.verify(pack_id) == {} and len(contents_of(store.root)) == 11
+    with monkeypatch.context() as patch:
+        patch.setattr(Fetcher, "data", None)
+        assert test_pictures.edit(root, bundle).sources_skipped == 10
+    put(f"{bucket}/set/in/deep/0003.png", test_pictures.write(tmp_path / "more", 1, start=30)[0])
+    again = test_pictures.edit(root, bundle, overwrite=True)
+    assert again.sources_skipped == 9 and again.counts["faces"] == again.counts["edits"] == 1
+    (removed, _), key = upkeep.delete_track(store, test_pictures.key_of(paths[5]), 0), test_pictures.key_of(paths[5])
+    assert removed["latents"] == 1 and Store.open(str(store.root)).read("latents", key).num_rows == 0
+    assert all(not store.verify(one) for one in Store.open(str(store.root)).holders())
+
+
+def contents_of(folder: Place) -> dict[str, bytes]:
+    return {name: joined(folder, name).read_bytes() for name in places.sizes_below(folder)}
 
 
 def test_doctor_looks_at_a_bucket(bucket: str) -> None:

@@ -1,0 +1,76 @@
+"""Threads that work ahead change when something is done, and nothing of what."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+
+import pytest
+
+from pipeline.engine.overlap import ahead, in_order
+
+RUN: ContextVar[str] = ContextVar("run", default="nobody's")
+
+
+def counted(n: int, made: list[int]) -> Iterator[int]:
+    for i in range(n):
+        made.append(i)
+        yield i
+
+
+def test_elements_come_in_order_and_only_so_many_before_they_are_wanted() -> None:
+    made: list[int] = []
+    found = ahead(counted(50, made), 3)
+    assert next(found) == 0
+    time.sleep(0.3)
+    assert len(made) <= 1 + 3 + 1, "one taken, three in the queue, one in the maker's hand"
+    assert list(found) == list(range(1, 50))
+
+
+def test_who_stops_iterating_stops_the_thread() -> None:
+    made: list[int] = []
+    before = threading.active_count()
+    found = ahead(counted(10_000, made), 2)
+    assert next(found) == 0
+    found.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before and len(made) < 10
+
+
+def test_an_exception_is_raised_in_its_place() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise ValueError("broken there")
+
+    found = ahead(broken(), 8)
+    assert [next(found), next(found)] == [1, 2]
+    with pytest.raises(ValueError, match="broken there"):
+        next(found)
+
+
+def test_results_are_in_order_whatever_takes_how_long() -> None:
+    def slow(i: int) -> tuple[int, str]:
+        time.sleep(0.01 * ((7 * i) % 5))
+        return i, RUN.get()
+
+    RUN.set("this one's")
+    running, most = [0], [0]
+    lock = threading.Lock()
+
+    def watched(i: int) -> tuple[int, str]:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        try:
+            return slow(i)
+        finally:
+            with lock:
+                running[0] -= 1
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(in_order(watched, ahead(iter(range(40)), 4), pool, 4))
+    assert found == [(i, "this one's") for i in range(40)], "threads work for the run that started them"
+    assert 1 < most[0] <= 4
