@@ -194,7 +194,8 @@ def turned(source: Source, track: int, first: int | None = None, last: int | Non
         message = "the head is turned too far: the face is not edited (--turned-degrees)"
         return Failure(source.source_id, source.uri, "plan", TURNED_AWAY, message, track_id=track)
     seconds = [(pts - int(source.info.pts[0])) * float(source.info.time_base) for pts in (first, last)]
-    message = f"the head is turned too far from {seconds[0]:.2f} to {seconds[1]:.2f} s: the edit is faded out there (--turned-degrees)"
+    span = f"from {seconds[0]:.2f} to {seconds[1]:.2f} s"
+    message = f"the head is turned too far {span}: the edit is faded out there (--turned-degrees)"
     return Failure(source.source_id, source.uri, "plan", TURNED_AWAY, message, track_id=track, pts=first, last_pts=last)
 
 
