@@ -18,7 +18,7 @@ from typing import Annotated
 import torch
 import typer
 
-from jobs.common.errors import explained
+from jobs.common.errors import UsageError, explained
 from jobs.common.evaluate_options import LpipsHeads, LpipsWeights
 from jobs.common.train_options import (
     LICENCE,
@@ -81,7 +81,7 @@ from ops.training.run import (
     model_on_prior,
     save_edits,
 )
-from ops.training.trainer import LoopSettings, load_result, result_weights
+from ops.training.trainer import LoopSettings, images_seen, load_result, result_weights, save_result
 from ops.training.trainer import train as train_task
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode="markdown")
@@ -313,6 +313,22 @@ def directions_command(
         found = find_edits(model.eval(), known, CELEBA_EDITS, pose=True, components=GANSPACE_COMPONENTS)
         print("\n".join(found.lines))
         save_edits(out, found.entries, found.tensors)
+
+
+@app.command("mix")
+def mix_command(
+    first: Annotated[Path, typer.Argument(help="A NAME.pt that a training left.")],
+    second: Annotated[Path, typer.Argument(help="Another of the same part, whose training began with the first.")],
+    out: Annotated[Path, typer.Argument(help="NAME.pt to write.")],
+    share: Annotated[float, typer.Option("--share", min=0.0, max=1.0, help="Of the second in each weight.")] = 0.5,
+) -> None:
+    """Write weights between those of two trainings (Wortsman et al., CVPR 2022): what the second learnt, at half its price."""
+    with explained():
+        before, after = result_weights(first), result_weights(second)
+        if {name: tensor.shape for name, tensor in before.items()} != {name: tensor.shape for name, tensor in after.items()}:
+            raise UsageError(f"{first} and {second} hold other weights; give two results of one part and of one model's sizes")
+        mixed = {name: torch.lerp(tensor, after[name], share) for name, tensor in before.items()}
+        save_result(out, mixed, images_seen(first) + images_seen(second))
 
 
 @app.command("parts")

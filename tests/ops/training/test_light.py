@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from jobs.train import mix_command
 from ops.checkpoints.bundle import write_bundle
 from ops.generators.mobile import Mobile, Window
 from ops.inversion.light import FEATURE_SCALE, cells
@@ -32,7 +33,7 @@ from ops.training.light import (
 from ops.training.run import anchor_weights, light_residual_weights, light_weights
 from ops.training.synthetic import CodeSettings, draw_codes
 from ops.training.tail import Inverted, PairPool, TailSettings, TailTask, counted, pair, start_tail
-from ops.training.trainer import LoopSettings, Task, train
+from ops.training.trainer import LoopSettings, Task, result_weights, save_result, train
 from tests.small_light import CONFIG, GENERATOR, light_model
 
 FACES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
@@ -240,3 +241,14 @@ def test_a_bundle_is_where_a_training_may_begin(tmp_path: Path) -> None:
         torch.testing.assert_close(found[name], value, atol=1e-2, rtol=1e-2)
     assert model.encoder is not None
     assert anchor_weights(str(tmp_path / "light")).keys() == model.encoder.state_dict().keys()
+
+
+def test_weights_between_two_trainings(tmp_path: Path) -> None:
+    low, high = ({"a": torch.full((2, 2), value)} for value in (1.0, 3.0))
+    save_result(tmp_path / "low.pt", low, 10)
+    save_result(tmp_path / "high.pt", high, 20)
+    mix_command(tmp_path / "low.pt", tmp_path / "high.pt", tmp_path / "mixed.pt", 0.25)
+    assert torch.equal(result_weights(tmp_path / "mixed.pt")["a"], torch.full((2, 2), 1.5))
+    save_result(tmp_path / "other.pt", {"b": torch.zeros(1)}, 0)
+    with pytest.raises(SystemExit):
+        mix_command(tmp_path / "low.pt", tmp_path / "other.pt", tmp_path / "none.pt", 0.5)
