@@ -16,6 +16,7 @@ PERSON_SEEN: Final = (SEEN_SIZE, SEEN_SIZE)
 """Height and width of the crop that is looked at."""
 GROWN_SHARE: Final = 1 / 24  # of the side: how far beyond its outline a head may grow by an edit
 SEEN_FROM, SEEN_TO = 0.3, 0.7  # of the probability
+STRANGE_BELOW, KNOWN_FROM = 0.05, 0.2  # of the oval's share in which a person is seen
 
 
 def person_weights(crop: np.ndarray) -> np.ndarray:
@@ -31,12 +32,16 @@ def allowed(seen: np.ndarray) -> np.ndarray:
     """Probability that a pixel is the person's [S, S] => how much of an edit may show there, 0..1.
 
     Beyond the face's oval the outline is let out a little and softened: an edit may round a cheek or lift hair. Within the oval
-    what lies before the face is left as exactly as it was seen.
+    what lies before the face is left as exactly as it was seen. Where next to nothing of a face is seen the network does not
+    know this kind of picture (a drawing, a night view), and an edit that the user asked for shows everywhere.
     """
     weight = np.clip((seen - SEEN_FROM) / (SEEN_TO - SEEN_FROM), 0.0, 1.0).astype(np.float32)
     reach = 2 * round(GROWN_SHARE * len(weight)) + 1
     wider = cv2.GaussianBlur(cv2.dilate(weight, np.ones((reach, reach), np.uint8)), (0, 0), reach / 4)
-    found: np.ndarray = np.maximum(weight, around_face(len(weight)) * wider)
+    around = around_face(len(weight))
+    inner = float((weight * (1 - around)).sum() / (1 - around).sum())
+    known = min(max((inner - STRANGE_BELOW) / (KNOWN_FROM - STRANGE_BELOW), 0.0), 1.0)
+    found: np.ndarray = 1 - np.float32(known) * (1 - np.maximum(weight, around * wider))
     return found
 
 

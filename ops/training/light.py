@@ -356,23 +356,25 @@ class LightResidualStep(nn.Module):
         """
         model, generator, embed = self.model[0], self.generator[0], self.embed[0]
         place, step_NLD = model.config.place, pair.step_NLD
-        at = window.at(model.config.cell)
+        seen = images
+        images, drawn = (pooled(one, self.settings.size) for one in (images, pair.pictures))
+        at = window.at(self.settings.size // model.config.residual.resolution)
         with torch.no_grad():
             code = model.code(images)
             before = cut(generator.features(generator.styles(code), place), window)
             styles = generator.styles(code + step_NLD)
             edited = cut(generator.features(styles, place), window)
             rest = at.of(images) - unedited
-            wanted = seen_of(model.code(within(pair.pictures, truth, at)) - model.code(pair.pictures), step_NLD)
-        shown = self.made(images, before, edited, styles, window) + rest
+            wanted = seen_of(model.code(within(drawn, truth, at)) - model.code(drawn), step_NLD)
+        shown = self.made(seen, before, edited, styles, window) + rest
         found = seen_of(model.code(within(images, shown, at)) - code, step_NLD)
         follow = (1 - found / wanted.clamp(min=LEAST_SEEN)).clamp(min=0).square() * (wanted > LEAST_SEEN)
         losses = {"follow": follow.mean()}
         if embed is not None and self.settings.keep_weight > 0:
             with torch.no_grad():
-                source, drawn, kept = (embed(face(one)) for one in (at.of(images), at.of(pair.pictures), truth))
+                source, plain, kept = (embed(face(one)) for one in (at.of(images), at.of(drawn), truth))
             lost = 1 - F.cosine_similarity(embed(face(shown)), source, dim=1)
-            losses["keep"] = (lost - (1 - F.cosine_similarity(kept, drawn, dim=1))).clamp(min=0).mean()
+            losses["keep"] = (lost - (1 - F.cosine_similarity(kept, plain, dim=1))).clamp(min=0).mean()
         return losses
 
     def made(self, images: Tensor, features: Tensor, edited: Tensor, styles: list[Tensor], window: Window) -> Tensor:

@@ -30,6 +30,10 @@ def test_what_lies_before_the_face_stays_and_the_outline_is_let_out() -> None:
     assert weight[:4].max() < 0.05 and weight[:, :4].max() < 0.05, "far from the person nothing shows"
 
 
+def test_a_picture_of_a_kind_that_the_network_does_not_know_is_edited() -> None:
+    assert (allowed(np.zeros((PARTS_SIZE, PARTS_SIZE), np.float32)) == 1.0).all()
+
+
 def test_a_paste_leaves_alone_what_is_not_the_person() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     reference = np.full((64, 64, 3), 90.0, np.float32)
