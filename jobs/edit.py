@@ -8,6 +8,7 @@ from jobs.common import options
 from jobs.common.errors import explained
 from jobs.common.prepare import (
     Given,
+    codec_for,
     definitions_from,
     open_store,
     outputs_from,
@@ -43,7 +44,7 @@ def edit(
     dry_run: options.DryRun = False,
     allow_hdr: options.AllowHdr = False,
     progress: options.ProgressMode = "auto",
-    residual_codec: options.Codec = "float16",
+    residual_codec: options.Codec = "auto",
     container: options.Container = "auto",
     drop_unsupported: options.DropUnsupported = False,
     contact_sheet: options.ContactSheet = None,
@@ -83,12 +84,13 @@ def edit(
                 packs = flow.packs_of(opened, bundle, inverting, rendering, compute, outputs, policy)
                 return flow.course_of(stages, (), opened, reporter.see, policy, packs)
 
-            require_untouched(root, bundle, residual_codec, course_for, given, policy)
+            codec = codec_for(root, residual_codec)
+            require_untouched(root, bundle, codec, course_for, given, policy)
             with (
                 working(root, out, "edit", keep=store is not None),
                 options.runner_from(chosen.make(RunnerSettings)) as run,
             ):
-                opened = open_store(root, bundle, residual_codec)
+                opened = open_store(root, bundle, codec)
                 summary = flow.edit(
                     given.sources,
                     outputs,

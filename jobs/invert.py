@@ -6,7 +6,7 @@ import typer
 
 from jobs.common import options
 from jobs.common.errors import explained
-from jobs.common.prepare import Given, open_store, require_untouched, working
+from jobs.common.prepare import Given, codec_for, open_store, require_untouched, working
 from jobs.common.report import Reporter
 from jobs.common.settings import TABLE, RunnerSettings
 from jobs.common.values import Chosen, options_of
@@ -27,7 +27,7 @@ def invert(
     dry_run: options.DryRun = False,
     allow_hdr: options.AllowHdr = False,
     progress: options.ProgressMode = "auto",
-    residual_codec: options.Codec = "float16",
+    residual_codec: options.Codec = "auto",
     max_failed: options.MaxFailed = "0",
     *,
     chosen: Chosen,
@@ -50,12 +50,13 @@ def invert(
                 packs = flow.packs_of(opened, bundle, settings, None, compute, policy=policy)
                 return flow.course_of(stages, (), opened, reporter.see, policy, packs)
 
-            require_untouched(root, bundle, residual_codec, course_for, given, policy)
+            codec = codec_for(root, residual_codec)
+            require_untouched(root, bundle, codec, course_for, given, policy)
             with (
                 working(root, store, "invert", keep=True),
                 options.runner_from(chosen.make(RunnerSettings)) as run,
             ):
-                opened = open_store(root, bundle, residual_codec)
+                opened = open_store(root, bundle, codec)
                 summary = flow.invert(given.sources, opened, bundle, settings, compute, run, reporter.see, policy)
         given.add_to(summary)
         raise typer.Exit(reporter.finish("invert", summary, inputs=given.inputs(summary), allowed=allowed, store=store))

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from jobs.common import options
 from jobs.common.errors import FAILED, UsageError, explained
-from jobs.common.prepare import definitions_from, open_store, recipe_from
+from jobs.common.prepare import codec_for, definitions_from, open_store, recipe_from
 from jobs.common.report import planned
 from jobs.common.settings import TABLE
 from jobs.common.values import Chosen, options_of
@@ -65,7 +65,7 @@ def plan(
     editor: options.UserEditors = [],  # noqa: B006
     editors: options.EditorFolders = [],  # noqa: B006
     model: options.Model = DEFAULT,
-    residual_codec: options.Codec = "float16",
+    residual_codec: options.Codec = "auto",
     allow_hdr: options.AllowHdr = False,
     sample: Annotated[int, typer.Option("--sample", min=1, help="Inputs to look at, evenly spread.")] = 3,
     frames: Annotated[int, typer.Option("--frames", min=1, help="Frames of each of them to run.")] = 16,
@@ -88,7 +88,7 @@ def plan(
             said = "; ".join(one.message for one in found if isinstance(one, Failure)) or "there is nothing"
             raise UsageError(f"none of the inputs that were looked at can be read: {said}")
         with tempfile.TemporaryDirectory(prefix="styleres-plan-") as folder:
-            store = open_store(Path(folder) / "store", bundle, residual_codec)
+            store = open_store(Path(folder) / "store", bundle, codec_for(Path(folder) / "store", residual_codec))
             measured = measure(sources, frames, store, bundle, inverting, rendering, compute)
         estimate = extrapolated(count, len(found), sources, measured, workers)
         outputs = Outputs(".", encode=EncodeOptions(codec_is_default=True) if rendering is None else rendering.encode)

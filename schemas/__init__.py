@@ -27,6 +27,7 @@ from schemas.latents import (
     ResidualCodec,
     latents_schema,
     residual_bytes,
+    residual_channels,
     residual_layout,
     residuals_schema,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "latents_schema",
     "primary_key",
     "residual_bytes",
+    "residual_channels",
     "residual_layout",
     "residuals_schema",
     "segments_schema",

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from schemas.common import SchemaError, key_fields, nested, table_of
 
-ResidualCodec = Literal["float16", "float32"]
+ResidualCodec = Literal["float16", "float32", "int8"]
 RESIDUAL_CODECS: tuple[ResidualCodec, ...] = get_args(ResidualCodec)
 
 
@@ -36,13 +36,22 @@ def residual_bytes(residual_shape: tuple[int, ...], codec: ResidualCodec) -> int
             return 2 * math.prod(residual_shape)
         case "float32":
             return 4 * math.prod(residual_shape)
+        case "int8":
+            return math.prod(residual_shape)
     raise SchemaError(f"a residual codec is one of {', '.join(RESIDUAL_CODECS)}, got {codec!r}")
+
+
+def residual_channels(residual_shape: tuple[int, ...]) -> int:
+    """How many scales an int8 residual has: one for each channel of a map [C, H, W], one for a residual without channels."""
+    return residual_shape[0] if len(residual_shape) > 1 else 1
 
 
 def residuals_schema(residual_shape: tuple[int, ...], codec: ResidualCodec) -> pa.Schema:
     """One residual per track and frame, as raw bytes; the field's metadata says how to read them.
 
     `fixed_size_binary`, not nested lists: a map of half floats writes at 190 MB/s this way, 41 as lists.
+
+    int8 has a column more, `scale`: a residual is its numbers times their channel's scale.
 
     residual_shape: (0,) for methods that keep nothing beside W+; the table then has no rows, and no files.
 
@@ -58,10 +67,10 @@ def residuals_schema(residual_shape: tuple[int, ...], codec: ResidualCodec) -> p
         "endian": "little",
     }
     width = residual_bytes(residual_shape, codec)
-    return table_of(
-        "residuals",
-        [*key_fields(), pa.field("residual", pa.binary(width), nullable=False, metadata=metadata)],
-    )
+    fields = [*key_fields(), pa.field("residual", pa.binary(width), nullable=False, metadata=metadata)]
+    if codec == "int8":
+        fields.append(pa.field("scale", nested(pa.float32(), residual_channels(residual_shape)), nullable=False))
+    return table_of("residuals", fields)
 
 
 def residual_layout(field: pa.Field) -> tuple[tuple[int, ...], ResidualCodec]:
@@ -87,5 +96,7 @@ def residual_layout(field: pa.Field) -> tuple[tuple[int, ...], ResidualCodec]:
             return shape, "float16"
         case "float32":
             return shape, "float32"
+        case "int8":
+            return shape, "int8"
         case other:
             raise SchemaError(f"a residual codec is one of {', '.join(RESIDUAL_CODECS)}, got {other!r}")

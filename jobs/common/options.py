@@ -58,8 +58,12 @@ ProgressMode = Annotated[
 ]
 
 Codec = Annotated[
-    Literal["float16", "float32"],
-    typer.Option("--residual-codec", rich_help_panel=MORE, help="float32 stores every bit, at twice the size."),
+    Literal["auto", "float32", "float16", "int8"],
+    typer.Option(
+        "--residual-codec",
+        rich_help_panel=MORE,
+        help="How a new store keeps residuals; auto: the store's own, or int8. float32 keeps every bit.",
+    ),
 ]
 
 Edits = Annotated[

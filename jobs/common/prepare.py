@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
+from typing import Final, Literal
 
 import typer
 
@@ -52,6 +53,8 @@ def code_version() -> str:
     return importlib.metadata.version("styleres-video")
 
 
+NEW_CODEC: Final[schemas.ResidualCodec] = "int8"
+"""Of a new store: the smallest whose edits look like those of float32 (docs/decisions/0013-residuals-of-eight-bits.md)."""
 MOST_LISTED = 10_000
 """So many sources of a store are looked at before a render begins; of more, each when its turn comes."""
 
@@ -260,6 +263,13 @@ def store_info(bundle: Bundle, codec: schemas.ResidualCodec) -> StoreInfo:
         injection_resolution=bundle.config.injection_resolution,
         code_version=code_version(),
     )
+
+
+def codec_for(root: Place, chosen: Literal["auto"] | schemas.ResidualCodec) -> schemas.ResidualCodec:
+    """`--residual-codec`: a store keeps the one that it was made with."""
+    if chosen != "auto":
+        return chosen
+    return Store.open(root, unfinished=True).info.residual_codec if exists(joined(root, "meta/info.json")) else NEW_CODEC
 
 
 def open_store(root: str | Place, bundle: Bundle, codec: schemas.ResidualCodec) -> Store:

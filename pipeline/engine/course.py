@@ -308,7 +308,11 @@ class Course:
             known += 0 if self.packs is None else self.packs.pending
         seconds = time.monotonic() - self._began
         finished = self.summary.sources_done + self.summary.sources_failed
-        return Status(seconds, self.tallies, finished, known, workers, busy_share)
+        chain = {stage.name for stage in self.chain}
+        steps = {
+            name: tally for name, tally in self.tallies.items() if name in chain or tally.known
+        }  # most runs have no picture
+        return Status(seconds, steps, finished, known, workers, busy_share)
 
     def look_ahead(self, frames: int) -> None:
         """Keep so many frames ready to be taken, if there are as many."""

@@ -442,7 +442,7 @@ class PlanOf:
         try:
             with path.open("rb") as file:
                 known = self._footer if self._of == (chunk.source.source_id, chunk.key) else None
-                plan = pq.ParquetFile(file, metadata=known, page_checksum_verification=True)
+                plan = pq.ParquetFile(file, metadata=known, page_checksum_verification=True, pre_buffer=True)
                 if known is None:
                     self._footer, self._of = plan.metadata, (chunk.source.source_id, chunk.key)
                     self._spans = pts_spans(plan.metadata)

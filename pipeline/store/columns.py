@@ -17,6 +17,10 @@ import schemas
 SourceIds = str | Sequence[str]
 
 
+INT8_STEPS = 15
+"""Of a channel on either side of zero: what an edit shows of the rest is 54 dB below it (docs/decisions/0013)."""
+
+
 class ColumnError(ValueError):
     """An array or column does not have the shape, length or range that its table needs."""
 
@@ -127,7 +131,8 @@ def residuals_table(
 ) -> pa.Table:
     """Rows of `residuals` from N float32 arrays of one shape, [N, …] (feature maps: [N, C, H, W]).
 
-    `float32` keeps every bit; `float16` rounds to nearest even, 11 significant bits.
+    `float32` keeps every bit; `float16` rounds to nearest even, 11 significant bits; `int8` has 31 steps for each
+    channel of each row, so that a row does not depend on those beside it.
 
     Raises:
         ColumnError: no axis after N, or a value that is not finite or that float16 cannot hold (±65504).
@@ -136,16 +141,35 @@ def residuals_table(
     if residual.ndim < 2:
         raise ColumnError(f"residuals are [N, C, H, W] or [N, …], got an array of shape {residual.shape}")
     _require_finite(residual, track_id, pts_N, what="residual", remedy="record the frame as a failure")
+    if codec == "int8":
+        return _in_steps(source_id, track_id, pts_N, residual)
     dtype = _little_endian(codec)
     with np.errstate(over="ignore"):  # refused just below, with a sentence that says what to do
         stored = np.ascontiguousarray(residual, dtype=dtype)
     remedy = "make the store with residual codec float32"
     _require_finite(stored, track_id, pts_N, what="residual, rounded to float16,", remedy=remedy)
     schema = schemas.residuals_schema(residual.shape[1:], codec)
-    column = pa.Array.from_buffers(
-        schema.field("residual").type, len(stored), [None, pa.py_buffer(stored.reshape(-1).view(np.uint8))]
-    )
-    return _build(schema, source_id, track_id, pts_N, {"residual": column})
+    return _build(schema, source_id, track_id, pts_N, {"residual": _raw(stored, schema)})
+
+
+def _in_steps(source_id: SourceIds, track_id: int | np.ndarray, pts_N: np.ndarray, residual: np.ndarray) -> pa.Table:
+    """Rows of the codec int8."""
+    shape = residual.shape[1:]
+    channels = schemas.residual_channels(shape)
+    flat_NCX = residual.reshape(len(residual), channels, -1).astype(np.float32)
+    scale_NC = np.abs(flat_NCX).max(axis=2, initial=0.0) / np.float32(INT8_STEPS)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        steps_NCX = np.nan_to_num(flat_NCX / scale_NC[:, :, None], nan=0.0, posinf=0.0, neginf=0.0)  # of a channel that is zero
+    stored = np.clip(np.rint(steps_NCX), -INT8_STEPS, INT8_STEPS).astype(np.int8)
+    schema = schemas.residuals_schema(shape, "int8")
+    columns = {"residual": _raw(stored, schema), "scale": nested(scale_NC, np.float32, (channels,), "scale")}
+    return _build(schema, source_id, track_id, pts_N, columns)
+
+
+def _raw(stored: np.ndarray, schema: pa.Schema) -> pa.Array:
+    """Arrays [N, …] as a column of their bytes."""
+    data = np.ascontiguousarray(stored).reshape(-1).view(np.uint8)
+    return pa.Array.from_buffers(schema.field("residual").type, len(stored), [None, pa.py_buffer(data)])
 
 
 def edits_table(
@@ -206,7 +230,7 @@ def rows_or_none(table: pa.Table, name: str) -> list[np.ndarray | None]:
 def residuals_from_table(table: pa.Table) -> np.ndarray:
     """Column `residual` as float32 [N, C, H, W] (or whatever shape its metadata states).
 
-    No copy, and read-only, for the float32 codec in one piece; float16 is widened, which is exact.
+    No copy, and read-only, for the float32 codec in one piece; float16 is widened, which is exact; int8 is scaled.
 
     Raises:
         schemas.SchemaError: the field's metadata does not say how the bytes are laid out.
@@ -227,6 +251,11 @@ def residuals_from_table(table: pa.Table) -> np.ndarray:
     if not pieces:
         return np.zeros((0, *shape), np.float32)
     whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    if codec == "int8":
+        scale_NC = array_from_column(table, "scale")
+        channels = schemas.residual_channels(shape)
+        flat_NCX = whole.reshape(len(whole), channels, -1).astype(np.float32) * scale_NC[:, :, None]
+        return flat_NCX.reshape(len(whole), *shape)
     return whole.astype(np.float32, copy=False)
 
 
@@ -330,4 +359,6 @@ def _little_endian(codec: schemas.ResidualCodec) -> np.dtype:
             return np.dtype("<f2")
         case "float32":
             return np.dtype("<f4")
+        case "int8":
+            return np.dtype("i1")
     raise ColumnError(f"a residual codec is one of {', '.join(schemas.RESIDUAL_CODECS)}, got {codec!r}")

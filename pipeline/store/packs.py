@@ -100,7 +100,7 @@ def read_members(part: Part, columns: list[str], schema: pa.Schema, source_ids: 
     """
     wanted_N = np.isin(ids_N, np.array(sorted(source_ids), "S16"))
     try:
-        with part.path.open("rb") as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+        with part.path.open("rb") as raw, pq.ParquetFile(raw, page_checksum_verification=True, pre_buffer=True) as file:
             rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
             stops = np.cumsum(rows)
             groups = [at for at, stop in enumerate(stops) if wanted_N[stop - rows[at] : stop].any()]

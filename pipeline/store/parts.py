@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,8 +13,9 @@ import pyarrow.parquet as pq
 
 import schemas
 from ops.files.digest import sha256_of
-from pipeline.store.places import Hashing, Place, size_of, tail_digest_of, writing
+from pipeline.store.places import Hashing, Place, Remote, size_of, tail_digest_of, writing
 
+WHOLE_BYTES = 16 << 20
 KEY_COLUMNS = ("source_id", "track_id", "pts")
 _RANGE = re.compile(r"(?:part|joined)-(\d+)-(\d+)")
 
@@ -200,9 +202,16 @@ def read_footer(path: Place, size_bytes: int) -> Part:
     return Part(path.stem, path, footer.num_rows, size_bytes, first, last)
 
 
+def opened(part: Part) -> Any:
+    """A part to read. A small one of a bucket comes as a whole: asking for its pages one by one takes longer."""
+    if isinstance(part.path, Remote) and part.size_bytes <= WHOLE_BYTES:
+        return pa.BufferReader(part.path.read_bytes())
+    return part.path.open("rb")
+
+
 def read_rows(part: Part, columns: list[str], schema: pa.Schema) -> pa.Table:
     try:
-        with part.path.open("rb") as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+        with opened(part) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
             rows = file.read(columns=columns)
         for name in columns:
             if name not in rows.column_names and schema.field(name).nullable:  # written by an older minor version

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.fs as pa_fs
 
 from ops.files.atomic import PUBLISHING, replaced_file
+from pipeline.store.s3_pages import Access, Found, pages
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 GOOGLE = ("gs", "gcs")
@@ -258,18 +259,14 @@ def files_below(folder: Remote) -> Iterator[Remote]:
     return (Remote(folder.scheme, facts.path) for facts in found if facts.type == pa_fs.FileType.File)
 
 
-@dataclass(frozen=True)
-class Found:
-    """An object, as a listing shows it."""
-
-    key: str
-    """Bucket and path."""
-    size_bytes: int
-    modified_ns: int
-
-
 def listed_below(folder: Remote) -> Iterator[Found]:
-    """Every object below a folder, however deep, in the order of the store's listing."""
+    """Every object below a folder, however deep, in the order of the store's listing; of S3 with the first page."""
+    access = Access.from_environment() if folder.scheme == "s3" else None
+    if access is not None:
+        bucket, _, path = folder.key.partition("/")
+        for page in pages(access, bucket, f"{path}/" if path else ""):
+            yield from (one for one in page if not one.key.endswith("/"))
+        return
     found = folder.fs.get_file_info(pa_fs.FileSelector(folder.key, recursive=True, allow_not_found=True))
     for one in found:
         if one.type == pa_fs.FileType.File:

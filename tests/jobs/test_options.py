@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
@@ -11,12 +12,14 @@ import typer
 from typer.testing import CliRunner
 
 from jobs.cli import COMMANDS, app
+from jobs.common.prepare import codec_for
 from jobs.common.settings import TABLE, RunnerSettings
 from jobs.common.values import Chosen, Hidden, Nested, Option, options_of
 from jobs.describe import FILES, PLACES, contract
 from ops.editing.recipe import parse_edits
 from pipeline import flow
 from pipeline.steps.plan import PlanSettings
+from pipeline.store.tables import Store, StoreInfo
 
 CLASSES = (flow.InvertSettings, flow.RenderSettings, flow.Compute, RunnerSettings)
 RECIPE = {PlanSettings: {"recipe": parse_edits(["smile=1"])}}
@@ -135,3 +138,10 @@ def test_describe_prints_the_whole_contract() -> None:
     }
     assert by_name["--device"]["choices"] == ["auto", "cpu", "cuda"] and by_name["--out"]["required"] is True
     assert "video" in told["commands"]["evaluate"]["commands"] and "verify" in told["commands"]["store"]["commands"]
+
+
+def test_a_store_keeps_the_codec_that_it_was_made_with(tmp_path: Path) -> None:
+    """Stores of earlier versions have float16, and the default is another now."""
+    assert codec_for(tmp_path / "new", "auto") == "int8" and codec_for(tmp_path / "new", "float32") == "float32"
+    Store.create(tmp_path / "old", StoreInfo("none", "0" * 64, (1, 1), (1, 1, 1), "float16", 1, "0"))
+    assert codec_for(tmp_path / "old", "auto") == "float16"

@@ -286,6 +286,20 @@ def test_a_float16_store_renders_almost_the_same(tmp_path: Path, kept: Store, so
     assert worst_difference(pictures(one), pictures(two)) <= 1
 
 
+def test_an_int8_store_renders_what_people_cannot_tell_apart(
+    tmp_path: Path, kept: Store, source: Source, bundle: Bundle
+) -> None:
+    """An eighth of the space and less; rows do not depend on the length of chunks."""
+    small, _ = tiny.inverted(tmp_path / "s", [source], bundle, codec="int8")
+    other, _ = tiny.inverted(tmp_path / "t", [source], bundle, codec="int8", chunk_frames=7)
+    assert_same_rows(small, other)
+    assert small.sizes_bytes()["residuals"] < 0.3 * kept.sizes_bytes()["residuals"]
+    (one,), _ = tiny.rendered(tmp_path / "a", small, [source], bundle, "warm=1")
+    (two,), _ = tiny.rendered(tmp_path / "b", kept, [source], bundle, "warm=1")
+    worst = min(psnr(a, b) for a, b in zip(pictures(one), pictures(two), strict=True))
+    assert worst > 45, f"{worst:.1f} dB"
+
+
 def test_a_render_loads_no_encoder_and_no_detector(
     tmp_path: Path, kept: Store, source: Source, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,9 +27,16 @@ def test_codes_come_back_bit_for_bit_without_a_copy() -> None:
 def test_residuals_come_back_as_the_codec_promises(codec: schemas.ResidualCodec) -> None:
     residual = np.random.default_rng(1).normal(scale=9, size=(3, 2, 4, 5)).astype(np.float32)
     again = columns.residuals_from_table(columns.residuals_table("s", 0, PTS, residual, codec))
-    expected = residual if codec == "float32" else residual.astype(np.float16).astype(np.float32)
     assert again.dtype == np.float32
-    np.testing.assert_array_equal(again, expected)
+    match codec:
+        case "float32":
+            np.testing.assert_array_equal(again, residual)
+        case "float16":
+            np.testing.assert_array_equal(again, residual.astype(np.float16).astype(np.float32))
+        case "int8":
+            most = np.abs(residual).max(axis=(2, 3), keepdims=True)
+            assert (np.abs(again - residual) <= most / columns.INT8_STEPS / 2 * 1.001).all(), "half a step of its own channel"
+            np.testing.assert_allclose(np.abs(again).max(axis=(2, 3), keepdims=True), most, rtol=1e-6)
     # Not the same numbers by accident of memory layout: channels, rows and columns all differ in size.
     assert again.shape == (3, 2, 4, 5)
 
@@ -59,6 +66,20 @@ def test_no_rows_keep_their_shape() -> None:
     empty = columns.faces_table("s", [], [], np.zeros((0, 4)), np.zeros((0, 5, 2)), [], [])
     assert empty.num_rows == 0 and empty.schema.equals(schemas.faces_schema())
     assert columns.array_from_column(empty, "landmarks").shape == (0, 5, 2)
+
+
+def test_a_row_of_int8_depends_on_no_other_and_a_channel_of_zeros_stays_zero() -> None:
+    residual = np.random.default_rng(2).normal(size=(3, 4, 5, 6)).astype(np.float32)
+    residual[1] *= 1000
+    residual[2, 3] = 0
+    together = columns.residuals_table("s", 0, PTS, residual, "int8")
+    alone = columns.residuals_table("s", 0, PTS[:1], residual[:1], "int8")
+    assert together.slice(0, 1).equals(alone)
+    again = columns.residuals_from_table(together)
+    assert (again[2, 3] == 0).all() and np.isfinite(again).all()
+    np.testing.assert_array_equal(columns.residuals_from_table(together.slice(1, 2)), again[1:])
+    flat = np.arange(12, dtype=np.float32).reshape(3, 4)
+    assert np.abs(columns.residuals_from_table(columns.residuals_table("s", 0, PTS, flat, "int8")) - flat).max() < 0.5
 
 
 def test_float16_refuses_what_it_cannot_hold_and_names_it() -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,14 +30,23 @@ from tests.pipeline import test_pictures
 needs.package("moto")
 pytestmark = pytest.mark.slow
 BUCKET = "clips"
+REQUESTS: Counter[str] = Counter()
+"""What the server of S3 was asked, by method."""
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """The URL of an empty bucket on a real server, which this process and its children find by their environment."""
     import boto3
-    from moto.server import ThreadedMotoServer
+    from moto.server import DomainDispatcherApplication, ThreadedMotoServer
 
+    answered = DomainDispatcherApplication.__call__
+
+    def counted(self: Any, environ: dict[str, Any], start_response: Any) -> Any:
+        REQUESTS[environ["REQUEST_METHOD"]] += 1
+        return answered(self, environ, start_response)
+
+    DomainDispatcherApplication.__call__ = counted
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -44,6 +56,7 @@ def s3() -> Iterator[str]:
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         yield f"s3://{BUCKET}"
     server.stop()
+    DomainDispatcherApplication.__call__ = answered
 
 
 GOOGLE_SERVER = """
@@ -191,7 +204,39 @@ def test_pictures_in_a_bucket(bucket: str, tmp_path: Path, bundle: Bundle, monke
     assert again.sources_skipped == 9 and again.counts["faces"] == again.counts["edits"] == 1
     (removed, _), key = upkeep.delete_track(store, test_pictures.key_of(paths[5]), 0), test_pictures.key_of(paths[5])
     assert removed["latents"] == 1 and Store.open(str(store.root)).read("latents", key).num_rows == 0
-    assert all(not store.verify(one) for one in Store.open(str(store.root)).holders())
+    found = [name for one in Store.open(str(store.root)).holders() for name in store.verify(one)]
+    assert all(name.startswith("manifests/render-") for name in found), "only that an edited file was replaced"
+
+
+def test_a_picture_takes_few_requests(s3: str, tmp_path: Path, bundle: Bundle) -> None:
+    """What sixteen pictures more cost: reading one, looking for its edited file and writing it."""
+    counts = []
+    for name, count in (("few", 4), ("more", 20)):
+        for path in test_pictures.write(tmp_path / name, count):
+            put(f"{s3}/{name}/in/{path.name}", path)
+        before = REQUESTS.total()
+        assert not test_pictures.edit(place(f"{s3}/{name}"), bundle, sheets="job", chunk_frames=32).lost
+        counts.append(REQUESTS.total() - before)
+    assert (counts[1] - counts[0]) / 16 <= 6, (counts, REQUESTS)
+
+
+def test_a_chunk_takes_few_requests(s3: str, tmp_path: Path, bundle: Bundle, source: Source) -> None:
+    """Of all steps together; a clip in 21 chunks of two frames against one in 6 of eight. 36 of them: most parts are read twice
+    and more, by a plan that looks at their ends, by footers, by rows."""
+    url = put(f"{s3}/chunked/marked.mp4", Path(source.uri))
+    remote = replace(source, info=replace(source.info, uri=url), modified_ns=None)
+    counts = []
+    for chunk_frames in (8, 2):
+        root, before = place(f"{s3}/chunked/{chunk_frames}"), REQUESTS.total()
+        store, inverting = tiny.inverted(joined(root, "store"), [remote], bundle, chunk_frames=chunk_frames)
+        assert not inverting.lost
+        encode = replace(tiny.LOSSLESS, gop_frames=2)
+        _, rendering = tiny.rendered(
+            joined(root, "out"), store, [remote], bundle, "warm=1", encode=encode, chunk_frames=chunk_frames
+        )
+        assert not rendering.lost
+        counts.append(REQUESTS.total() - before)
+    assert (counts[1] - counts[0]) / (21 - 6) <= 38, (counts, REQUESTS)
 
 
 def contents_of(folder: Place) -> dict[str, bytes]:

@@ -195,6 +195,9 @@ def test_everything_written_is_read_in_order_of_pts_then_track(tmp_path: Path, c
     np.testing.assert_array_equal(columns.wplus_from_table(latents), expected)
     residuals = columns.residuals_from_table(store.read("residuals", SOURCE))
     wanted = np.stack([maps(pts, 0), maps(pts, 1)], axis=1).reshape(-1, *RESIDUAL)
+    if codec == "int8":
+        assert np.abs(residuals - wanted).max() <= np.abs(wanted).max() / columns.INT8_STEPS
+        return
     if codec == "float16":
         wanted = wanted.astype(np.float16).astype(np.float32)
     np.testing.assert_array_equal(residuals, wanted)
