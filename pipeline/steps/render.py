@@ -110,7 +110,7 @@ class Generated:
 @final
 @dataclass(frozen=True)
 class Render(Step):
-    VERSION: ClassVar[int] = 2  # 2: an edit shows where the person is seen.
+    VERSION: ClassVar[int] = 3  # 3: an edit shows where the person is seen, all over where none is.
 
     store: str
     model: str

@@ -142,7 +142,8 @@ def test_fewer_channels_do_what_more_did() -> None:
     torch.testing.assert_close(seen(fewer), seen(weights), atol=1e-4, rtol=1e-3)
 
 
-def test_what_remains_after_an_edit_is_learnt(tmp_path: Path) -> None:
+def test_what_remains_after_an_edit_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ops.inversion.light.LARGE_CHANGE", 0.02)  # features of random weights change little
     task = picture_task(1e-2)
     pairs = task.pool.pairs(0, 3, torch.Generator().manual_seed(5))
 
@@ -155,7 +156,7 @@ def test_what_remains_after_an_edit_is_learnt(tmp_path: Path) -> None:
         before = error()
     train(task, FACES, LoopSettings(**{**vars(LOOP), "images": 400, "preview_images": 1000}), tmp_path)
     with torch.no_grad():
-        assert error() < 0.98 * before
+        assert error() < 0.95 * before
 
 
 def test_a_tail_learns_the_averaged_picture(tmp_path: Path) -> None:
