@@ -20,7 +20,7 @@ from jobs.common.prepare import definitions_from, open_settled
 from ops.checkpoints.bundle import DEFAULT, Bundle, open_bundle
 from ops.editing.definitions import Definition
 from ops.editing.editor import EditError, check_fits
-from ops.editing.library import incomplete, load_offer, offers
+from ops.editing.library import incomplete, offers
 from ops.files.errors import CheckpointError
 from pipeline.store.packs import is_pack
 from pipeline.store.places import folders
@@ -138,7 +138,7 @@ def edit_facts(bundle: Bundle, definitions: Sequence[Definition]) -> tuple[list[
         row: dict[str, Any] = {"name": name, "of": str(offer.definition.path), "unit": None, "neutral": None, "record": None}
         row["problem"] = "the model has an edit of that name; use another, or --editors PREFIX=FOLDER" if name in own else None
         try:
-            editor = load_offer(offer, config)
+            editor = offer.definition.editor(offer, config)
             row |= {"unit": editor.unit, "neutral": editor.neutral, "record": offer.record}
             check_fits(editor, config, name)
         except EditError as error:

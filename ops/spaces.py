@@ -6,8 +6,7 @@
     W+       float  [N, L, D]      one row of width D for each of L style inputs (`wplus_NLD`)
     S        list of float [N, C]  StyleSpace: one vector for each modulated convolution
 
-The rule (v - 127.5) / 127.5 is defined here. `ops.training.trainer`, `ops.training.light` and `ops.metrics.attributes` repeat
-it for tensors, in place.
+The rule (v - 127.5) / 127.5 stands here and nowhere else.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 
 
 def images_from_crops(crops: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-    """crops uint8 [N, R, R, 3] => images float32 [N, 3, R, R] in [-1, 1]: (v - 127.5) / 127.5.
+    """crops uint8 [N, R, R, 3] => images float32 [N, 3, R, R] in [-1, 1].
 
     The bytes cross to `device` before they become floats: a quarter of the traffic, from pinned memory on CUDA.
     """
@@ -28,6 +27,11 @@ def images_from_crops(crops: np.ndarray, device: torch.device | str = "cpu") -> 
     if torch.device(device).type == "cuda":
         raw = raw.pin_memory()
     raw = raw.to(device, non_blocking=True)
+    return images_from_bytes(raw)
+
+
+def images_from_bytes(raw: Tensor) -> Tensor:
+    """uint8 [N, R, R, 3] on any device => images float32 [N, 3, R, R] in [-1, 1], there: (v - 127.5) / 127.5."""
     return raw.permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
 
 

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from ops.checkpoints.bundle import Bundle
@@ -58,6 +59,7 @@ from pipeline.engine.packs import Packs, Wanted, picture_of
 from pipeline.engine.runner import Report, Runner
 from pipeline.engine.stage import Picture, Source, Stage
 from pipeline.engine.summary import Summary, lost_of
+from pipeline.sources.fetch import is_plain
 from pipeline.sources.inputs import MADE_WITH
 from pipeline.sources.outputs import Outputs
 from pipeline.sources.rows import source_row
@@ -69,6 +71,7 @@ from pipeline.steps.plan import Plan, PlanSettings
 from pipeline.steps.render import Render
 from pipeline.steps.scan import Scan
 from pipeline.steps.track import TrackFaces
+from pipeline.store import upkeep
 from pipeline.store.parts import Written
 from pipeline.store.records import digest
 from pipeline.store.tables import Store
@@ -388,6 +391,18 @@ def course_of(
     def started(source: Source) -> list[Written]:
         return [store.write_part("sources", source.source_id, 0, source_row(source))] if inverts else []
 
+    def moved(source: Source) -> str | None:
+        """A file that was renamed or moved since: a render of the store would look for it where it was."""
+        if not inverts or not is_plain(source.uri):
+            return None
+        rows = store.read("sources", source.source_id, columns=["uri"])
+        if len(rows) != 1:  # a pack of pictures
+            return None
+        known: str = rows["uri"][0].as_py()
+        if known == source.uri or not is_plain(known) or Path(known).exists():
+            return None
+        return upkeep.move_source(store, source.source_id, source.uri)
+
     return Course(
         stages,
         pictures_apart(sources),
@@ -397,6 +412,7 @@ def course_of(
         admit=policy.admit,
         changed=changed,
         started=started,
+        moved=moved,
         count=policy.count,
         packs=packs,
     )

@@ -275,7 +275,7 @@ def inverted(
     return store, summary
 
 
-LOSSLESS = EncodeOptions(codec="ffv1", gop_frames=8)
+LOSSLESS = EncodeOptions(codec="ffv1", pix_fmt="bgr0", gop_frames=8)  # the numbers that an edit works with
 
 
 def rendered(

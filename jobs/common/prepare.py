@@ -458,10 +458,12 @@ def stored_source(store: Store, source_id: str, lost: Callable[[Failure], None],
     name = PurePosixPath(uri.rsplit("#", 1)[-1]).name if sequence is None else sequence.name
     found = probed(Entry(uri, name), allow_hdr=allow_hdr)
     if isinstance(found, Failure):
-        lose("media_error", f"{found.message} (the store has its codes, but a render needs its frames)")
+        help = f"if it was renamed or moved: styleres store relink {store.root} WHERE_IT_IS_NOW"
+        lose("media_error", f"{found.message} (the store has its codes, but a render needs its frames; {help})")
         return None
     if found.info.sha256 != rows[0]["sha256"]:
-        lose("changed", f"{uri}: is not the file that was inverted any more; invert it again")
+        help = f"invert it again; or, if that file has another name now: styleres store relink {store.root} WHERE_IT_IS_NOW"
+        lose("changed", f"{uri}: is not the file that was inverted any more; {help}")
         return None
     return found
 

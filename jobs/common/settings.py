@@ -224,7 +224,7 @@ TABLE: Final[Mapping[type, Shape]] = {
             "codec": Option(
                 "--codec",
                 VIDEO,
-                "Codec of the output. auto: libx264; qtrle or ProRes for a source with transparency.",
+                "Codec of the output. auto: libx264; qtrle or ProRes for transparency, libx265 or ffv1 beyond 10 bits.",
                 type=Literal["auto", "libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "prores_ks", "qtrle"],
                 default="auto",
             ),
@@ -236,6 +236,9 @@ TABLE: Final[Mapping[type, Shape]] = {
             "gop_frames": Option("--gop-frames", VIDEO, min=1),
             "native": Hidden("follows from the source"),
             "field_order": Hidden("follows from the source"),
+            "deinterlace": Option(
+                "--deinterlace", VIDEO, "Write frames of one moment where the source has two fields a frame."
+            ),
         },
         build=encode_from,
     ),

@@ -117,7 +117,7 @@ class Bundle:
 
 
 SCALE = ".scale"
-"""Of the name of what an int8 matrix is multiplied by, row by row."""
+"""End of the name of the factors by which an int8 matrix is multiplied, row by row."""
 
 
 def in_bytes(name: str, matrix: Tensor) -> dict[str, Tensor]:

@@ -6,12 +6,14 @@ Legend of axes: N frames, L rows of W+, D width of W+.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import torch
 
-from ops.editing.editor import EditError, Editor, check_codes, check_rows
+from ops.editing.definition import Count, Definition, Offer
+from ops.editing.editor import AnyEditor, EditError, Editor, check_codes, check_rows
 from ops.editing.files import one_tensor
+from ops.generators.protocol import GeneratorConfig
 
 
 @final
@@ -82,3 +84,15 @@ def load_direction(path: str | Path) -> torch.Tensor:
         EditError: a file that cannot be read, or not exactly one tensor of floats.
     """
     return one_tensor(path, "a direction")
+
+
+@final
+class DirectionDefinition(Definition):
+    """A step in W or W+ from a file of one tensor."""
+
+    kind: Literal["direction"]
+    rows: tuple[Count, Count] | None = None
+    """Rows [first, end) of W+ that move; None for all."""
+
+    def editor(self, offer: Offer, config: GeneratorConfig) -> AnyEditor:
+        return DirectionEditor(load_direction(self.path), rows=self.rows, name=offer.name)

@@ -9,14 +9,17 @@ Legend of axes: N frames, L rows of W+, D width of W+, K components.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, Literal, final
 
+import pydantic
 import torch
 
-from ops.editing.editor import EditError, Editor, check_codes, check_rows
+from ops.editing.definition import Count, Definition, Offer
+from ops.editing.editor import AnyEditor, EditError, Editor, check_codes, check_rows
+from ops.editing.files import read_tensors
+from ops.generators.protocol import GeneratorConfig
 
 
 @dataclass(frozen=True)
@@ -114,20 +117,6 @@ class GanSpaceEditor(Editor):
         return edited
 
 
-def ganspace_editors(basis: GanSpaceBasis, edits: Sequence[GanSpaceEdit]) -> dict[str, Editor]:
-    """One editor per named edit, in the order given.
-
-    Raises:
-        EditError: a name that comes twice, or what `GanSpaceEditor` refuses.
-    """
-    editors: dict[str, Editor] = {}
-    for edit in edits:
-        if edit.name in editors:
-            raise EditError(f"GANSpace edit {edit.name!r} is there twice; rename one")
-        editors[edit.name] = GanSpaceEditor(basis, edit)
-    return editors
-
-
 def read_ganspace_table(path: str | Path) -> list[GanSpaceEdit]:
     """The official table: tab separated, no header: name, component, first row, end row, default strength.
 
@@ -155,3 +144,51 @@ def read_ganspace_table(path: str | Path) -> list[GanSpaceEdit]:
                 f"separated by tabs, got {line!r}"
             ) from error
     return edits
+
+
+def load_basis(path: str | Path) -> GanSpaceBasis:
+    """Principal components from a file of the tensors `mean`, `comp` and `std` (the official `ffhq_pca.pt`).
+
+    Raises:
+        EditError: a file that cannot be read, or without these.
+    """
+    tensors = read_tensors(path, "GANSpace components")
+    absent = [key for key in ("mean", "comp", "std") if key not in tensors]
+    if absent:
+        raise EditError(f"{path}: expected tensors mean, comp and std, lacks {', '.join(absent)}")
+    return GanSpaceBasis(tensors["mean"], tensors["comp"], tensors["std"])
+
+
+@final
+class GanSpaceDefinition(Definition):
+    """Principal components: with `table`, NAME.EDIT for each of its rows; with `component`, NAME."""
+
+    kind: Literal["ganspace"]
+    table: Path | None = None
+    component: Count | None = None
+    rows: tuple[Count, Count] | None = None
+    """With `component`: rows [first, end) of W+ that move."""
+
+    @pydantic.model_validator(mode="after")
+    def _one_way(self) -> GanSpaceDefinition:
+        if (self.table is None) == (self.component is None):
+            raise ValueError("give either a table of edits, or one component (and rows), and not both")
+        if self.table is not None and self.rows is not None:
+            raise ValueError("the table says which rows move; leave rows out")
+        return self
+
+    def files(self) -> dict[str, Path]:
+        """The components, and the table if there is one."""
+        return super().files() | ({} if self.table is None else {"table": self.table})
+
+    def offers(self) -> list[Offer]:
+        """NAME, or NAME.EDIT for each row of the table."""
+        if self.table is None:
+            return super().offers()
+        rows = read_ganspace_table(self.table)
+        return [Offer(f"{self.name}.{row.name}", self, (("component", row.component), ("rows", row.rows))) for row in rows]
+
+    def editor(self, offer: Offer, config: GeneratorConfig) -> AnyEditor:
+        chosen: dict[str, Any] = dict(offer.chosen)
+        component, rows = chosen.get("component", self.component or 0), chosen.get("rows", self.rows or (0, config.num_ws))
+        return GanSpaceEditor(load_basis(self.path), GanSpaceEdit(offer.name, component, rows))

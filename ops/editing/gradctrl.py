@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Annotated, Literal, final
 
+import pydantic
 import torch
 import torch.nn.functional as F
 
-from ops.editing.editor import EditError, Editor, check_codes, check_rows, in_full_blocks
+from ops.editing.definition import Definition, Offer
+from ops.editing.editor import AnyEditor, EditError, Editor, check_codes, check_rows, in_full_blocks
 from ops.editing.files import read_tensors
 from ops.files.plain_pickle import load_pickle, plain
+from ops.generators.protocol import GeneratorConfig
 
 SLOPE = 0.1  # of the classifiers' leaky ReLU
 MAX_STEPS = 1000
@@ -194,3 +197,40 @@ def load_heads(path: str | Path, params: str | Path) -> Heads:
     if found != expected:
         raise EditError(f"{path}: expected heads Linear(D, H), LeakyReLU, Linear(H, 1), got tensors of {found}")
     return heads
+
+
+@final
+class GradCtrlDefinition(Definition):
+    """GradCtrl's attribute classifiers: NAME of one attribute, or NAME.ATTRIBUTE of each."""
+
+    kind: Literal["gradctrl"]
+    attribute: str | None = None
+    params: Path | None = None
+    """File of the classifiers' heads; the model's name with `_params.pkl` if not given."""
+    learning_rate: Annotated[float, pydantic.Field(strict=True, gt=0, allow_inf_nan=False)] = 0.5
+    """Length of one step in W."""
+
+    def located(self, folder: Path) -> Definition:
+        """Also fills in where the parameters stand."""
+        located = super().located(folder)
+        assert isinstance(located, GradCtrlDefinition)
+        beside = located.path.with_name(f"{located.path.stem}_params.pkl")
+        return located.model_copy(update={"params": located.params or beside})
+
+    def files(self) -> dict[str, Path]:
+        """The classifiers and their parameters."""
+        return super().files() | ({} if self.params is None else {"params": self.params})
+
+    def offers(self) -> list[Offer]:
+        """NAME of its attribute, or NAME.ATTRIBUTE of each."""
+        if self.attribute is not None:
+            return [Offer(self.name, self, (("attribute", self.attribute),))]
+        return [Offer(f"{self.name}.{attribute}", self, (("attribute", attribute),)) for attribute in CONTROLS]
+
+    def editor(self, offer: Offer, config: GeneratorConfig) -> AnyEditor:
+        attribute = str(dict(offer.chosen)["attribute"])
+        assert self.params is not None, "located"
+        if attribute not in CONTROLS:
+            raise EditError(f"{offer.name}: GradCtrl controls {', '.join(CONTROLS)}, got {attribute!r}")
+        heads = load_heads(self.path, self.params)
+        return GradCtrlEditor(heads, attribute, CONTROLS[attribute], learning_rate=self.learning_rate, name=offer.name)

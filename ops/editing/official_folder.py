@@ -8,9 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, final
 
-from ops.editing.definitions import Definition, DirectionDefinition, GanSpaceDefinition, GradCtrlDefinition, MapperDefinition
-from ops.editing.editor import EditError
+import pydantic
+
+from ops.editing.definition import Definition, Offer
+from ops.editing.direction import DirectionDefinition
+from ops.editing.editor import AnyEditor, EditError
+from ops.editing.ganspace import GanSpaceDefinition
+from ops.editing.gradctrl import GradCtrlDefinition
+from ops.editing.styleclip_mapper import MapperDefinition
+from ops.editing.values import NAME_PATTERN
+from ops.generators.protocol import GeneratorConfig
 
 _STYLECLIP = "styleclip_directions/styleclip_directions/global_directions"
 _PLACES: Mapping[str, tuple[str, ...]] = {
@@ -104,3 +113,18 @@ def definitions_in(folder: Path, prefix: str = "") -> FolderContent:
 def _mapper_names(table: Path) -> list[str]:
     """The first column of the official table: name, no_coarse, no_medium, no_fine. The checkpoints tell the rest."""
     return [line.split(",")[0].strip() for line in table.read_text("utf-8").splitlines() if line.strip()]
+
+
+@final
+class FolderDefinition(Definition):
+    """A folder of official files: everything in it that is complete, each under NAME., or as it is where NAME is empty."""
+
+    kind: Literal["folder"]
+    name: str = pydantic.Field(pattern=f"^({NAME_PATTERN})?$")
+
+    def offers(self) -> list[Offer]:
+        """The edits of every definition inside."""
+        return [offer for one in definitions_in(self.path, self.name).definitions for offer in one.offers()]
+
+    def editor(self, offer: Offer, config: GeneratorConfig) -> AnyEditor:
+        raise AssertionError(f"{offer.name}: its own definition opens it")

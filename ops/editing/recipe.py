@@ -185,7 +185,7 @@ class EditRecipe(Frozen):
     """Version of the file format."""
     edits: tuple[Edit, ...] = pydantic.Field(min_length=1)
     clock: Literal["first_frame", "container"] = "first_frame"
-    """What times count from: the source's first frame, or the 0 of its container's clock."""
+    """Where times count from: the source's first frame, or the 0 of its container's clock."""
     editors: tuple[AnyDefinition, ...] = ()
     """The user's own editors, beside those of the model. In a file: a mapping from name to definition, or to KIND:PATH…"""
 
@@ -268,15 +268,6 @@ class EditRecipe(Frozen):
     def to_text(self) -> str:
         """The recipe on one line, for people and for the output's metadata."""
         return " ".join(edit.to_text() for edit in self.edits)
-
-    def to_yaml(self) -> str:
-        """The recipe as a YAML file; `recipe_from_yaml` of it gives the recipe again."""
-        content = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"editors"})
-        if self.editors:
-            # `kind` has no default, so it is there; a name stands as the key.
-            definitions = {one.name: one.model_dump(mode="json", exclude_defaults=True) for one in self.editors}
-            content["editors"] = {name: {k: v for k, v in one.items() if k != "name"} for name, one in definitions.items()}
-        return yaml.safe_dump({"version": self.version, **content}, sort_keys=False)
 
 
 # ------------------------------------------------------------------------------------------ command line

@@ -6,11 +6,12 @@ Legend of axes: N frames, S all channels of S one after the other, C channels of
 from __future__ import annotations
 
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import torch
 
-from ops.editing.editor import EditError, StyleEditor, check_style_size
+from ops.editing.definition import Definition, Offer
+from ops.editing.editor import AnyEditor, EditError, StyleEditor, check_style_size
 from ops.editing.files import read_tensors
 from ops.generators.protocol import GeneratorConfig, style_channels
 
@@ -74,3 +75,13 @@ def load_style_direction(path: str | Path, config: GeneratorConfig, *, name: str
     if wrong:
         raise EditError(f"{path}: made for another generator: {', '.join(wrong[:5])} channels")
     return torch.cat([tensors[layer].reshape(-1) if layer in tensors else torch.zeros(size) for layer, size in sizes.items()])
+
+
+@final
+class StyleDirectionDefinition(Definition):
+    """A step in S from a file: one flat tensor, or tensors by layer."""
+
+    kind: Literal["style-direction"]
+
+    def editor(self, offer: Offer, config: GeneratorConfig) -> AnyEditor:
+        return StyleDirectionEditor(load_style_direction(self.path, config, name=offer.name), name=offer.name)

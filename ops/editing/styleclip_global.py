@@ -6,17 +6,22 @@ Legend of axes: N frames, S all channels of S one after the other, K channels of
 from __future__ import annotations
 
 from pathlib import Path
-from typing import final
+from typing import Annotated, Literal, final
 
 import numpy as np
+import pydantic
 import torch
 import torch.nn.functional as F
 
-from ops.editing.editor import EditError, StyleEditor, check_style_size
+from ops.editing.clip_text import clip_text_feature
+from ops.editing.definition import Definition, Offer
+from ops.editing.editor import AnyEditor, EditError, StyleEditor, check_style_size
 from ops.editing.files import BARE, read_tensors
 from ops.files.plain_pickle import load_pickle, plain
 from ops.generators.protocol import GeneratorConfig, style_channels
 
+CLIP_MODEL = "openai/clip-vit-base-patch32"
+"""The text encoder of the official global directions, under the name that `transformers` knows."""
 LAYERS_MOVED = 11
 """Number of convolutions that are edited, from the coarsest: the official program leaves finer ones and every torgb alone."""
 
@@ -138,3 +143,60 @@ def load_text_feature(path: str | Path, text: str) -> torch.Tensor:
         held = ", ".join(repr(name) for name in sorted(features) if name != BARE)[:500]
         raise EditError(f"{path}: has no features of {text!r}; it has {held or 'one tensor without a name'}")
     return features[text].reshape(-1)
+
+
+@final
+class GlobalDefinition(Definition):
+    """A StyleCLIP global direction: from a neutral to a target text, by `fs3.npy` (or the folder that holds it)."""
+
+    kind: Literal["styleclip-global"]
+    target: str = pydantic.Field(min_length=1)
+    neutral: str = pydantic.Field(min_length=1)
+    disentanglement: Annotated[float, pydantic.Field(strict=True, ge=0, allow_inf_nan=False)]
+    """β: channels whose relevance is below it do not move; larger moves fewer."""
+    stats: Path | None = None
+    """`S_mean_std`; beside `path` if not given."""
+    texts: Path | None = None
+    """Text features by name; without it CLIP computes them."""
+    templates: Path | None = None
+    """Sentences with {} for CLIP, one a line; `templates.txt` beside `path` if not given."""
+    clip: str | None = None
+    """A CLIP model's folder or name; `CLIP_MODEL` if not given."""
+
+    @pydantic.model_validator(mode="after")
+    def _one_source(self) -> GlobalDefinition:
+        if self.texts is not None and (self.templates is not None or self.clip is not None):
+            raise ValueError("texts gives the features, so there is nothing for CLIP to do: leave templates and clip out")
+        return self
+
+    def located(self, folder: Path) -> Definition:
+        """Also fills in what stands beside `path`."""
+        located = super().located(folder)
+        assert isinstance(located, GlobalDefinition)
+        path = located.path if located.path.suffix else located.path / "fs3.npy"
+        beside = {"path": path, "stats": located.stats or path.parent / "S_mean_std"}
+        if located.texts is None:
+            templates = located.templates or path.parent / "templates.txt"
+            return located.model_copy(update=beside | {"templates": templates, "clip": located.clip or CLIP_MODEL})
+        return located.model_copy(update=beside)
+
+    def files(self) -> dict[str, Path]:
+        """The relevances, the deviations, and the texts' features or templates."""
+        more = {"stats": self.stats, "texts": self.texts, "templates": self.templates}
+        return super().files() | {role: path for role, path in more.items() if path is not None}
+
+    def editor(self, offer: Offer, config: GeneratorConfig) -> AnyEditor:
+        relevance = load_relevance(self.path)
+        assert self.stats is not None, "located"
+        deviations = load_deviations(self.stats)
+        if self.texts is not None:
+            target = load_text_feature(self.texts, self.target)
+            neutral = load_text_feature(self.texts, self.neutral)
+        else:
+            assert self.templates is not None and self.clip is not None, "located"
+            target = clip_text_feature(self.target, self.templates, self.clip)
+            neutral = clip_text_feature(self.neutral, self.templates, self.clip)
+        step = text_direction(target, neutral)
+        return StyleclipGlobalEditor(
+            global_direction(relevance, step, deviations, self.disentanglement, config, name=offer.name)
+        )

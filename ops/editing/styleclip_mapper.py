@@ -12,8 +12,10 @@ from typing import Literal, final
 
 import torch
 
-from ops.editing.editor import EditError, Editor, check_codes, in_full_blocks
+from ops.editing.definition import Definition, Offer
+from ops.editing.editor import AnyEditor, EditError, Editor, check_codes, in_full_blocks
 from ops.editing.files import read_tensors
+from ops.generators.protocol import GeneratorConfig
 from ops.nn.equalised import LRELU_GAIN, LRELU_SLOPE, equalised_linear
 
 Group = Literal["coarse", "medium", "fine"]
@@ -112,3 +114,13 @@ def load_mapper(path: str | Path, *, name: str = "mapper") -> MapperEditor:
             raise EditError(f"{path}: the group {official} lacks {', '.join(absent)}; the file is not whole")
         groups[_OFFICIAL_NAMES[official]] = [(tensors[f"{key}.weight"], tensors[f"{key}.bias"]) for key in keys]
     return MapperEditor(groups, name=name)
+
+
+@final
+class MapperDefinition(Definition):
+    """A StyleCLIP mapper's checkpoint."""
+
+    kind: Literal["mapper"]
+
+    def editor(self, offer: Offer, config: GeneratorConfig) -> AnyEditor:
+        return load_mapper(self.path, name=offer.name)

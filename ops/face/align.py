@@ -168,7 +168,7 @@ def official_crop(frame: np.ndarray, quad_42: np.ndarray) -> np.ndarray:
 
 
 def official_pretransform(frame: np.ndarray, quad_42: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the authors do before the warp (§6: shrink, crop, pad) => (uint8 [h, w, 3], the quad in it).
+    """Do what the authors do before the warp (§6: shrink, crop, pad) => (uint8 [h, w, 3], the quad in it).
 
     Kept step by step, roundings included, because models were trained on its output. The shrink divides
     coordinates by the whole number without the half-pixel term, as theirs does.

@@ -1,4 +1,4 @@
-"""What a face looks like, for telling two people of one shot apart where the detector gives no embedding.
+"""Describes what a face looks like, for telling two people of one shot apart where the detector gives no embedding.
 
 The face and its hair, turned upright by its landmarks, as a coarse grid of colours. It says nothing about who somebody is
 across shots, and light or a turned head change it; within a shot two people differ by more than one does from second to

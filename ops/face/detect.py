@@ -78,7 +78,7 @@ class DetectorFactory(ABC):
 
     @abstractmethod
     def decides(self) -> dict[str, Any]:
-        """What decides the faces that its detector finds, as JSON values: settings, and the bytes of its networks.
+        """Return what decides the faces that its detector finds, as JSON values: settings, and the bytes of its networks.
 
         Raises DetectorError where the networks' files are missing.
         """
@@ -87,7 +87,7 @@ class DetectorFactory(ABC):
 @final
 @dataclass(frozen=True)
 class DetectorSettings(DetectorFactory):
-    """What to detect faces with, of the detectors that are here."""
+    """Which of the detectors here finds faces, and its settings."""
 
     kind: Literal["centerface", "insightface"] = "centerface"
     pack: str = "buffalo_l"
@@ -137,7 +137,7 @@ class Detector(ABC):
     """Frame => faces. Stateless: the answer for a frame does not depend on the frames before it."""
 
     device_kind: str = "cpu"
-    """Of the device that it runs on: `cpu` or `cuda`."""
+    """Kind of the device that it runs on: `cpu` or `cuda`."""
 
     @abstractmethod
     def detect(self, frame: np.ndarray) -> list[Face]:

@@ -94,7 +94,7 @@ def soft_mask(size: int, settings: MaskSettings | None = None) -> np.ndarray:
 
 @lru_cache(maxsize=32)
 def around_face(size: int) -> np.ndarray:
-    """Of an FFHQ crop: 0 in the face's oval from brows to chin, 1 beyond ears and chin, linear between => float32
+    """Weigh an FFHQ crop: 0 in the face's oval from brows to chin, 1 beyond ears and chin, linear between => float32
     [size, size], read-only (it is shared). Where an edit is less to be believed: ears, collar, background."""
     place = (np.arange(size) + 0.5) / size
     right = (place - FACE_CENTRE_SHARE[0]) / (OVAL_HALF_WIDTH / 2)

@@ -66,7 +66,7 @@ class PasteSettings:
     Without a reference (replace only) it is measured on the edit itself."""
 
     def fitted(self, crop: Crop) -> PasteSettings:
-        """For crops of that kind: what is no face gets a mask without a face's rim.
+        """Fit the settings to crops of that kind: without faces the mask has no rim of one.
 
         Raises PasteError for a mask in the shape of a face where there are no faces.
         """
@@ -152,7 +152,7 @@ def _composite_change(
     *,
     faces: bool,
 ) -> np.ndarray:
-    """What mode "composite" adds to the window's pixels, float32 [h, w, 3]; `source` are those pixels.
+    """Return what mode "composite" adds to the window's pixels, float32 [h, w, 3]; `source` are those pixels.
 
     faces: these are FFHQ crops.
     """
@@ -178,7 +178,7 @@ def _composite_change(
 
 
 def _fine(picture: np.ndarray) -> np.ndarray:
-    """What is finer than a 256th of the side."""
+    """Return what is finer than a 256th of the side."""
     deviation = SHARPENED_SHARE * min(picture.shape[:2])
     return picture - cv2.GaussianBlur(picture, (0, 0), deviation, borderType=cv2.BORDER_REPLICATE)
 

@@ -19,7 +19,7 @@ import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import combinations
 from typing import Final
@@ -37,6 +37,8 @@ from ops.face.smooth import QuadSmoothing, smooth_quads
 REFUSED: Final = 1e6  # cost of a pair that may not be: more than any sum of allowed ones
 UNLIKE_COST: Final = 0.3  # what it costs a thread to take a face that looks like another's, in units of the face's size
 HELD_DISTANCE: Final = 0.5  # so near its place by now, in face sizes, a face belongs to the thread that was there a frame ago
+JUMP_DISTANCE: Final = 0.1  # in face sizes, from where it must be: the fastest heads that were seen stay within it in a frame
+JUMP_UNLIKE: Final = 0.5  # of `max_unlike`: a face changes by a fifth of that from frame to frame
 MEETING_DISTANCE: Final = 1.5  # faces whose middles are nearer than this, in face sizes, may hide one another
 FIRST_LOOKS: Final = 8  # of a thread that may be another one's end: so many whole faces are asked whom they look like
 LOOKS_KEPT: Final = 24  # of a thread: enough to have seen the head turn, few enough to follow the light
@@ -49,11 +51,11 @@ class TrackError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class FrameFaces:
-    """What the scan knows of one frame. Frames without a face have a row as well."""
+    """One frame's row of the scan. Frames without a face have one as well."""
 
     pts: int
     cut_score: float
-    """Of `shots.shot_scores`; 0 for the first frame of a source."""
+    """A score of `shots.shot_scores`; 0 for the first frame of a source."""
     faces: Sequence[Face]
 
 
@@ -74,7 +76,7 @@ class TrackSettings:
     min_similarity: float = 0.1
     """Cosine of embeddings below which two faces are different people. Used only where both have one."""
     similarity_weight: float = 1.0
-    """What a loss of 1 in cosine costs, in units of `max_distance`'s distance."""
+    """Cost of a loss of 1 in cosine, in units of `max_distance`'s distance."""
     looks_ratio: float = 0.75
     """A face looks like one of two people if its difference from that one is at most this share of the other's."""
     max_unlike: float = 0.065
@@ -325,7 +327,9 @@ def _link(frames: Sequence[FrameFaces], seconds: np.ndarray, settings: TrackSett
     """Faces of one shot => threads of the same face."""
     open_threads: list[_Thread] = []
     closed: list[_Thread] = []
-    partings: list[tuple[list[_Thread], list[_Thread]]] = []
+    partings: list[_Parting] = []
+    # Where nobody else is ever seen, a jump is hardly somebody else's.
+    doubted = settings.max_unlike * (JUMP_UNLIKE if any(len(frame.faces) > 1 for frame in frames) else 1.0)
     for row, (frame, now) in enumerate(zip(frames, seconds, strict=True)):
         # A frame that lasts long is not a gap: only frames without the face are.
         lost = [t for t in open_threads if t.rows[-1] < row - 1 and now - t.times[-1] > settings.max_gap_seconds]
@@ -333,28 +337,41 @@ def _link(frames: Sequence[FrameFaces], seconds: np.ndarray, settings: TrackSett
         open_threads = [t for t in open_threads if t not in lost]
         faces = sorted(frame.faces, key=_place)
         pairs = _paired(open_threads, faces, float(now), row, settings)
-        ended = _in_doubt(open_threads, faces, pairs, row, settings)
-        closed += [t for i, t in enumerate(open_threads) if i in ended]
         alone = _alone(faces)
+        replaced = {
+            i for i, j in pairs.items() if _is_replaced(open_threads[i], open_threads, faces[j], float(now), row, doubted)
+        }
+        ended = replaced | _in_doubt(open_threads, faces, pairs, row, settings)
+        closed += [t for i, t in enumerate(open_threads) if i in ended]
         for i, j in pairs.items():
             if i not in ended:
                 open_threads[i].add(row, float(now), faces[j], alone[j])
         taken = {j for i, j in pairs.items() if i not in ended}
         begun = {j: _Thread(row, float(now), face, alone[j]) for j, face in enumerate(faces) if j not in taken}
-        if ended:
-            partings.append(([open_threads[i] for i in sorted(ended)], [begun[pairs[i]] for i in sorted(ended)]))
+        for most, parted in ((settings.max_unlike, sorted(ended - replaced)), (doubted, sorted(replaced))):
+            if parted:
+                partings.append(_Parting([open_threads[i] for i in parted], [begun[pairs[i]] for i in parted], most))
         open_threads = [t for i, t in enumerate(open_threads) if i not in ended] + list(begun.values())
     return _rejoined(closed + open_threads, partings, settings)
 
 
-def _rejoined(
-    threads: list[_Thread], partings: Sequence[tuple[list[_Thread], list[_Thread]]], settings: TrackSettings
-) -> list[_Thread]:
+@dataclass(frozen=True, eq=False)
+class _Parting:
+    """Threads that ended in doubt, those that began in their places, and how much a later face may differ to be the same."""
+
+    ended: list[_Thread]
+    begun: list[_Thread]
+    max_unlike: float
+
+
+def _rejoined(threads: list[_Thread], partings: Sequence[_Parting], settings: TrackSettings) -> list[_Thread]:
     """Threads that ended in doubt go on as the one that began there and, once seen whole, looks like them and nobody else."""
     gone: dict[int, _Thread] = {}  # by identity: a thread that was joined => the one that it is part of now
-    for ended, begun in partings:
-        for later in begun:
-            fitting = [one for one in ended if _is_end_of(one, later, [t for t in threads if t is not later], settings)]
+    for parting in partings:
+        limits = replace(settings, max_unlike=parting.max_unlike)
+        for later in parting.begun:
+            others = [t for t in threads if t is not later]
+            fitting = [one for one in parting.ended if _is_end_of(one, later, others, limits)]
             if len(fitting) == 1 and id(fitting[0]) not in gone and fitting[0].rows[-1] < later.rows[0]:
                 fitting[0].join(later)
                 gone[id(later)] = fitting[0]
@@ -435,6 +452,22 @@ def _in_doubt(
             if theirs is not None and _looks_like(thread, other, faces[theirs], settings) is not other:
                 ended.add(k)
     return ended
+
+
+def _is_replaced(thread: _Thread, threads: Sequence[_Thread], face: Face, now: float, row: int, max_unlike: float) -> bool:
+    """Whether a face that was in sight a frame ago is elsewhere and looks other at once: somebody has come in its place.
+
+    A head that moves fast looks like itself, and light that changes moves nobody. Where somebody else is near, half a face that
+    comes out from behind may jump and look other, too: that is for `_in_doubt`.
+    """
+    if thread.rows[-1] < row - 1 or face.embedding is not None or face.appearance is None or not thread.looks:
+        return False
+    jump = float(np.linalg.norm(thread.predict(now) - face.landmarks_52, axis=1).mean()) / _size(face)
+    if jump <= JUMP_DISTANCE or min(appearance_distance(face.appearance, look) for look in thread.looks) <= max_unlike:
+        return False
+    reach = MEETING_DISTANCE * _size(face)
+    middle = face.landmarks_52.mean(0)
+    return all(t is thread or float(np.linalg.norm(t.predict(now).mean(0) - middle)) > reach for t in threads)
 
 
 def _met(hidden: _Thread, other: _Thread) -> bool:

@@ -14,7 +14,7 @@ MAPPING_LR_MULTIPLIER = 0.01
 
 
 class MappingSizes(Protocol):
-    """What the sizes of a generator say of its mapping network."""
+    """Sizes of a generator's mapping network."""
 
     @property
     def z_dim(self) -> int: ...
@@ -41,7 +41,7 @@ class MappingNetwork(nn.Module):
         self.register_buffer("w_avg", torch.zeros(config.w_dim))
 
     def hidden(self, z: Tensor) -> Tensor:
-        """What the last layer reads."""
+        """Return what the last layer reads."""
         x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
         for i in range(self.num_layers - 1):
             x = F.leaky_relu(self.get_submodule(f"fc{i}")(x), LRELU_SLOPE) * LRELU_GAIN

@@ -1,4 +1,4 @@
-"""What a generator is to the rest of the program: W+ => S => picture, with two seams.
+"""Defines what a generator is to the rest of the program: W+ => S => picture, with two seams.
 
 Every inversion method we follow asks two things of a generator, and it offers just these two seams:
   * `Injection`: replace the features at a named place (StyleRes and HFGI between the two convolutions of a resolution, SFE
@@ -30,11 +30,11 @@ class StyleInput:
 
     name: str
     channels: int
-    """Of the style, which scales the module's input."""
+    """Numbers of the style, which scales the module's input."""
     row: int
     """The row of W+ that it is made from."""
     out_channels: int = 0
-    """Of the weights that a delta scales, [O, I, k, k]; 0 for a module without weights."""
+    """O of the weights that a delta scales, [O, I, k, k]; 0 for a module without weights."""
     makes_colours: bool = False
     """Its output is a picture."""
 
@@ -52,7 +52,7 @@ class Place:
 
 
 class GeneratorConfig(Protocol):
-    """What the sizes of every architecture say."""
+    """Sizes that every architecture has."""
 
     @property
     def resolution(self) -> int:

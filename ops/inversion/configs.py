@@ -11,7 +11,7 @@ from ops.inversion.methods import CONFIGS, Method, MethodConfig
 
 
 def config_from_json(method: Method, content: Mapping[str, Any]) -> MethodConfig:
-    """What `dataclasses.asdict` of a method's config became: its fields, among other keys.
+    """Read what `dataclasses.asdict` of a method's config became: its fields, among other keys.
 
     The config's own types say how a field is read, so that a method needs nothing here: the generator's sizes by their kind, a
     dataclass from its fields, everything else as it is, with tuples for lists.

@@ -42,7 +42,7 @@ class E4eConfig:
     """Which of c0..c3 is F0, the encoder features that E1 reads."""
     image_channels: int = 3
     rows: Literal["from_first", "each"] = "from_first"
-    """What a head gives: its row's difference from the first row (e4e), or the row itself (pSp). Nothing in a file says it."""
+    """Whether a head gives its row's difference from the first row (e4e) or the row itself (pSp). Nothing in a file says it."""
 
     @property
     def feature_channels(self) -> int:

@@ -1,4 +1,4 @@
-"""What every inversion method is to the rest of the program: two functions of tensors, and the shape of what is kept between.
+"""Defines what an inversion method is to the program: two functions of tensors, and the shape of what is kept between.
 
     invert(images)               => Inversion(W+, detail)      what does not depend on the edit, computed once
     generate(W+', detail)        => images                     what does; generate(inversion.wplus, ...) is the reconstruction
@@ -22,17 +22,17 @@ from ops.generators.protocol import Generator, GeneratorConfig
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """What a method keeps of N images: all that a later edit needs."""
+    """A method's record of N images: all that a later edit needs."""
 
     wplus_NLD: Tensor
     """float32; includes the mean code. What edits change."""
     detail: Tensor | None
-    """What W+ could not hold, as it is stored: [N, *ModelConfig.detail_shape], of a meaning that only the method knows. None
-    for methods that keep nothing else."""
+    """The part that W+ could not hold, as it is stored: [N, *ModelConfig.detail_shape]; only the method knows its meaning.
+    None for methods that keep nothing else."""
 
 
 class ModelConfig(Protocol):
-    """What the sizes of every method say."""
+    """Sizes that every method has."""
 
     @property
     def generator(self) -> GeneratorConfig: ...
@@ -43,7 +43,7 @@ class ModelConfig(Protocol):
 
     @property
     def detail_shape(self) -> tuple[int, ...] | None:
-        """Of one face's detail; None where W+ is all."""
+        """Shape of one face's detail; None where W+ is all."""
 
     @property
     def injection_resolution(self) -> int:
@@ -92,7 +92,7 @@ class Inverter(nn.Module, ABC):
         """
 
     def encoded(self, encoder: nn.Module, images: Tensor, start_NLD: Tensor) -> tuple[Tensor, Tensor]:
-        """What an encoder of offsets says, added to a code, mostly the mean one => (W+ [N, L, D], the encoder's features)."""
+        """Add what an encoder of offsets says to a code, mostly the mean one => (W+ [N, L, D], the encoder's features)."""
         with self.reduced(images.device):
             offsets_NLD, features = encoder(images)
         return start_NLD + offsets_NLD.float(), features

@@ -59,7 +59,7 @@ class SfeConfig:
     generator: GeneratorSizes = field(default_factory=StyleGAN2Config)
     features: FeatureConfig = field(default_factory=FeatureConfig)
     encoder: E4eConfig = field(default_factory=E4eConfig)
-    """Of v."""
+    """Sizes of the encoder of v."""
     image_size: int = 1024
     """Side of the pictures that are inverted: the official program loads them whole, then resizes without anti-aliasing."""
     feature_editor: bool = True
@@ -82,7 +82,7 @@ class SfeConfig:
 
     @property
     def feature_shape(self) -> tuple[int, int, int]:
-        """Of F."""
+        """Shape of F."""
         resolution = self.features.resolution
         return behind_convolutions(self.generator, resolution).channels, resolution, resolution
 
@@ -103,7 +103,7 @@ class SfeConfig:
 
 @dataclass(frozen=True, eq=False)
 class Detail:
-    """What SFE keeps beside w; stored as one row of numbers."""
+    """The detail that SFE keeps beside w; stored as one row of numbers."""
 
     features: Tensor
     """F [N, C, R, R]."""

@@ -62,7 +62,7 @@ class StyleResConfig:
 
 
 def transform_of(config: ResidualConfig) -> Gates | Addition:
-    """What stands between the residual and the generator."""
+    """The networks between the residual and the generator."""
     match config.transform:
         case "gates":
             return Gates(config)

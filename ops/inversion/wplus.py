@@ -19,7 +19,7 @@ from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, only, po
 
 @dataclass(frozen=True)
 class WplusConfig:
-    """Of e4e and of pSp, which differ in `encoder.rows`; the defaults are e4e's official FFHQ-1024 model."""
+    """Sizes of e4e and of pSp, which differ in `encoder.rows`; the defaults are e4e's official FFHQ-1024 model."""
 
     generator: GeneratorSizes = field(default_factory=StyleGAN2Config)
     encoder: E4eConfig = field(default_factory=E4eConfig)
@@ -50,7 +50,7 @@ class WplusOnly(Inverter):
         self.latent_avg = nn.Buffer(torch.zeros(generator.num_ws, generator.w_dim))
 
     def code(self, images: Tensor, start_NLD: Tensor) -> Tensor:
-        """What the encoder says, added to a code: [N, L, D]."""
+        """Add what the encoder says to a code: [N, L, D]."""
         return self.encoded(only(self.encoder, "invert"), images, start_NLD)[0]
 
     def generate(

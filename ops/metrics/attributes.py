@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ops.data.faces import Faces, shuffled_indices
 from ops.device import channels_last
 from ops.networks.weights import load_strict, read_tensors
+from ops.spaces import images_from_bytes
 
 JUDGED = ("smiling", "male", "young", "eyeglasses", "bangs", "blond_hair", "black_hair", "mouth_slightly_open")
 """Attributes that the classifier of `styleres evaluate` learns, where the data have them; in the order of its outputs."""
@@ -76,7 +77,7 @@ def train_classifier(faces: Faces, attributes: Sequence[str], *, epochs: int = 1
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for chosen in shuffled_indices(len(images), batch, draws, steps):
-        x = images[chosen].permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
+        x = images_from_bytes(images[chosen])
         mirrored = torch.rand(batch, 1, 1, 1, generator=draws) < 0.5
         x = torch.where(mirrored, x.flip(3), x)
         dx, dy = torch.randint(-3, 4, (2,), generator=draws).tolist()

@@ -153,8 +153,3 @@ def arcface_input(images: Tensor) -> Tensor:
     if images.shape[1:] != (3, PROTOCOL_SIZE, PROTOCOL_SIZE):
         raise MetricError(f"expected images as [N, 3, {PROTOCOL_SIZE}, {PROTOCOL_SIZE}], got {list(images.shape)}; resize them")
     return F.adaptive_avg_pool2d(images[:, :, ARCFACE_ROWS, ARCFACE_COLUMNS], (FACE_SIZE, FACE_SIZE))
-
-
-def arcface_similarity(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """Cosine per pair => [N], differentiable; the training's identity loss is 1 less this (spec: ArcFace IR-SE50)."""
-    return (network(arcface_input(images)) * network(arcface_input(targets))).sum(dim=1)

@@ -13,9 +13,8 @@ from torch import Tensor
 from ops.checkpoints.bundle import EditEntry
 from ops.editing.definitions import DirectionDefinition, GanSpaceDefinition, GradCtrlDefinition
 from ops.editing.direction import load_direction
-from ops.editing.ganspace import read_ganspace_table
+from ops.editing.ganspace import load_basis, read_ganspace_table
 from ops.editing.gradctrl import CONTROLS, load_heads
-from ops.editing.library import load_basis
 from ops.editing.official_folder import definitions_in
 
 ABOUT = {

@@ -30,6 +30,7 @@ from torch.optim import Optimizer
 from ops.data.faces import epoch_indices
 from ops.device import set_up
 from ops.inversion.session import Precision, feature_dtype
+from ops.spaces import images_from_bytes
 from ops.training.distributed import Worker
 
 Schedule = Literal["cosine", "halving", "constant"]
@@ -268,7 +269,7 @@ class Batches:
             self.epoch = number, epoch_indices(len(self.raw), self.settings.seed, number)
         chosen = self.epoch[1][place * self.settings.batch : (place + 1) * self.settings.batch]
         mirrored = torch.rand(self.settings.batch, 1, 1, 1, generator=draws) < 0.5
-        images = self.raw[chosen[mine]].to(device, non_blocking=True).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
+        images = images_from_bytes(self.raw[chosen[mine]].to(device, non_blocking=True))
         return torch.where(mirrored[mine].to(device), images.flip(3), images)
 
 

@@ -1,4 +1,4 @@
-"""What an edited video carries of its source: a plan made before the first frame, and held when the file is finished.
+"""Plans what an edited video carries of its source: a plan made before the first frame, and held when the file is finished.
 
     contents (probe)  x  codec and container (user)  =>  Carriage: every stream, tag and property kept, converted or dropped
 
@@ -18,7 +18,7 @@ import av
 
 from ops.video.contents import StreamFacts, has_alpha
 from ops.video.convert import is_addable, is_rgb
-from ops.video.encode import EncodeOptions, VideoCodec, coded_size, fits_size
+from ops.video.encode import HDR_CODECS, EncodeOptions, VideoCodec, coded_size, fits_size
 from ops.video.image import image_items
 from ops.video.probe import SourceInfo
 from ops.video.spherical import can_carry
@@ -69,10 +69,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Carriage:
-    """What becomes of everything that a source has."""
+    """The fate of everything that a source has."""
 
     suffix: str
-    """Of the container."""
+    """The container's."""
     encode: EncodeOptions
     """With the pixel format, field order and codec that keep what this source has."""
     items: tuple[Item, ...] = ()
@@ -85,7 +85,7 @@ class Carriage:
 
     @property
     def losses(self) -> tuple[Item, ...]:
-        """What is lost that a viewer would miss."""
+        """Items that are lost and that a viewer would miss."""
         return tuple(item for item in self.items if item.loss)
 
 
@@ -155,19 +155,37 @@ def shift_ticks(info: SourceInfo, copied: Sequence[int]) -> int:
 
 def options_for(info: SourceInfo, options: EncodeOptions) -> EncodeOptions:
     """The options with which the pictures of a source lose least: codec (unless the user named one), format, fields."""
-    codec: VideoCodec = options.codec
-    if options.codec_is_default and info.contents.alpha and codec not in _ALPHA_CODECS:
-        codec = "qtrle" if is_rgb(info.pix_fmt) and _bits(info.pix_fmt) == 8 else "prores_ks"
+    codec = _codec_for(info, options)
     quality = options.quality if codec == options.codec else None
     chosen = replace(options, codec=codec, quality=quality, native=True)
     fields = info.contents.field_order if info.contents.field_order > 1 else 2
-    keeps_fields = info.contents.interlaced and codec in _INTERLACED_CODECS
+    keeps_fields = info.contents.interlaced and codec in _INTERLACED_CODECS and not options.deinterlace
     pix_fmt = options.pix_fmt
-    if pix_fmt is None and codec == "ffv1" and not info.contents.alpha and not keeps_fields and _bits(info.pix_fmt) == 8:
-        pix_fmt = "bgr0"  # the numbers that an edit works with, so that a file proves what it left alone
     if pix_fmt is None:
         pix_fmt = nearest_format(codec, info.pix_fmt, *coded_size(info, chosen), alpha=info.contents.alpha)
     return replace(chosen, pix_fmt=pix_fmt, field_order=fields if keeps_fields else 0)
+
+
+def _codec_for(info: SourceInfo, options: EncodeOptions) -> VideoCodec:
+    """The codec that the user named; else the first that keeps transparency, depth, colour resolution and fields."""
+    if not options.codec_is_default or options.pix_fmt is not None:
+        return options.codec
+    alpha = info.contents.alpha
+    possible: list[VideoCodec] = [options.codec, "libx265", "ffv1"]
+    if alpha:
+        possible = ["qtrle" if is_rgb(info.pix_fmt) and _bits(info.pix_fmt) == 8 else "prores_ks", "ffv1"]
+    size = coded_size(info, replace(options, native=True))
+    for codec in possible:
+        lost = _format_losses(info.pix_fmt, nearest_format(codec, info.pix_fmt, *size, alpha=alpha), alpha=alpha)
+        woven = info.contents.interlaced and not options.deinterlace and codec not in _INTERLACED_CODECS
+        if not (lost and not _is_prores_again(info, codec, lost)) and not (woven and codec != possible[0]):
+            return codec
+    return possible[0]
+
+
+def _is_prores_again(info: SourceInfo, codec: str, lost: Sequence[str]) -> bool:
+    """ProRes is decoded to 12 bits and encoded from 10, which is what it keeps."""
+    return info.codec == "prores" and codec == "prores_ks" and list(lost) == ["depth"]
 
 
 def container_for(info: SourceInfo, options: EncodeOptions, own: str, wanted: str | None = None) -> str:
@@ -209,11 +227,13 @@ def _picture_items(info: SourceInfo, chosen: EncodeOptions) -> list[Item]:
         items.append(Item("transparency", "dropped", why, loss=True))
     if contents.interlaced:
         words = _FIELD_WORDS.get(contents.field_order, "interlaced")
-        if chosen.field_order:
+        if chosen.deinterlace:
+            items.append(Item(f"fields, {words}", "converted", "deinterlaced: the second field's lines are drawn anew"))
+        elif chosen.field_order:
             items.append(Item(f"fields, {words}", "kept"))
         else:
             holders = ", ".join(sorted(_INTERLACED_CODECS))
-            why = f"{chosen.codec} would show both fields as one picture; {holders} keep them"
+            why = f"{chosen.codec} would show both fields as one picture; {holders} keep them, --deinterlace makes one of them"
             items.append(Item(f"fields, {words}", "dropped", why, loss=True))
     if info.rotation_degrees or info.mirrored:
         mirror = ", mirrored" if info.mirrored else ""
@@ -229,8 +249,12 @@ def _picture_items(info: SourceInfo, chosen: EncodeOptions) -> list[Item]:
             items.append(Item("closed captions", "kept"))
         else:
             items.append(Item("closed captions", "dropped", f"{chosen.codec} writes none; libx264 does", loss=True))
-    if contents.hdr_metadata:
-        items.append(Item("HDR mastering metadata", "dropped", "edited pictures are not graded anew", loss=False))
+    if contents.mastering is not None or contents.light is not None:
+        if chosen.codec in HDR_CODECS:
+            items.append(Item("HDR mastering metadata", "kept"))
+        else:
+            why = f"{chosen.codec} writes none; {' and '.join(sorted(HDR_CODECS))} do"
+            items.append(Item("HDR mastering metadata", "dropped", why))
     return items
 
 
@@ -242,7 +266,7 @@ def _format_item(info: SourceInfo, codec: str, made: str) -> Item:
     losses = _format_losses(had, made, alpha=info.contents.alpha)
     if not losses:
         return Item(what, "converted", f"to {made}, which holds the same")
-    if info.codec == "prores" and codec == "prores_ks" and losses == ["depth"]:
+    if _is_prores_again(info, codec, losses):
         return Item(what, "converted", f"to {made}: FFmpeg encodes ProRes from 10 bits")
     return Item(what, "converted", f"to {made}: {codec} does not keep its {' and '.join(losses)}", loss=True)
 
@@ -274,7 +298,7 @@ def _bits(pix_fmt: str) -> int:
 
 
 def _format_losses(had: str, made: str, *, alpha: bool) -> list[str]:
-    """What `made` cannot hold of `had`, in words."""
+    """Name what `made` cannot hold of `had`."""
     old, new = _layout(had), _layout(made)
     losses = []
     if alpha and not new.alpha:
@@ -329,7 +353,9 @@ def refusal(info: SourceInfo, carriage: Carriage, options: EncodeOptions) -> str
     """Why a source with losses is not begun, and what can be done about it."""
     if info.kind == "image":
         said = "; ".join(f"{item.what} would be {item.fate} ({item.how})" for item in carriage.losses)
-        return f"{info.uri}: {said}. Allow it with --drop-unsupported, or write .png or .tif, which keep it"
+        keeps = [suffix for suffix in (".png", ".tif") if not carriage_of(info, options, suffix).losses]
+        advice = f", or write {' or '.join(keeps)}, which keep it" if keeps else ""
+        return f"{info.uri}: {said}. Allow it with --drop-unsupported{advice}"
     said = "; ".join(f"{item.what} would be {item.fate} ({item.how})" for item in carriage.losses)
     other = losing_less(info, options, carriage.suffix)
     advice = f", or write --container {other[1:]}, which loses nothing" if other is not None else ""

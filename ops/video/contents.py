@@ -57,11 +57,11 @@ class StreamFacts:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a video file holds. Plain values only."""
+    """Contents of a video file. Plain values only."""
 
     streams: tuple[StreamFacts, ...] = ()
     tags: tuple[tuple[str, str], ...] = ()
-    """Of the file, as FFmpeg names them."""
+    """Tags of the file, as FFmpeg names them."""
     chapters: int = 0
     rate: Fraction | None = None
     """Frames per second: the usual rate that the frames keep, or their mean. Encoders and containers want one."""
@@ -83,12 +83,15 @@ class Contents:
     """AVStereo3D's type and flags."""
     captions: bool = False
     """True if the first frame carries closed captions (CEA-608/708)."""
-    hdr_metadata: bool = False
-    """True if the first frame carries mastering display or content light metadata."""
+    mastering: tuple[int, ...] | None = None
+    """AVMasteringDisplayMetadata of the first frame as int32: ten fractions (primaries of red, green and blue, white, darkest
+    and brightest light), then whether there are primaries and light."""
+    light: tuple[int, ...] | None = None
+    """The first frame's greatest light of a sample and of a frame on average, in cd/m² (CTA-861.3)."""
     picture: PictureFacts | None = None
-    """Of a still image; everything else here is of videos."""
+    """Facts of a still image; everything else here is of videos."""
     coded_alpha: bool = False
-    """True if the stream keeps an alpha channel beside its pictures that the decoder leaves out (VP8, VP9 in Matroska)."""
+    """True if the stream keeps an alpha channel beside its pictures (VP8, VP9 in Matroska) and no decoder here gives it."""
 
 
 def side_data_numbers(frame: VideoFrame, name: str, count: int | None = None) -> tuple[int, ...] | None:
@@ -107,7 +110,7 @@ def contents_of(
     heads: Mapping[int, Sequence[Packet]],
     measured: Fraction | None = None,
 ) -> Contents:
-    """What an open file holds.
+    """Find out what an open file holds.
 
     `stream`: the one whose frames are edited, `first`: its first frame; `heads`: the first packets of the other streams;
     `measured`: frames per second by their timestamps, None for a single one.
@@ -124,19 +127,20 @@ def contents_of(
         timecode=timecode,
         timecode_suffixes=() if timecode is None else timecode_suffixes(timecode, rate),
         alpha=_shows_alpha(first),
-        interlaced=bool(first.interlaced_frame) or (codec in _SAYS_ITS_FIELDS_OUTSIDE and order > 1),
+        interlaced=bool(first.interlaced_frame) or (codec in SAYS_ITS_FIELDS_OUTSIDE and order > 1),
         field_order=order,
         display_matrix=side_data_numbers(first, "DISPLAYMATRIX", 9),
         spherical=side_data_numbers(first, "SPHERICAL"),
         stereo=side_data_numbers(first, "STEREO3D", 2),
         captions="A53_CC" in first.side_data,
-        hdr_metadata=any(name in first.side_data for name in ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")),
+        mastering=side_data_numbers(first, "MASTERING_DISPLAY_METADATA", 22),
+        light=side_data_numbers(first, "CONTENT_LIGHT_LEVEL", 2),
         coded_alpha=tags.get("alpha_mode") == "1" and not has_alpha(first.format.name),
     )
 
 
 # Their frames do not know; the container's field order is all there is.
-_SAYS_ITS_FIELDS_OUTSIDE = frozenset({"qtrle", "rawvideo", "v210", "png", "huffyuv", "ffvhuff", "utvideo"})
+SAYS_ITS_FIELDS_OUTSIDE = frozenset({"qtrle", "rawvideo", "v210", "png", "huffyuv", "ffvhuff", "utvideo"})
 
 
 def has_alpha(pix_fmt: str) -> bool:

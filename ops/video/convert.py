@@ -172,6 +172,46 @@ class Picture:
     """As the decoder gave it: stored orientation, its own pixel format and depth, alpha, field flags, captions."""
 
 
+@dataclass(frozen=True)
+class Deinterlacing:
+    """How frames of two fields become frames of one moment."""
+
+    top_first: bool
+    """Whether the lines 0, 2, 4, ... are the earlier field."""
+    every_frame: bool
+    """The frames themselves do not know that they are two fields. False: those that say they are progressive stay."""
+
+
+def without_second_field(plane: np.ndarray, top_first: bool) -> np.ndarray:
+    """[h, w] => the same with the later field's lines drawn anew between the earlier one's, along edges.
+
+    Edge-based line average (Doyle, "Interlaced to sequential conversion for EDTV applications", 1990): of the three directions
+    through a sample, the mean of the pair that differs least; the vertical one where they are alike.
+    """
+    made = plane.copy()
+    first = 1 if top_first else 0
+    rows = np.arange(first, plane.shape[0], 2)
+    above = plane[np.where(rows > 0, rows - 1, rows + 1).clip(0, plane.shape[0] - 1)].astype(np.int32)
+    below = plane[np.where(rows + 1 < plane.shape[0], rows + 1, rows - 1).clip(0, plane.shape[0] - 1)].astype(np.int32)
+    best = np.abs(above - below)
+    mean = (above + below + 1) // 2
+    for step in (1, -1):
+        up, down = _shifted(above, step), _shifted(below, -step)
+        apart = np.abs(up - down)
+        better = apart < best
+        best, mean = np.where(better, apart, best), np.where(better, (up + down + 1) // 2, mean)
+    made[rows] = mean.astype(plane.dtype)
+    return made
+
+
+def _shifted(rows: np.ndarray, step: int) -> np.ndarray:
+    """Moved sideways by one sample; the outermost ones stay."""
+    moved = np.roll(rows, step, axis=1)
+    edge = 0 if step > 0 else -1
+    moved[:, edge] = rows[:, edge]
+    return moved
+
+
 class NativeWriter:
     """Turns pictures into frames of an encoder's pixel format, in stored orientation, changing only what the edit changed.
 
@@ -181,8 +221,16 @@ class NativeWriter:
     depth beyond 8 bits stays under the edit.
     """
 
-    def __init__(self, color: EncodedColor, pix_fmt: str, orientation: Orientation, field_order: int = 0) -> None:
+    def __init__(
+        self,
+        color: EncodedColor,
+        pix_fmt: str,
+        orientation: Orientation,
+        field_order: int = 0,
+        deinterlacing: Deinterlacing | None = None,
+    ) -> None:
         """`pix_fmt`: the encoder's, one that `is_addable`. `field_order`: FFmpeg's AVFieldOrder, 2 to 5 if interlaced."""
+        self._deinterlacing = deinterlacing
         self._writer = YuvWriter(color, pix_fmt)
         self._pix_fmt = pix_fmt
         self._color = color
@@ -197,18 +245,35 @@ class NativeWriter:
         native = picture.native
         if is_rgb(self._pix_fmt) and not is_rgb(native.format.name):
             return self._writer.frame(self._orientation.stored(picture.edited))  # RGB itself, as it was edited
-        frame = native if native.format.name == self._pix_fmt else self._converted(native)
+        woven = self._deinterlacing is not None and (native.interlaced_frame or self._deinterlacing.every_frame)
+        narrower = native.color_range == _FULL and not self._color.full_range
+        frame = native if native.format.name == self._pix_fmt and not narrower else self._converted(native)
         if picture.edited is not picture.source and not np.array_equal(picture.edited, picture.source):
             after = self._writer.frame(self._orientation.stored(picture.edited))
             before = self._writer.frame(self._orientation.stored(picture.source))
             frame.make_writable()
             for target, new, old in zip(frame.planes, after.planes, before.planes, strict=True):
                 self._add(target, new, old)
+        if woven:
+            frame = self._deinterlaced(frame)
         frame.pict_type = 0  # the decoder's, which an encoder would take for an order
         tags = self._color.tags
         frame.color_primaries, frame.color_trc = tags.primaries, tags.trc
         frame.colorspace, frame.color_range = tags.space, tags.range
         return frame
+
+    def _deinterlaced(self, frame: VideoFrame) -> VideoFrame:
+        """A new frame, because nothing takes the mark of two fields off one."""
+        assert self._deinterlacing is not None
+        made = VideoFrame(frame.width, frame.height, frame.format.name)
+        made.pts, made.time_base = frame.pts, frame.time_base
+        kind = np.uint16 if self._full_scale > 255 else np.uint8
+        for target, plane in zip(made.planes, frame.planes, strict=True):
+            rows = np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)
+            out = np.frombuffer(memoryview(target), kind).reshape(target.height, -1)
+            width = min(rows.shape[1], out.shape[1])
+            out[:, :width] = without_second_field(rows[:, :width], self._deinterlacing.top_first)
+        return made
 
     def _add(self, target: VideoPlane, new: VideoPlane, old: VideoPlane) -> None:
         kind = np.uint16 if self._full_scale > 255 else np.uint8

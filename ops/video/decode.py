@@ -20,7 +20,7 @@ from ops.video.convert import Conversion, Picture, RgbReader
 from ops.video.decord_source import DecordSource, decord_can_read, decord_is_bounded
 from ops.video.errors import MediaError
 from ops.video.image import load_image
-from ops.video.probe import SourceInfo, open_media, video_stream
+from ops.video.probe import SourceInfo, decoder_of, open_media, video_stream
 
 Backend = Literal["auto", "decord", "pyav"]
 
@@ -72,7 +72,7 @@ class FrameReader:
 
     @property
     def backend(self) -> Literal["decord", "pyav", "image"]:
-        """What reads at present; "auto" falls back from decord to PyAV when decord fails in the middle."""
+        """The backend that reads at present; "auto" falls back from decord to PyAV when decord fails in the middle."""
         if self._info.kind == "image":
             return "image"
         return "decord" if self._decord is not None else "pyav"
@@ -237,6 +237,7 @@ class _PyavSource:
 
     def _decoded(self, container: InputContainer, stream: VideoStream, sought: bool) -> Iterator[VideoFrame]:
         first_key: int | None = None
+        decode = decoder_of(stream, self._threads)
         try:
             for packet in container.demux(stream):
                 if sought and first_key is None and packet.size:
@@ -244,7 +245,7 @@ class _PyavSource:
                         continue
                     first_key = packet.pts
                 try:
-                    frames = stream.decode(packet)
+                    frames = decode(packet)
                 except av.error.InvalidDataError as error:
                     self._why = f" ({error.strerror})"
                     continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,7 +19,8 @@ import torch
 from av.video.stream import VideoStream
 
 from ops.files.atomic import replaced_file
-from ops.video.convert import EncodedColor, NativeWriter, Picture, YuvWriter, encoded_color, kept_color
+from ops.video.contents import SAYS_ITS_FIELDS_OUTSIDE, Contents
+from ops.video.convert import Deinterlacing, EncodedColor, NativeWriter, Picture, YuvWriter, encoded_color, kept_color
 from ops.video.errors import MediaError
 from ops.video.image import check_frame
 from ops.video.probe import SourceInfo
@@ -48,7 +49,7 @@ class EncodeOptions:
     for ffv1, which loses nothing of 8-bit RGB; yuv444p for H.264 and HEVC in odd sizes, because their 4:2:0 can only say even
     ones."""
     threads: int = 2
-    """Of the encoder. Part of the options because some encoders' output depends on it."""
+    """Threads of the encoder. Part of the options because some encoders' output depends on it."""
     gop_frames: int = 64
     """At most so many frames from key frame to key frame. 1 for ffv1 and ProRes in effect: every frame stands alone."""
     native: bool = False
@@ -56,6 +57,8 @@ class EncodeOptions:
     with their own depth, alpha and fields. False: RGB arrays, upright and progressive."""
     field_order: int = 0
     """FFmpeg's AVFieldOrder; 2 to 5 make the encoder keep two fields a frame. Only with `native`."""
+    deinterlace: bool = False
+    """Keep the first field of each frame of two and draw the other one's lines anew between its lines. Each frame by itself."""
 
     def __post_init__(self) -> None:
         if self.codec not in get_args(VideoCodec):
@@ -159,7 +162,8 @@ def _encode(frames: Iterable[tuple[int, np.ndarray | Picture]], info: SourceInfo
     color = coded_color(info, options)
     fields = options.field_order if options.native else 0
     from_rgb = YuvWriter(color, pix_fmt)
-    from_picture = NativeWriter(color, pix_fmt, info.orientation, fields) if options.native else None
+    deinterlaced = options.deinterlace and info.contents.interlaced
+    from_picture = NativeWriter(color, pix_fmt, info.orientation, fields, deinterlaced_as(info) if deinterlaced else None)
     count = 0
     # NUT writes presentation times only, and no negative ones: a negative decode time must not shift the segment, and
     # times count from the source's first frame.
@@ -176,13 +180,13 @@ def _encode(frames: Iterable[tuple[int, np.ndarray | Picture]], info: SourceInfo
         context.colorspace, context.color_range = color.tags.space, color.tags.range
         for pts, picture in _checked(frames, info):
             if isinstance(picture, Picture):
-                if from_picture is None:
+                if not options.native:
                     raise ValueError(
                         f"{info.uri}: expected RGB arrays, got decoded pictures; set EncodeOptions.native for them"
                     )
                 frame = from_picture.frame(picture)
             else:
-                if from_picture is not None:
+                if options.native:
                     raise ValueError(f"{info.uri}: expected decoded pictures (EncodeOptions.native), got RGB arrays")
                 frame = from_rgb.frame(picture)
             frame.pts, frame.time_base = pts - int(info.pts[0]), info.time_base
@@ -200,7 +204,12 @@ def coded_size(info: SourceInfo, options: EncodeOptions) -> tuple[int, int]:
 def coded_color(info: SourceInfo, options: EncodeOptions) -> EncodedColor:
     """The colour tags of the encoded pictures, and the conversion that they describe."""
     pix_fmt = options.pixel_format(*coded_size(info, options))
-    return kept_color(info, pix_fmt) if options.native else encoded_color(info, pix_fmt)
+    color = kept_color(info, pix_fmt) if options.native else encoded_color(info, pix_fmt)
+    if (
+        options.codec == "prores_ks" and color.full_range
+    ):  # neither ProRes nor QuickTime says so, and readers take it for limited
+        return replace(color, tags=replace(color.tags, range=1), full_range=False)
+    return color
 
 
 def _checked(
@@ -227,7 +236,7 @@ def _open_stream(
     container: av.container.OutputContainer, info: SourceInfo, options: EncodeOptions, pix_fmt: str
 ) -> VideoStream:
     stream = container.add_stream(
-        options.codec, rate=nominal_rate(info), options=_codec_options(options), time_base=info.time_base
+        options.codec, rate=nominal_rate(info), options=_codec_options(options, info.contents), time_base=info.time_base
     )
     context = stream.codec_context
     context.width, context.height = coded_size(info, options)
@@ -241,6 +250,12 @@ def _open_stream(
         context.flags |= _FLAG_INTERLACED_DCT | _FLAG_INTERLACED_ME
         context.field_order = options.field_order
     return stream
+
+
+def deinterlaced_as(info: SourceInfo) -> Deinterlacing:
+    """How the fields of an interlaced source become frames."""
+    order = info.contents.field_order
+    return Deinterlacing(top_first=order not in (3, 4), every_frame=info.codec in SAYS_ITS_FIELDS_OUTSIDE)
 
 
 def coded_aspect(info: SourceInfo, options: EncodeOptions) -> Fraction | None:
@@ -259,7 +274,36 @@ def nominal_rate(info: SourceInfo) -> Fraction:
     return rate.limit_denominator(1001)
 
 
-def _codec_options(options: EncodeOptions) -> dict[str, str]:
+def _mastering(contents: Contents) -> str | None:
+    """Mastering metadata as x264 and x265 write it, None for none (SMPTE ST 2086: 0.00002 of CIE 1931 and 0.0001 cd/m²)."""
+    numbers = contents.mastering
+    if numbers is None or not (numbers[20] and numbers[21]) or 0 in numbers[1:20:2]:
+        return None
+    values = [Fraction(numbers[i], numbers[i + 1]) for i in range(0, 20, 2)]
+    red, green, blue, white = (tuple(round(one * 50000) for one in values[i : i + 2]) for i in (0, 2, 4, 6))
+    low, high = (round(one * 10000) for one in values[8:10])
+    points = (f"{name}({x},{y})" for name, (x, y) in zip(("G", "B", "R", "WP"), (green, blue, red, white), strict=True))
+    return f"{''.join(points)}L({high},{low})"
+
+
+HDR_CODECS = frozenset({"libx264", "libx265"})
+"""Encoders that write mastering metadata into the stream."""
+
+
+def _hdr_parameters(options: EncodeOptions, contents: Contents) -> str:
+    """`:name=value` for the parameters of x264 or x265; empty for pictures without mastering metadata."""
+    if not options.native:
+        return ""
+    x264 = options.codec == "libx264"
+    found = ""
+    if (mastering := _mastering(contents)) is not None:
+        found += f":{'mastering-display' if x264 else 'master-display'}={mastering}"
+    if contents.light is not None:
+        found += f":{'cll' if x264 else 'max-cll'}={contents.light[0]},{contents.light[1]}"
+    return found
+
+
+def _codec_options(options: EncodeOptions, contents: Contents) -> dict[str, str]:
     quality = "" if options.rate_factor is None else f"{options.rate_factor:g}"
     match options.codec:
         case "libx264":
@@ -268,11 +312,15 @@ def _codec_options(options: EncodeOptions) -> dict[str, str]:
             steady = ":asm=AVX2" if torch.backends.cpu.get_cpu_capability() == "AVX512" else ""
             # Which field is first is asked of the first frame too late for x264, so it is told.
             fields = "" if options.field_order < 2 else ":tff=1" if options.field_order in (2, 5) else ":bff=1"
-            return {"crf": quality, "preset": options.preset, "x264-params": f"open-gop=0{fields}{steady}"}
+            return {
+                "crf": quality,
+                "preset": options.preset,
+                "x264-params": f"open-gop=0{fields}{steady}{_hdr_parameters(options, contents)}",
+            }
         case "libx265":
             # Its default is an open GOP, and as many pools and frame threads as the machine has cores.
             fixed = f"open-gop=0:pools={options.threads}:frame-threads={min(options.threads, 16)}:log-level=none"
-            return {"crf": quality, "preset": options.preset, "x265-params": fixed}
+            return {"crf": quality, "preset": options.preset, "x265-params": fixed + _hdr_parameters(options, contents)}
         case "libsvtav1":
             os.environ.setdefault("SVT_LOG", "1")  # errors only; the encoder has no other switch for its chatter
             return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ import pillow_heif
 from PIL import Image, ImageCms, ImageSequence, PngImagePlugin, UnidentifiedImageError
 
 from ops.files.atomic import replaced_file
+from ops.video.deep import read_deep, stored_bits, write_deep
 from ops.video.errors import MediaError
 from ops.video.image_tags import (
     ORIENTATION,
@@ -52,40 +53,47 @@ FORMAT_OF_SUFFIX = {
     ".j2k": "JPEG2000",
     ".ppm": "PPM",
     ".pgm": "PPM",
+    ".pbm": "PPM",
     ".pnm": "PPM",
     ".tga": "TGA",
 }
 IMAGE_SUFFIXES = frozenset(FORMAT_OF_SUFFIX)
 
 _HOLDS: dict[str, frozenset[str]] = {
-    "PNG": frozenset({"L", "LA", "I;16", "RGB", "RGBA"}),
-    "TIFF": frozenset({"L", "LA", "I;16", "RGB", "RGBA"}),
+    "PNG": frozenset({"L", "LA", "I;16", "RGB", "RGBA", "RGB;16", "RGBA;16"}),
+    "TIFF": frozenset({"L", "LA", "I;16", "I", "F", "RGB", "RGBA", "RGB;16", "RGBA;16"}),
     "JPEG": frozenset({"L", "RGB"}),
     "WEBP": frozenset({"RGB", "RGBA"}),
     "BMP": frozenset({"L", "RGB"}),
-    "HEIF": frozenset({"RGB", "RGBA"}),
+    "HEIF": frozenset({"RGB", "RGBA", "RGB;16", "RGBA;16"}),
     "AVIF": frozenset({"RGB", "RGBA"}),
-    "JPEG2000": frozenset({"L", "LA", "RGB", "RGBA"}),
-    "PPM": frozenset({"L", "RGB"}),
+    "JPEG2000": frozenset({"L", "LA", "I;16", "RGB", "RGBA"}),
+    "PPM": frozenset({"L", "I;16", "RGB", "RGB;16"}),
     "TGA": frozenset({"L", "RGB", "RGBA"}),
 }
 """Kinds of pictures that a format can be written with."""
 _TAGGED = frozenset({"PNG", "TIFF", "JPEG", "WEBP", "HEIF", "AVIF"})
 """Formats with room for a profile, EXIF and XMP."""
+MOST_BITS = {"HEIF": 12}
+"""Bits per sample that a format holds at most, where that is less than 16."""
 _STILL_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif"})
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+_PHOTOMETRIC = 262
+_UNSAID_DEPTH = frozenset({"PPM", "JPEG2000"})
+"""Formats of which only reading tells the depth of colour."""
 
-Kind = Literal["L", "LA", "I;16", "RGB", "RGBA"]
+Kind = Literal["L", "LA", "I;16", "I", "F", "RGB", "RGBA", "RGB;16", "RGBA;16"]
+GREY_KINDS = frozenset({"L", "LA", "I;16", "I", "F"})
 
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What a still image has besides its pixels. Plain values only."""
+    """Facts of a still image besides its pixels. Plain values only."""
 
     mode: str
     """Pillow's, as stored."""
     kind: Kind
-    """What an edited copy should be: the nearest to the source that an edit can be written into."""
+    """Kind of an edited copy: the nearest to the source that an edit can be written into."""
     transparent: bool = False
     """True if some of it is."""
     turned: bool = False
@@ -93,10 +101,16 @@ class PictureFacts:
     own: bool = False
     """True for a result of this program."""
     notes: tuple[tuple[str, str], ...] = ()
-    """What reading alone already changes, and to what."""
+    """Changes that reading alone makes already, and into what."""
     kept: tuple[str, ...] = ()
     dropped: tuple[tuple[str, str], ...] = ()
     """Metadata that a format with room for it keeps, and what it cannot keep in any, with the reason."""
+    bits: int = 8
+    """Bits of a sample, as stored."""
+    read_bits: int = 8
+    """Bits of a sample, as it can be read here."""
+    further: int = 0
+    """Photographs in the file beside the one that is edited."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,24 +118,32 @@ class LoadedImage:
     """An image file's pixels and how they were stored."""
 
     frame: np.ndarray
-    """uint8 [h, w, 3] RGB, upright, C-contiguous; CMYK and LAB by their profile, 16-bit grey and floats scaled to 8 bit."""
+    """uint8 [h, w, 3] RGB, upright, C-contiguous; CMYK and LAB by their profile, deeper numbers scaled to 8 bit."""
     orientation: Orientation
     mode: str
     """Pillow's, as stored."""
     format: str
     kind: Kind = "RGB"
-    """What an edited copy should be: the nearest to the source that an edit can be written into."""
+    """Kind of an edited copy: the nearest to the source that an edit can be written into."""
     alpha: np.ndarray | None = None
     """uint8 [h, w], upright; None where everything is opaque by nature."""
     hidden: np.ndarray | None = None
     """uint8 [h, w, 3]: the colours as stored, those of wholly transparent pixels too, which nobody sees and `frame` does not
     have: a network would see them, and paint what it makes of them into the face."""
-    grey16: np.ndarray | None = None
-    """uint16 [h, w], upright: the stored numbers of 16-bit grey."""
+    deep: np.ndarray | None = None
+    """uint16 [h, w] or [h, w, 3 or 4], int32 or float32 [h, w], upright: the stored numbers of a kind with more than 8 bits."""
+    white: float = 65535.0
+    """The number of `deep` that `frame` shows as 255."""
+    bits: int = 8
+    """Bits of a sample, as stored."""
+    further: int = 0
+    """Photographs in the file beside this one."""
+    heif: tuple[tuple[str, int], ...] = ()
+    """How an HEIF's samples are coded: its chroma, primaries and transfer, as pillow-heif's options."""
     carried: Travels = field(default_factory=Travels)
     """Its metadata, for a copy of `kind`."""
     notes: tuple[tuple[str, str], ...] = ()
-    """What reading alone already changes, and to what."""
+    """Changes that reading alone makes already, and into what."""
     own: bool = False
     """True for a result of this program."""
 
@@ -130,7 +152,17 @@ class LoadedImage:
         transparent = self.alpha is not None and bool((self.alpha < 255).any())
         turned = self.orientation != UPRIGHT
         return PictureFacts(
-            self.mode, self.kind, transparent, turned, self.own, self.notes, self.carried.kept, self.carried.dropped
+            mode=self.mode,
+            kind=self.kind,
+            transparent=transparent,
+            turned=turned,
+            own=self.own,
+            notes=self.notes,
+            kept=self.carried.kept,
+            dropped=self.carried.dropped,
+            bits=self.bits,
+            read_bits=8 if self.deep is None else self.bits,
+            further=self.further,
         )
 
 
@@ -151,7 +183,7 @@ def load_image(path: str | Path, data: bytes | None = None) -> LoadedImage:
                         f"it holds {_pages(image)} pictures, and a still image has one",
                         "split it, or convert it to a video",
                     )
-                return _loaded(image)
+                return _loaded(image, lambda: Path(path).read_bytes() if data is None else data)
     except MediaError:
         raise
     except FileNotFoundError:
@@ -177,7 +209,9 @@ def is_still(path: str | Path) -> bool:
         return b"acTL" not in head
     if head.startswith(b"\xff\xd8\xff"):
         return not str(path).lower().endswith((".mjpg", ".mjpeg"))
-    return head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():  # Netpbm
+        return True
+    return head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"\0\0\0\x0cjP  "))
 
 
 def is_own(path: Path) -> bool:
@@ -200,32 +234,44 @@ def _pages(image: Image.Image) -> int:
     return count
 
 
-def _loaded(image: Image.Image) -> LoadedImage:
-    deep = _deep_bits(image)
+def _loaded(image: Image.Image, read: Callable[[], bytes]) -> LoadedImage:
+    """`read`: gives the file's bytes, for readers other than Pillow."""
+    bits, further = stored_bits(image, read), _further(image)
+    tags = dict(getattr(image, "tag_v2", {}))
     image.load()  # first: TIFF turns its pixels here, and takes the tag away
-    mode, kind_name = image.mode, (image.format or "unknown").lower()
+    mode, form = image.mode, image.format
     orientation = EXIF_ORIENTATIONS.get(image.getexif().get(ORIENTATION, 1), UPRIGHT)
     notes: list[tuple[str, str]] = []
-    grey16: np.ndarray | None = None
-    converted = False
+    deep: np.ndarray | None = None
+    white, converted = 65535.0, False
     alpha = _alpha(image)
-    if mode in _SIXTEEN_BIT:
-        grey16 = orientation.upright(np.asarray(image).astype(np.uint16)[:, :, None])[..., 0]
+    if mode in _SIXTEEN_BIT or (mode == "I" and form == "PPM"):
+        deep, bits = np.asarray(image).astype(np.uint16), 16
+        if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow minds in 8 bits only; the copy says black is
+            deep = 65535 - deep
         kind: Kind = "I;16"
-        frame = _grey_frame((grey16.astype(np.float64) / 257.0).round().astype(np.uint8))
+        if isinstance(clear := image.info.get("transparency"), int):
+            alpha, kind = np.where(deep == clear, 0, 255).astype(np.uint8), "RGBA;16"
+            deep = np.dstack([deep, deep, deep, alpha.astype(np.uint16) * 257])
+        stored = _grey_frame(_eight_bits(deep if deep.ndim == 2 else deep[..., 0], white))
     elif mode in ("L", "LA", "La", "1"):
         kind = "L" if alpha is None else "LA"
-        frame = orientation.upright(_grey_frame(np.array(image.convert("LA" if mode in ("LA", "La") else "L"))))
+        stored = _grey_frame(np.array(image.convert("LA" if mode in ("LA", "La") else "L")))
         if mode == "1":
+            bits = 8
             notes.append(("black and white pixels", "grey, because an edit has tones"))
     elif mode in ("I", "F"):
-        kind = "L"
-        frame = orientation.upright(_grey_frame(_scaled(np.asarray(image))))
-        notes.append((f"{'float' if mode == 'F' else '32-bit'} pixels", "grey of 8 bits"))
+        kind, deep, stored_as, bits = "I" if mode == "I" else "F", np.array(image), bits, 32
+        if mode == "I" and (deep < 0).any() and 1 in np.atleast_1d(tags.get(339, 1)):
+            deep = deep.view(np.uint32)  # Pillow has no such mode, and so nobody can write it either
+        white = 32767.0 if mode == "I" and stored_as == 16 else _white_of(deep)
+        stored = _grey_frame(_eight_bits(np.nan_to_num(deep.astype(np.float64), posinf=0.0, neginf=0.0), white))
+        if deep.dtype == np.uint32 or not np.isfinite(deep).all():
+            kind, deep = "L", None
     else:
         kind = "RGB" if alpha is None else "RGBA"
         converted = mode in ("CMYK", "LAB", "YCbCr", "HSV")
-        frame = orientation.upright(np.array(_as_rgb(image)))
+        stored = np.array(_as_rgb(image))
         if converted and mode != "YCbCr":
             by = "by its profile" if profile_space(image.info.get("icc_profile")) in ("CMYK", "LAB") else "without a profile"
             notes.append((f"{mode} pixels", f"sRGB, {by}"))
@@ -233,33 +279,59 @@ def _loaded(image: Image.Image) -> LoadedImage:
             notes.append(("palette", "RGB, because an edit has more colours"))
         # YCbCr is a way to write RGB, and a profile speaks of that RGB.
         converted = converted and mode != "YCbCr" and profile_space(image.info.get("icc_profile")) != "RGB"
-    if deep > 8 and grey16 is None:
-        notes.append((f"{deep} bits a sample", "8 bits, which is what Pillow reads of colour"))
+        if mode in ("RGB", "RGBA", "RGBX") and (bits > 8 or form in _UNSAID_DEPTH):
+            unturned = stored
+            if form == "TIFF" and ORIENTATION in tags:  # Pillow has turned it, the other readers do not
+                orientation = EXIF_ORIENTATIONS.get(tags[ORIENTATION], UPRIGHT)
+                unturned = orientation.stored(stored)
+            deep = read_deep(read(), form, unturned, tags)
+            if deep is None:
+                orientation = UPRIGHT if unturned is not stored else orientation
+            else:
+                bits, stored = max(bits, 10), _eight_bits(deep[..., :3], white)
+                if form in _UNSAID_DEPTH:
+                    bits = 16
+                alpha = _eight_bits(deep[..., 3], white) if deep.shape[2] == 4 else None
+                kind = "RGB;16" if alpha is None else "RGBA;16"
+    frame = orientation.upright(stored)
     if alpha is not None:
         alpha = orientation.upright(alpha[:, :, None])[..., 0]
+    if deep is not None:
+        deep = orientation.upright(deep[:, :, None])[..., 0] if deep.ndim == 2 else orientation.upright(deep)
     hidden = None
     if alpha is not None and (alpha == 0).any() and (alpha > 0).any():
         hidden, frame = frame, frame.copy()
         frame[alpha == 0] = hidden[alpha > 0].mean(axis=0).round().astype(np.uint8)
     size = (frame.shape[1], frame.shape[0])
-    carried = travels(image, kind, size, converted=converted)
     return LoadedImage(
-        frame, orientation, mode, kind_name, kind, alpha, hidden, grey16, carried, tuple(notes), is_marked(image)
+        frame=frame,
+        orientation=orientation,
+        mode=mode,
+        format=(form or "unknown").lower(),
+        kind=kind,
+        alpha=alpha,
+        hidden=hidden,
+        deep=deep,
+        white=white,
+        bits=bits,
+        further=further,
+        heif=_heif_options(image.info) if form == "HEIF" else (),
+        carried=travels(image, kind, size, converted=converted),
+        notes=tuple(notes),
+        own=is_marked(image),
     )
 
 
-def _deep_bits(image: Image.Image) -> int:
-    """Bits per sample as stored, where the format says so."""
-    if image.format == "TIFF":
-        bits = getattr(image, "tag_v2", {}).get(258, 8)
-        return int(max(bits) if isinstance(bits, tuple) else bits)
-    if image.format == "HEIF":
-        return int(image.info.get("bit_depth", 8))
-    if image.format == "PNG":
-        tiles = getattr(image, "tile", ())
-        raw = tiles[0].args if tiles else ""
-        return 16 if "16" in str(raw) else 8
-    return 8
+def _heif_options(info: Mapping[Any, Any]) -> tuple[tuple[str, int], ...]:
+    said = info.get("nclx_profile") or {}
+    names = {"color_primaries": "color_primaries", "transfer_characteristics": "transfer_characteristic"}
+    options = [(option, int(said[name])) for name, option in names.items() if name in said]
+    return (*options, ("chroma", int(info["chroma"]))) if info.get("chroma") in (420, 422, 444) else tuple(options)
+
+
+def _further(image: Image.Image) -> int:
+    """Photographs in the file beside the main one."""
+    return max(int(getattr(image, "n_frames", 1)) - 1, 0) if image.format == "HEIF" else 0
 
 
 def _alpha(image: Image.Image) -> np.ndarray | None:
@@ -275,14 +347,16 @@ def _grey_frame(grey: np.ndarray) -> np.ndarray:
     return np.repeat(plane[:, :, None], 3, axis=2)
 
 
-def _scaled(values: np.ndarray) -> np.ndarray:
-    """Numbers without a stated range => uint8: 0..1, 0..255 and 0..65535 are what is written in practice."""
-    finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    most = float(finite.max(initial=0.0))
+def _white_of(values: np.ndarray) -> float:
+    """The white of numbers without a stated range: 1, 255 and 65535 are what is written in practice."""
+    most = float(np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).max(initial=0.0))
     full = next((limit for limit in (1.0, 255.0, 65535.0, 2.0**31 - 1, 2.0**32 - 1) if most <= limit), most)
-    if values.dtype.kind in "iu" and full == 1.0:
-        full = 255.0
-    return (finite.clip(0.0) * (255.0 / full)).round().clip(0, 255).astype(np.uint8)
+    return 255.0 if values.dtype.kind in "iu" and full == 1.0 else full
+
+
+def _eight_bits(values: np.ndarray, white: float) -> np.ndarray:
+    """Numbers from 0 to `white` => uint8."""
+    return (values.astype(np.float64).clip(0.0) * (255.0 / white)).round().clip(0, 255).astype(np.uint8)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -308,11 +382,15 @@ def kind_in(kind: Kind, form: str) -> Kind:
     if kind in held:
         return kind
     order: dict[Kind, tuple[Kind, ...]] = {
-        "I;16": ("L", "RGB"),
+        "I;16": ("RGB;16", "L", "RGB"),
+        "I": ("L", "RGB"),
+        "F": ("L", "RGB"),
         "LA": ("RGBA", "L", "RGB"),
         "L": ("RGB",),
         "RGBA": ("RGB",),
         "RGB": (),
+        "RGB;16": ("RGB",),
+        "RGBA;16": ("RGBA", "RGB;16", "RGB"),
     }
     return next(one for one in order[kind] if one in held)
 
@@ -338,26 +416,37 @@ def encoded_image(path: str | Path, frame: np.ndarray, *, like: LoadedImage | No
         raise MediaError(file, f"no image format is called {file.suffix!r}", f"use one of {sorted(IMAGE_SUFFIXES)}")
     check_frame(frame)
     image = Image.fromarray(np.ascontiguousarray(frame), "RGB") if like is None else _composed(frame, like, form)
-    carried = marked(Travels() if like is None else _fitting(like, image.mode))
+    mode = image.mode if isinstance(image, Image.Image) else "RGB"
+    carried = marked(Travels() if like is None else _fitting(like, mode))
+    options = _coding(form, carried) | _metadata(form, carried)
+    if form == "HEIF" and like is not None:
+        options |= dict(like.heif)
     out = io.BytesIO()
-    image.save(out, format=form, **_coding(form, carried, image), **_metadata(form, carried))
+    if isinstance(image, Image.Image):
+        image.save(out, format=form, **options)
+    else:
+        assert like is not None
+        write_deep(out, form, image, carried, options, min(like.bits, MOST_BITS.get(form, 16)))
     return out.getvalue()
 
 
-def _composed(frame: np.ndarray, source: LoadedImage, form: str) -> Image.Image:
+def _composed(frame: np.ndarray, source: LoadedImage, form: str) -> Image.Image | np.ndarray:
+    """The picture to write; colour of 16 bits as an array, because Pillow has no mode for it."""
     if frame.shape != source.frame.shape:
         raise ValueError(f"expected a frame of the source's size {source.frame.shape}, got {frame.shape}")
     kind = kind_in(source.kind, form)
-    if kind == "I;16":
-        assert source.grey16 is not None
-        return Image.fromarray(_sixteen_bits(frame, source))
+    if kind in ("I;16", "I", "F"):
+        return Image.fromarray(_deepened(frame, source))
+    if kind in ("RGB;16", "RGBA;16"):
+        deep = _deepened(frame, source)
+        return np.repeat(deep[..., None], 3, axis=2) if deep.ndim == 2 else deep[..., : 4 if "A" in kind else 3]
     shown = np.ascontiguousarray(frame)
     if source.hidden is not None and source.alpha is not None and "A" in kind:
         shown = np.where(source.alpha[:, :, None] == 0, source.hidden, shown)
     colour = Image.fromarray(shown, "RGB")
     if kind in ("L", "LA"):
         colour = colour.convert("L")
-    elif source.kind in ("L", "LA", "I;16") and source.carried.profile is not None:
+    elif source.kind in GREY_KINDS and source.carried.profile is not None:
         colour = _grey_as_srgb(colour, source.carried.profile)
     if kind in ("LA", "RGBA"):
         assert source.alpha is not None
@@ -365,12 +454,23 @@ def _composed(frame: np.ndarray, source: LoadedImage, form: str) -> Image.Image:
     return colour
 
 
-def _sixteen_bits(frame: np.ndarray, source: LoadedImage) -> np.ndarray:
-    """uint16 [h, w]: the stored numbers, with the change of the edit added in their own steps."""
-    assert source.grey16 is not None
-    after = np.asarray(Image.fromarray(np.ascontiguousarray(frame), "RGB").convert("L")).astype(np.int32)
-    change = (after - source.frame[..., 0]) * 257
-    return np.clip(source.grey16.astype(np.int32) + change, 0, 65535).astype(np.uint16)
+def _deepened(frame: np.ndarray, source: LoadedImage) -> np.ndarray:
+    """The stored numbers, like `LoadedImage.deep`, with the change of the edit added in their own steps."""
+    assert source.deep is not None
+    change = frame.astype(np.int32) - source.frame
+    if source.alpha is not None:
+        change[source.alpha == 0] = 0  # nobody sees it, and `frame` shows something else there
+    if source.deep.ndim == 2:
+        change = np.asarray(Image.fromarray(np.ascontiguousarray(frame), "RGB").convert("L")) - source.frame[..., 0].astype(
+            np.int32
+        )
+    elif source.deep.shape[2] == 4:
+        change = np.dstack([change, np.zeros(change.shape[:2], np.int32)])
+    changed = source.deep + change * (source.white / 255.0)
+    if source.deep.dtype.kind == "f":
+        return np.where(change == 0, source.deep, changed).astype(source.deep.dtype)
+    limits = np.iinfo(source.deep.dtype)
+    return np.where(change == 0, source.deep, np.clip(changed.round(), limits.min, limits.max)).astype(source.deep.dtype)
 
 
 def _grey_as_srgb(image: Image.Image, profile: bytes) -> Image.Image:
@@ -385,7 +485,7 @@ def _grey_as_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 def _fitting(source: LoadedImage, mode: str) -> Travels:
     """The metadata for the kind that is really written: a grey profile gives way to sRGB where there is no grey."""
-    grey_to_rgb = source.kind in ("L", "LA", "I;16") and mode in ("RGB", "RGBA") and source.carried.profile is not None
+    grey_to_rgb = source.kind in GREY_KINDS and mode in ("RGB", "RGBA") and source.carried.profile is not None
     if not grey_to_rgb:
         return source.carried
     return Travels(
@@ -393,7 +493,7 @@ def _fitting(source: LoadedImage, mode: str) -> Travels:
     )
 
 
-def _coding(form: str, carried: Travels, image: Image.Image) -> dict[str, Any]:
+def _coding(form: str, carried: Travels) -> dict[str, Any]:
     match form:
         case "JPEG":
             return {"quality": 95, "subsampling": 0}
@@ -445,15 +545,20 @@ def image_items(image: PictureFacts, suffix: str) -> Iterator[tuple[str, str, st
     """(what, fate, how, is a loss) of everything that a picture has, for a copy in the format of `suffix`."""
     form = FORMAT_OF_SUFFIX[suffix.lower()]
     kind = kind_in(image.kind, form)
-    changed = {what for what, _ in image.notes}
     for what, how in image.notes:
         yield what, "converted", f"to {how}", False
-    if not changed:
-        depth_lost = image.kind == "I;16" and kind != "I;16"
-        if kind in (image.kind, image.kind.replace("A", "")) and not depth_lost:
-            yield f"pixels {image.mode}", "kept", "", False
+    held = min(image.read_bits, _held_bits(kind, form))
+    if image.bits > held:
+        why = f"{form} holds no more here" if image.read_bits > held else "nobody here reads more of it"
+        yield f"{image.bits} bits a sample", "converted", f"to {held}: {why}", True
+    elif not image.notes:
+        if kind in (image.kind, image.kind.replace("A", "")):
+            deep = f" of {image.bits} bits" if image.bits > 8 and ";" not in image.mode else ""
+            yield f"pixels {image.mode}{deep}", "kept", "", False
         else:
-            yield f"pixels {image.mode}", "converted", f"to {kind}, which {form} holds", depth_lost
+            yield f"pixels {image.mode}", "converted", f"to {kind}, which {form} holds", False
+    if image.further:
+        yield f"{image.further} further photographs", "dropped", "one is edited and written", True
     if "A" in image.kind:
         if "A" in kind:
             yield "transparency", "kept", "", False
@@ -469,6 +574,13 @@ def image_items(image: PictureFacts, suffix: str) -> Iterator[tuple[str, str, st
             yield ", ".join(image.kept), "dropped", f"{form} has no room for it", False
     for what, why in image.dropped:
         yield what, "dropped", why, False
+
+
+def _held_bits(kind: Kind, form: str) -> int:
+    """Bits of a sample of a kind of picture in a format."""
+    if kind in ("I", "F"):
+        return 32
+    return MOST_BITS.get(form, 16) if kind.endswith(";16") else 8
 
 
 def check_frame(frame: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""What of a photograph's metadata travels into its edited copy: `travels` decides, for every format alike.
+"""Decides what of a photograph's metadata travels into its edited copy: `travels` decides, for every format alike.
 
 descriptive    dates, camera, lens, GPS, copyright, comments, XMP, IPTC, density    always
 structural     how the source's numbers were laid out in its file                   never: the copy's are other ones
@@ -33,7 +33,7 @@ _STRUCTURAL = frozenset(
 )
 PROCESSED_BY = int(ExifTags.Base.ProcessingSoftware)
 MARK = "styleres-video"
-"""What edited pictures name as the software that processed them."""
+"""The name that edited pictures give as the software that processed them."""
 _SPACES = {"RGB": "RGB", "GRAY": "grey", "CMYK": "CMYK", "Lab": "LAB"}
 
 
@@ -44,7 +44,7 @@ class Travels:
     exif: Image.Exif | None = None
     xmp: bytes | None = None
     text: tuple[tuple[str, str], ...] = ()
-    """Of PNG chunks and the comment of a JPEG."""
+    """Texts of PNG chunks and the comment of a JPEG."""
     profile: bytes | None = None
     dpi: tuple[float, float] | None = None
     kept: tuple[str, ...] = ()
@@ -53,9 +53,9 @@ class Travels:
 
 
 def travels(image: Image.Image, made_mode: str, size: tuple[int, int], *, converted: bool) -> Travels:
-    """What an edited copy of a loaded image carries.
+    """Return what an edited copy of a loaded image carries.
 
-    `made_mode`: the copy's: L, LA, I;16, RGB or RGBA. `size`: its width and height. `converted`: its numbers are sRGB now,
+    `made_mode`: the copy's, a `Kind` of `ops.video.image`. `size`: its width and height. `converted`: its numbers are sRGB now,
     because those of the source were of another kind.
     """
     kept: list[str] = []
@@ -72,6 +72,8 @@ def travels(image: Image.Image, made_mode: str, size: tuple[int, int], *, conver
     if text:
         kept.append(f"{len(text)} texts")
     profile = _profile(image, made_mode, converted, kept, dropped)
+    if image.format == "MPO" and (count := int(getattr(image, "n_frames", 1)) - 1) > 0:
+        dropped.append((f"{count} further pictures", "previews, depth or gain maps of the picture before the edit"))
     dpi = _density(image.info)
     return Travels(exif, xmp, text, profile, dpi, tuple(kept), tuple(dropped))
 
@@ -113,7 +115,7 @@ def _profile(
     if converted:
         dropped.append((f"{space or 'damaged'} profile", "the pixels were converted to sRGB, whose profile is there instead"))
         return srgb_profile()
-    if space is None or space == ("grey" if made_mode in ("L", "LA", "I;16") else "RGB"):
+    if space is None or space == ("grey" if made_mode in ("L", "LA", "I;16", "I", "F") else "RGB"):
         # One that nobody here can read stands on the same numbers as before: it says no more and no less.
         kept.append(f"{space or 'unreadable'} profile")
         return profile

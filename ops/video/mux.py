@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
@@ -34,7 +35,7 @@ from av.video.stream import VideoStream
 from ops.files.atomic import replaced_file
 from ops.video.carriage import SUFFIXES_OF_CODEC, Carriage, carriage_of, kept_tags, losing_less, shift_ticks
 from ops.video.contents import FORMATS, codec_name, side_data_numbers
-from ops.video.encode import FLAG_BITEXACT, EncodeOptions, coded_aspect, coded_color, nominal_rate
+from ops.video.encode import FLAG_BITEXACT, HDR_CODECS, EncodeOptions, coded_aspect, coded_color, coded_size, nominal_rate
 from ops.video.errors import MediaError
 from ops.video.orientation import UPRIGHT
 from ops.video.probe import SourceColor, SourceInfo, first_frame, open_media, seconds_per_tick
@@ -105,6 +106,7 @@ def finalize(
             ) from error
         _verify_times(temporary, moved, out)
         _verify_plan(temporary, source, info, options, held, out)
+        _verify_by_opencv(temporary, info, options, held, out)
 
 
 def _planned(info: SourceInfo, options: EncodeOptions, out: Path) -> Carriage:
@@ -478,12 +480,60 @@ def _verify_plan(path: Path, source: Path, info: SourceInfo, options: EncodeOpti
             missing.append("the rotation")
         if _has_layout(info) and side_data_numbers(frame, "SPHERICAL") != contents.spherical:
             missing.append("the 360° projection")
+        if options.codec in HDR_CODECS:
+            told = (("MASTERING_DISPLAY_METADATA", contents.mastering), ("CONTENT_LIGHT_LEVEL", contents.light))
+            for name, numbers in told:
+                if numbers is not None and name not in frame.side_data:
+                    missing.append("the HDR mastering metadata")
     if missing:
         raise MediaError(
             out,
             f"the file does not hold what was planned: {'; '.join(missing)}",
             "nothing was written under this name; take another --container, and please report the source",
         )
+
+
+def _verify_by_opencv(path: Path, info: SourceInfo, options: EncodeOptions, held: Carriage, out: Path) -> None:
+    """Have a reader that knows nothing of this program count, time and show the frames. A codec that it lacks it cannot judge.
+
+    It shows a file's first video, so another one that stands before the edited one is not looked at.
+    """
+    before = any(s.index < info.stream_index for s in info.contents.streams if s.index in held.copied and s.kind == "video")
+    try:
+        video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    except (cv2.error, UnicodeError):
+        return
+    if before or not video.isOpened():
+        return
+    try:
+        rate, count = video.get(cv2.CAP_PROP_FPS), video.get(cv2.CAP_PROP_FRAME_COUNT)
+        read, frame = video.read()
+    finally:
+        video.release()
+    wrong = []
+    want = float(nominal_rate(info))
+    if abs(rate - want) > max(0.05 * want, _rate_of_count(info, want)):
+        wrong.append(f"{rate:g} frames a second instead of {want:g}")
+    # Matroska does not say how many there are; readers take the length of the longest stream times the rate.
+    counted = out.suffix.lower() in (".mp4", ".mov")
+    if count != info.n_frames if counted else count < 0.95 * info.n_frames - 2:
+        wrong.append(f"{count:g} frames instead of {info.n_frames}")
+    stored = coded_size(info, options)
+    if not read or sorted(frame.shape[1::-1]) != sorted(stored):
+        shown = "none" if not read else f"{frame.shape[1]}x{frame.shape[0]}"
+        wrong.append(f"a first picture of {shown} instead of {stored[0]}x{stored[1]}")
+    if wrong:
+        raise MediaError(
+            out,
+            f"another reader (OpenCV) finds {'; '.join(wrong)} in the finished file",
+            "nothing was written under this name; take another --container, and please report the source",
+        )
+
+
+def _rate_of_count(info: SourceInfo, want: float) -> float:
+    """By how much a rate may differ that was measured from the first frame to the end of the last, which may last for long."""
+    seconds = float((info.end_pts - int(info.pts[0])) * info.time_base)
+    return abs(want - info.n_frames / seconds) * 1.1 if seconds else want
 
 
 # Said anew by every muxer, or turned into a field of the header.

@@ -7,6 +7,7 @@ EXIF tag 0x0112.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,10 @@ EXIF_ORIENTATIONS = {
 }
 
 
+def _degrees(a: int, b: int) -> int:
+    return round(math.degrees(math.atan2(-b, a))) % 360
+
+
 def orientation_of(file: str | Path, frame: VideoFrame) -> Orientation:
     """The orientation that a decoded frame's display matrix asks for; upright if it has none.
 
@@ -71,7 +76,7 @@ def orientation_of(file: str | Path, frame: VideoFrame) -> Orientation:
     straight, turned = max(abs(b), abs(c)), max(abs(a), abs(d))
     if reach == 0 or min(straight, turned) * 100 > reach:
         raise MediaError(
-            file, f"its display matrix turns it by {frame.rotation} degrees", "only multiples of 90 degrees can be handled"
+            file, f"its display matrix turns it by {_degrees(a, b)} degrees", "only multiples of 90 degrees can be handled"
         )
     if turned > straight:
         return Orientation(0 if a > 0 else 2, mirrored)

@@ -1,4 +1,4 @@
-"""What a source is, found out before any frame is used: identity, timing, orientation, colour.
+"""Finds out what a source is before any frame is used: identity, timing, orientation, colour.
 
 A source is a video or a still image. Its frames are known by integer timestamps (`pts`) in units of `time_base`
 seconds; the position in the list is a local ordinal and never identity, because variable frame rates are normal.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -104,7 +104,7 @@ class SourceInfo:
     sha256: str
     """Hexadecimal digest of the file's bytes, see `source_digest`."""
     contents: Contents = field(default_factory=Contents)
-    """What else the file holds, for `ops.video.carriage`."""
+    """Everything else that the file holds, for `ops.video.carriage`."""
 
     @property
     def n_frames(self) -> int:
@@ -280,6 +280,25 @@ def video_stream(container: InputContainer, index: int) -> VideoStream:
     return stream
 
 
+def decoder_of(stream: VideoStream, threads: int = 0) -> Callable[[Packet], Sequence[VideoFrame]]:
+    """Return what turns a stream's packets into frames: FFmpeg's own decoder, or libvpx for VP8 and VP9 with transparency.
+
+    Their alpha channel stands beside the pictures in Matroska and WebM (BlockAdditions); FFmpeg's own decoders leave it out.
+    """
+    name = _ALPHA_DECODERS.get(stream.codec_context.codec.canonical_name)
+    if name is not None and {str(k).lower(): v for k, v in stream.metadata.items()}.get("alpha_mode") == "1":
+        try:
+            context = av.CodecContext.create(name, "r")
+        except av.codec.codec.UnknownCodecError:
+            return stream.decode
+        context.thread_count = threads
+        return lambda packet: context.decode(packet if packet.size else None)  # type: ignore[attr-defined] # of video
+    return stream.decode
+
+
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+
 def seconds_per_tick(stream: Stream) -> Fraction:
     """The stream's time base."""
     if not stream.time_base:
@@ -418,10 +437,11 @@ def decoded_frames(file: str | Path, index: int) -> Iterator[VideoFrame]:
     with open_media(file) as container:
         stream = video_stream(container, index)
         stream.thread_type = "AUTO"
+        decode = decoder_of(stream)
         try:
             for packet in container.demux(stream):
                 try:
-                    frames = stream.decode(packet)
+                    frames = decode(packet)
                 except av.error.InvalidDataError:
                     continue
                 yield from frames

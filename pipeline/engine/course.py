@@ -151,6 +151,7 @@ class Course:
     admit: why a source must not be touched (None: it may), asked only if it is not finished already.
     changed: asked before a source whose manifest speaks of other settings is done again; returns why that must not be.
     started: called for each source that begins with the first stage; => what it wrote.
+    moved: called for each source of which something is finished; => where its file was, if that was written down anew.
     """
 
     def __init__(
@@ -164,6 +165,7 @@ class Course:
         admit: Callable[[Source], Failure | None] = lambda source: None,
         changed: Callable[[Source, Seal, list[str]], Failure | None] = lambda source, seal, what: None,
         started: Callable[[Source], Sequence[Written]] = lambda source: (),
+        moved: Callable[[Source], str | None] = lambda source: None,
         count: int | None = None,
         packs: Packs | None = None,
     ) -> None:
@@ -178,7 +180,7 @@ class Course:
         self.count = count
         self._sources: Iterator[Source | Picture | Failure] = iter(sources)
         self._listed_all = False
-        self._begin, self._admit, self._changed, self._started = begin, admit, changed, started
+        self._begin, self._admit, self._changed, self._started, self._moved = begin, admit, changed, started, moved
         self._queues: list[deque[Chunk]] = [deque() for _ in stages]
         self._underway: dict[str, Underway] = {}
         self._held: deque[Source] = deque()  # of the same bytes as one in flight, or to be begun again
@@ -388,6 +390,8 @@ class Course:
                 self.report(Noted("again", f"done again, because {'; '.join(what)}", source.uri))
             if state.at == 0:
                 state.files += self._started(source)
+        if state.at and (before := self._moved(source)) is not None:
+            self.report(Noted("moved", f"it was {before} when it was inverted; the store knows its new place", source.uri))
         if self.ledger is not None and not self._refused.isdisjoint({source.source_id, source_id_of_unreadable(source.uri)}):
             self.ledger.admit(source)
         self._go_on(state)

@@ -17,7 +17,9 @@ from pipeline.store.places import exists, is_url, listed, place
 from schemas import Failure
 
 MEDIA_SUFFIXES = frozenset(
-    {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv"} | IMAGE_SUFFIXES
+    {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mxf"}
+    | {".vob", ".ogv", ".asf", ".divx", ".dv", ".f4v", ".3g2", ".m2v", ".qt", ".gif"}
+    | IMAGE_SUFFIXES
 )
 UNSUPPORTED = "unsupported"
 """The reason of a source whose output cannot carry all that it has."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,8 @@ from pipeline.store.tables import Store
 @final
 @dataclass(frozen=True)
 class Finalize(Step):
+    VERSION: ClassVar[int] = 2  # 2: pictures keep their depth.
+
     store: str
     outputs: Outputs
     metadata: dict[str, str]

@@ -110,7 +110,7 @@ class Generated:
 @final
 @dataclass(frozen=True)
 class Render(Step):
-    VERSION: ClassVar[int] = 3  # 3: an edit shows where the person is seen, all over where none is.
+    VERSION: ClassVar[int] = 4  # 4: an edit shows where the person is seen; ffv1 and ProRes keep the source's format.
 
     store: str
     model: str

@@ -29,7 +29,7 @@ from pipeline.store.tables import Store, range_part
 @final
 @dataclass(frozen=True)
 class Scan(Step):
-    VERSION: ClassVar[int] = 2  # 2: rows say what a face looks like.
+    VERSION: ClassVar[int] = 3  # 2: rows say what a face looks like. 3: pictures of 16 bits are read right.
 
     store: str
     detector: DetectorFactory = field(default_factory=DetectorSettings)

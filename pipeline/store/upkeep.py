@@ -481,24 +481,30 @@ def relink(store: Store, files: Sequence[str]) -> tuple[list[tuple[str, str]], l
         if source_id not in known:
             unknown.append(f"{given}: no source of {store.root} has these bytes; invert it")
             continue
-        holder = store.holder_of(source_id)
-        store.require_sound(holder, ["sources"])
-        (old,) = store.read("sources", source_id)["uri"].to_pylist()
-        if old == str(path):
-            continue
-        at, schema = store.schema("sources").names.index("uri"), store.schema("sources")
-        vouched = {file.path: file for file in store.vouched_parts(holder)}
-        for part in store.parts("sources", holder):
-            rows = read_rows(part, schema.names, schema)
-            named = zip(rows["source_id"].to_pylist(), rows["uri"].to_pylist(), strict=True)
-            uris = pa.array([str(path) if one == source_id else uri for one, uri in named])
-            together = rows.set_column(at, schema.field("uri"), uris)
-            written = store.write_part("sources", holder, part.name, together, group_rows=group_rows(rows))
-            if written.path in vouched:
-                vouched |= {written.path: written}
-                rewrite_manifest(store, holder, list(vouched.values()))
-        moved.append((old, str(path)))
+        old = move_source(store, source_id, str(path))
+        if old != str(path):
+            moved.append((old, str(path)))
     return moved, unknown
+
+
+def move_source(store: Store, source_id: str, uri: str) -> str:
+    """Write down where the file of a source is now; return where it was. Raises DamagedPart where the row cannot be read."""
+    holder = store.holder_of(source_id)
+    store.require_sound(holder, ["sources"])
+    old: str = store.read("sources", source_id)["uri"][0].as_py()
+    if old == uri:
+        return old
+    at, schema = store.schema("sources").names.index("uri"), store.schema("sources")
+    vouched = {file.path: file for file in store.vouched_parts(holder)}
+    for part in store.parts("sources", holder):
+        rows = read_rows(part, schema.names, schema)
+        named = zip(rows["source_id"].to_pylist(), rows["uri"].to_pylist(), strict=True)
+        together = rows.set_column(at, schema.field("uri"), pa.array([uri if one == source_id else had for one, had in named]))
+        written = store.write_part("sources", holder, part.name, together, group_rows=group_rows(rows))
+        if written.path in vouched:
+            vouched |= {written.path: written}
+            rewrite_manifest(store, holder, list(vouched.values()))
+    return old
 
 
 def is_writable(root: Place) -> bool:

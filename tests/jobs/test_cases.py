@@ -61,6 +61,7 @@ def test_every_input_has_its_output_or_a_loss(cases: Cases) -> None:
         assert ran.code == 1
         assert {Path(line["uri"]).name: line["reason"] for line in ran.lost} == REFUSED
     made = {path.name for path in cases.out("tc.mp4").parent.iterdir() if not path.name.startswith(".")}
+    made.remove("contact_sheet.png")  # of the pictures, all on one
     assert made == {cases.out(name).name for name in cases.plan if not cases.plan[name]["refused"]}
     assert len(made) == len(media) - len(REFUSED)
 
@@ -81,6 +82,32 @@ def test_the_plan_of_a_dry_run_is_kept_item_by_item(cases: Cases) -> None:
                     alphas = [np.asarray(one.convert("RGBA"))[..., 3] for one in (made, source)]
                     assert np.array_equal(*alphas)
                 assert ("XMP" in kept) == bool(made.info.get("xmp") or made.info.get("XML:com.adobe.xmp"))
+                # Every kind of item that is planned is asked for in the file, so that none is only said.
+                for item in items:
+                    what, fate = item["what"], item["fate"]
+                    if what.endswith(" profile") and fate == "kept":
+                        assert made.info["icc_profile"] == source.info["icc_profile"], name
+                    elif what.endswith(" profile"):
+                        assert made.info.get("icc_profile") != source.info["icc_profile"], name
+                    elif what.endswith(" EXIF tags") and fate == "kept":
+                        count = len(made.getexif()) + sum(len(made.getexif().get_ifd(one)) for one in (0x8769, 0x8825))
+                        assert count >= int(what.split()[0]), name
+                    elif what == "orientation":
+                        assert made.getexif().get(0x0112, 1) == 1 and made.size != source.size, name
+                    elif what.startswith("pixels ") and fate == "kept":
+                        assert load_image(out).kind == load_image(needs.shared(f"cases/{name}")).kind, name
+                    else:
+                        known = (
+                            " pixels",
+                            "palette",
+                            "transparency",
+                            "XMP",
+                            " texts",
+                            "EXIF tag ",
+                            "black and white",
+                            "pixels ",
+                        )
+                        assert any(one in what for one in known), f"{name}: nothing here looks for {what}"
             continue
         with av.open(str(out)) as made, av.open(str(needs.shared(f"cases/{name}")), metadata_errors="replace") as source:
             found = [(s.type, s.codec_context.name if s.codec_context else "") for s in made.streams]
@@ -233,6 +260,12 @@ def test_a_moved_source_can_be_told_to_the_store(tmp_path: Path, styleres: Style
     assert Store.open(store).verify(Store.open(store).stored_source_ids()[0]) == {}
     ran = styleres(*render)
     assert ran.code == 0 and (tmp_path / "o" / "b.edited.mp4").exists()
+    os.rename(tmp_path / "in" / "b.mp4", tmp_path / "d.mp4")
+    assert "styleres store relink" in styleres(*render).lost[0]["message"]
+    again = styleres("invert", tmp_path / "d.mp4", "--store", store)
+    assert again.code == 0 and [line["event"] for line in again.lines if "b.mp4" in line.get("message", "")] == ["moved"]
+    assert Store.open(store).verify(Store.open(store).stored_source_ids()[0]) == {}
+    assert styleres(*render).code == 0 and (tmp_path / "o" / "d.edited.mp4").exists()
     make_video(tmp_path / "c.mp4", moving_frames(3, 96, 64))
     told = command("store", "relink", store, tmp_path / "c.mp4")
     assert told.code == 1 and "no source" in told.lost[0]["message"]

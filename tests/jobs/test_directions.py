@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from ops.checkpoints.bundle import open_bundle
-from ops.editing.library import load_direction
+from ops.editing.direction import load_direction
 from tests.tiny import tiny_bundle
 
 

@@ -22,6 +22,8 @@ from tests import tiny
 from tests.jobs.conftest import Styleres, tree
 from tests.ops.video.media import decode_all, payloads
 
+RGB = ("--codec", "ffv1", "--pix-fmt", "bgr0")  # the numbers that an edit works with
+
 
 def changed(before: Path, after: Path) -> list[tuple[bool, bool]]:
     """For each frame: whether the left and the right half changed more than coding does."""
@@ -363,7 +365,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, styleres: Styleres, clip: Path
 def test_a_recipe_of_spans_keyframes_and_tracks(tmp_path: Path, styleres: Styleres, clip: Path) -> None:
     """25 frames a second: track 0 (left) from 0.4 s on, track 1 (right) until 0.4 s. The file says the same as the words."""
     words = ["--edit", "warm=3@track=0@from=0.4", "--edit", "cold=0:4,0.2:2@track=1@to=0.4@ease=linear"]
-    ran = styleres("edit", clip, *words, "--out", tmp_path / "a.mkv", "--codec", "ffv1", "--store", tmp_path / "s")
+    ran = styleres("edit", clip, *words, "--out", tmp_path / "a.mkv", *RGB, "--store", tmp_path / "s")
     assert ran.code == 0 and ran.done["edits"] == 20
     assert changed(clip, tmp_path / "a.mkv") == [(i >= 10, i < 10) for i in range(20)]
     (tmp_path / "recipe.yaml").write_text(
@@ -371,7 +373,7 @@ def test_a_recipe_of_spans_keyframes_and_tracks(tmp_path: Path, styleres: Styler
         "- {edit: cold, keyframes: [{at: 0.0, strength: 4.0}, {at: 0.2, strength: 2.0}], tracks: [1], to: 0.4,"
         " easing: linear}\n"
     )
-    file = ("--recipe", tmp_path / "recipe.yaml", "--out", tmp_path / "b.mkv", "--codec", "ffv1")
+    file = ("--recipe", tmp_path / "recipe.yaml", "--out", tmp_path / "b.mkv", *RGB)
     assert styleres("render", "--store", tmp_path / "s", *file).code == 0
     assert (tmp_path / "a.mkv").read_bytes() == (tmp_path / "b.mkv").read_bytes()
 
@@ -390,7 +392,7 @@ def test_editors_of_the_users_own(tmp_path: Path, styleres: Styleres, clip: Path
     monkeypatch.chdir(tmp_path / "files")
     words = ["--editor", "grin=direction:grin.npy@rows=1:6", "--editor", "brows=style-direction:brows.safetensors"]
     edits = ["--edit", "brows=2@track=0", "--edit", "grin=0:0,0.4:2@track=1", "--edit", "warm=1@track=1"]
-    first = styleres("edit", clip, *words, *edits, "--out", tmp_path / "a.mkv", "--codec", "ffv1", "--store", tmp_path / "s")
+    first = styleres("edit", clip, *words, *edits, "--out", tmp_path / "a.mkv", *RGB, "--store", tmp_path / "s")
     assert first.code == 0 and first.done["edits"] == 40
     assert all(left and (right or not i) for i, (left, right) in enumerate(changed(clip, tmp_path / "a.mkv")))
     recipe = tmp_path / "files" / "sub" / "recipe.yaml"
@@ -400,7 +402,7 @@ def test_editors_of_the_users_own(tmp_path: Path, styleres: Styleres, clip: Path
         "editors:\n  grin: {kind: direction, path: ../grin.npy, rows: [1, 6]}\n  brows: style-direction:../brows.safetensors\n"
     )
     monkeypatch.chdir(tmp_path)
-    render = ("render", "--store", tmp_path / "s", "--codec", "ffv1")
+    render = ("render", "--store", tmp_path / "s", *RGB)
     again = styleres(*render, "--recipe", recipe, "--out", tmp_path / "b.mkv")
     assert again.code == 0 and (tmp_path / "a.mkv").read_bytes() == (tmp_path / "b.mkv").read_bytes()
     rows = Store.open(tmp_path / "s").read("edits")

@@ -59,7 +59,9 @@ def edited(
     """Edit the sources; the store and the files are below the folder."""
     store = open_store(folder / "store", bundle, "float32")
     settings = flow.RenderSettings(
-        PlanSettings(parse_edits(["warm=1"])), encode=EncodeOptions(codec="ffv1", gop_frames=8), sheet_frames=sheet_frames
+        PlanSettings(parse_edits(["warm=1"])),
+        encode=EncodeOptions(codec="ffv1", pix_fmt="bgr0", gop_frames=8),
+        sheet_frames=sheet_frames,
     )
     compute = flow.Compute("cpu", "fp32", 4, 8)
     outputs = Outputs(str(folder / "out"), encode=settings.encode, sheets=bool(sheet_frames))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
 
 from ops.face.appearance import describe
 from ops.face.detect import DetectorSettings, build_detector
 from ops.face.track import FrameFaces, TrackResult, TrackSettings, track_faces
 from ops.video.decode import FrameReader
 from ops.video.probe import probe
+from tests import needs
 from tests.ops.video.media import clip
 
 WIDTH, HEIGHT, HEAD = 640, 240, 200
@@ -43,15 +49,81 @@ def heads_of(name: str, count: int, first: int = 0, which: int = 0) -> list[np.n
     ]
 
 
-def scene(people: Sequence[Person], count: int) -> tuple[list[np.ndarray], list[dict[int, tuple[float, float]]]]:
-    """Frames uint8 [HEIGHT, WIDTH, 3], and for each of them where the middle of each person's head is."""
+def still(row: int, seed: int, count: int) -> list[np.ndarray]:
+    """A face of ../shared/data/faces512.parquet as squares of HEAD pixels: it nods, comes nearer, and the light changes."""
+    image = faces_table()["image"][row].as_py()
+    with Image.open(io.BytesIO(image)) as opened:
+        face = cv2.resize(np.asarray(opened.convert("RGB")), (HEAD, HEAD), interpolation=cv2.INTER_AREA)
+    phase = np.random.default_rng(seed).uniform(0, 2 * np.pi, 3)
+    made = []
+    for i in range(count):
+        nod, near, light = (np.sin(i / period + p) for period, p in zip((9, 13, 11), phase, strict=True))
+        turn = cv2.getRotationMatrix2D((HEAD / 2, HEAD / 2), 7 * nod, 1 + 0.04 * near)
+        moved = cv2.warpAffine(face, turn, (HEAD, HEAD), borderMode=cv2.BORDER_REPLICATE)
+        made.append(np.clip(moved * (1 + 0.06 * light), 0, 255).astype(np.uint8))
+    return made
+
+
+@cache
+def faces_table() -> pa.Table:
+    return pq.read_table(needs.shared("data/faces512.parquet"), columns=["image"])
+
+
+def any_path(rng: np.random.Generator, count: int) -> Path:
+    """A way that nobody has fitted anything to: walks, swings, turns back, darts, or goes out and comes in again."""
+    kind = rng.choice(["walk", "swing", "turn back", "dart", "leave"])
+    (start, end), speed, phase = rng.uniform(80, 560, 2), rng.uniform(0.02, 0.09), rng.uniform(0, 2 * np.pi)
+    height, bob, middle = rng.uniform(100, 140), rng.uniform(0, 15), rng.uniform(250, 400)
+
+    def at(i: int) -> tuple[float, float] | None:
+        match kind:
+            case "walk":
+                x = start + (end - start) * i / (count - 1)
+            case "swing":
+                x = middle + (start - middle) * np.cos(2 * speed * i + phase)
+            case "turn back":
+                x = middle + (start - middle) * abs(np.cos(np.pi * i / (count - 1)))
+            case "dart":
+                x = start + (end - start) * min(max(i - 20, 0) / 12, 1)
+            case _:
+                if 22 <= i < 34:
+                    return None
+                x = start + (end - start) * i / (count + 20)
+        down = (
+            40.0 * max(i - 17 if i < 28 else 39 - i, 0) if kind == "leave" else 0.0
+        )  # out through the lower edge, and up again
+        return float(x), float(height + bob * np.sin(i / 7 + phase) + down)
+
+    return at
+
+
+def unseen_scene(seed: int, people: int, count: int = 60) -> tuple[list[np.ndarray], list[Truth]]:
+    """Other faces, other motions: drawn by chance, the same ones for the same seed. As `scene` gives them."""
+    rng = np.random.default_rng(1000 * people + seed)
+    rows = rng.choice(faces_table().num_rows, people, replace=False)
+    cast = [Person(still(int(row), seed * 7 + int(row), count), any_path(rng, count)) for row in rows]
+    return scene(cast, count)
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Who is where in a frame."""
+
+    owner: np.ndarray
+    """int8 [HEIGHT, WIDTH]: whose each pixel is; -1: nobody's."""
+    heads: dict[int, tuple[float, float]]
+    """Where the middle of each person's head is, hidden ones too."""
+
+
+def scene(people: Sequence[Person], count: int) -> tuple[list[np.ndarray], list[Truth]]:
+    """Frames uint8 [HEIGHT, WIDTH, 3], and who is where in each of them."""
     y, x = np.mgrid[:HEAD, :HEAD]
     reach = ((x - HEAD / 2) / (0.36 * HEAD)) ** 2 + ((y - HEAD / 2) / (0.46 * HEAD)) ** 2
     alpha = np.clip((1.15 - reach) / 0.15, 0, 1)[..., None]
     frames, truth = [], []
     for i in range(count):
         frame = np.full((HEIGHT, WIDTH, 3), (108, 118, 112), np.float64)
-        where: dict[int, tuple[float, float]] = {}
+        owner, heads = np.full((HEIGHT, WIDTH), -1, np.int8), dict[int, tuple[float, float]]()
         for number, person in enumerate(people):
             at = person.path(i)
             if at is None:
@@ -61,9 +133,10 @@ def scene(people: Sequence[Person], count: int) -> tuple[list[np.ndarray], list[
             drawn = cv2.warpAffine(head.astype(np.float64), shift, (WIDTH, HEIGHT))
             share = cv2.warpAffine(alpha, shift, (WIDTH, HEIGHT))[..., None]
             frame = frame * (1 - share) + drawn * share
-            where[number] = at
+            owner[share[..., 0] > 0.5] = number
+            heads[number] = at
         frames.append(np.clip(frame + 0.5, 0, 255).astype(np.uint8))
-        truth.append(where)
+        truth.append(Truth(owner, heads))
     return frames, truth
 
 
@@ -83,17 +156,30 @@ def tracked(rows: Sequence[FrameFaces], settings: TrackSettings | None = None) -
     return track_faces(rows, Fraction(1, 25), settings)
 
 
-def wrong_frames(result: TrackResult, truth: Sequence[dict[int, tuple[float, float]]]) -> int:
+def shown(box_xyxy: np.ndarray, truth: Truth) -> int | None:
+    """Who fills at least three quarters of the middle half of a box and has the nearest head; None where nobody does both:
+    half a face comes out from behind another one.
+    """
+    first, last = box_xyxy[:2].astype(np.float64), box_xyxy[2:].astype(np.float64)
+    left, top = ((3 * first + last) / 4).round().astype(int).clip(0)
+    right, bottom = ((first + 3 * last) / 4).round().astype(int).clip(0)
+    inside = truth.owner[top:bottom, left:right]
+    inside = inside[inside >= 0]
+    if inside.size == 0:
+        return None
+    counts = np.bincount(inside)
+    most = int(counts.argmax())
+    nearest = min(truth.heads, key=lambda who: float(np.hypot(*((first + last) / 2 - truth.heads[who]))))
+    return most if most == nearest and counts[most] >= 0.75 * inside.size else None
+
+
+def wrong_frames(result: TrackResult, truth: Sequence[Truth]) -> int:
     """Detected rows of tracks that show another person than the one whom most of their rows show."""
     wrong = 0
     for track in result.tracks:
         seen = []
         for pts, box, guessed in zip(track.pts, track.boxes, track.interpolated, strict=True):
-            if guessed:
-                continue
-            middle = (box[:2] + box[2:]) / 2
-            near = sorted((float(np.hypot(*(middle - at))), who) for who, at in truth[int(pts)].items())
-            # Behind one another the one in front is seen, and so is the one in whose middle the face is.
-            seen.append(max(who for apart, who in near if apart < near[0][0] + 25))
-        wrong += len(seen) - max(seen.count(who) for who in set(seen))
+            if not guessed and (who := shown(box, truth[int(pts)])) is not None:
+                seen.append(who)
+        wrong += len(seen) - max((seen.count(who) for who in set(seen)), default=0)
     return wrong

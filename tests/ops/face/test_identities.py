@@ -6,14 +6,22 @@ Run it for the table: python -m tests.ops.face.test_identities
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ops.face.shots import shot_scores
+from ops.metrics.identity import IdentitySettings, identity_crop, open_identity
+from ops.video.decode import FrameReader
+from ops.video.probe import probe
 from tests import needs
-from tests.ops.face.scenes import Person, heads_of, rows_of, scene, tracked, wrong_frames
+from tests.ops.face.scenes import Person, heads_of, rows_of, scene, tracked, unseen_scene, wrong_frames
 from tests.ops.video.media import CLIPS
 
 N = 60
+SAME_PERSON = 0.4  # cosine of the recogniser below which two pictures may be of two people
 CLIP_OF = {"man": "lp_d18_man_480.mp4", "twin": "two_faces_960x480.mp4", "glasses": "lp_d12_motion_512.mp4",
            "woman": "lp_s18_720p_camera_pan.mp4"}  # fmt: skip
 
@@ -88,9 +96,6 @@ def test_no_scene_has_a_wrong_frame(name: str, pair: tuple[str, str], front: boo
 
 
 def of_file(path: str):
-    from ops.video.decode import FrameReader
-    from ops.video.probe import probe
-
     info = probe(needs.shared(path))
     with FrameReader(info) as reader:
         frames = [frame for _, frame in reader.read(0, min(info.n_frames, 150))]
@@ -112,8 +117,6 @@ def test_all_faces_are_found_and_a_limit_is_stable() -> None:
     result, count = of_file("cases/d_24faces.mp4")
     assert len(result.tracks) == 24 and all(len(track.pts) == count for track in result.tracks)
     from ops.face.track import TrackSettings
-    from ops.video.decode import FrameReader
-    from ops.video.probe import probe
 
     info = probe(needs.shared("cases/d_24faces.mp4"))
     with FrameReader(info) as reader:
@@ -132,11 +135,73 @@ def test_clips_of_one_person_have_no_needless_tracks(name: str) -> None:
     assert len(result.tracks) <= people * shots + 3, f"{len(result.tracks)} tracks in {count} frames, {shots} shots"
 
 
+UNSEEN = [(2, seed) for seed in range(20)] + [(3, seed) for seed in range(6)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("people", "seed"), UNSEEN[:1])
+def test_strangers_keep_their_tracks(people: int, seed: int) -> None:
+    frames, truth = unseen_scene(seed, people)
+    assert wrong_frames(tracked(rows_of(frames)), truth) == 0
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("people", "seed"), UNSEEN[1:])
+def test_strangers_on_any_way_keep_their_tracks(people: int, seed: int) -> None:
+    frames, truth = unseen_scene(seed, people)
+    assert wrong_frames(tracked(rows_of(frames)), truth) == 0
+
+
+def strangers_in(path: Path, most: int = 90) -> tuple[int, int, int, int]:
+    """(wrong frames, judged frames, tracks, shots) of a clip, by a recogniser that the tracker does not use.
+
+    Wrong is a frame of a track that is more like another track of its shot than like the rest of its own.
+    """
+    network = open_identity(IdentitySettings("insightface", needs.shared("models/insightface_root/models/face_default")))
+    info = probe(path)
+    with FrameReader(info) as reader:
+        frames = dict(reader.read(0, min(info.n_frames, most)))
+    rows = rows_of(list(frames.values()))
+    scores = shot_scores(frames.values(), None)
+    result = tracked([replace(row, cut_score=score) for row, score in zip(rows, scores, strict=True)])
+    found: dict[int, np.ndarray] = {}
+    for track in result.tracks:
+        seen = np.flatnonzero(~track.interpolated)[::3]
+        faces = [identity_crop(list(frames.values())[int(track.pts[i])], track.landmarks[i]) for i in seen]
+        found[track.track_id] = network.embed(np.stack(faces))
+    wrong = judged = 0
+    for track in result.tracks:
+        own = found[track.track_id]
+        others = [found[t.track_id].mean(0) for t in result.tracks if t.shot == track.shot and t is not track]
+        for i, one in enumerate(own):
+            rest = np.delete(own, i, axis=0)
+            if not len(rest):
+                continue
+            judged += 1
+            like = float(np.median(rest @ one))
+            wrong += like < SAME_PERSON and any(float(other @ one) > like + 0.1 for other in others)
+    return wrong, judged, len(result.tracks), len(result.shots)
+
+
 def table() -> None:
     print(f"{'scene':34s} {'people':18s} front  wrong  tracks")
+    total = 0
     for name, pair, front in cases():
         wrong, tracks, _ = played(name, pair, front)
-        print(f"{name:34s} {'+'.join(pair):18s} {front!s:5s}  {wrong:5d}  {tracks:6d}")
+        total += wrong
+        print(f"{name:34s} {'+'.join(pair):18s} {front!s:5s}  {wrong:5d}  {tracks:6d}", flush=True)
+    for people, seed in UNSEEN:
+        frames, truth = unseen_scene(seed, people)
+        result = tracked(rows_of(frames))
+        wrong = wrong_frames(result, truth)
+        total += wrong
+        print(f"{f'strangers, any way, {seed}':34s} {people:<18d}        {wrong:5d}  {len(result.tracks):6d}", flush=True)
+    print(f"{'clip':34s} {'frames judged':18s}        wrong  tracks")
+    for path in [needs.shared(f"videos/{name}") for name in CLIPS] + sorted(needs.shared("videos/real").glob("*.mp4")):
+        wrong, judged, tracks, shots = strangers_in(path)
+        total += wrong
+        print(f"{path.name:34s} {judged:<18d}        {wrong:5d}  {tracks:6d} in {shots} shots", flush=True)
+    print(f"wrong frames: {total}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from av.video.frame import VideoFrame
 from ops.video import EncodeOptions, FrameReader, MediaError, encode_segment, finalize, probe
 from ops.video.carriage import Carriage, carriage_of, container_for, options_for, refusal
 from ops.video.contents import FORMATS, side_data_numbers
-from ops.video.convert import Picture
+from ops.video.convert import Picture, without_second_field
 from ops.video.probe import SourceInfo
 from tests import needs
 from tests.ops.video.media import make_video, moving_frames
@@ -327,6 +327,103 @@ def test_transparency_goes_through(tmp_path: Path, made: str, codec: str, chosen
         assert np.abs(a - b).max() <= (0 if codec == "qtrle" else 2) and a.min() < 10 and a.max() > 180
 
 
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_transparency_beside_the_pictures_goes_through(tmp_path: Path, codec: str) -> None:
+    """VP8 and VP9 keep it in packets of its own, which FFmpeg's own decoders leave out: every sticker was refused."""
+    source = tmp_path / "a.webm"
+    with av.open(str(source), "w") as out:
+        stream = out.add_stream(codec, rate=25, options={"auto-alt-ref": "0", "crf": "4", "b": "4M", "cpu-used": "8"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuva420p"
+        stream.metadata["alpha_mode"] = "1"
+        for i in range(5):
+            rgba = np.dstack([moving_frames(1, 96, 64, seed=i)[0], np.tile(np.arange(0, 192, 2, np.uint8), (64, 1))])
+            frame = VideoFrame.from_ndarray(rgba, format="rgba").reformat(format="yuva420p")
+            frame.pts = i
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    info = probe(source)
+    assert info.contents.alpha and not info.contents.coded_alpha and info.n_frames == 5
+    suffix = container_for(info, FAST, ".webm")
+    _, held = edited(source, tmp_path / f"o{suffix}")
+    assert held.encode.codec == "prores_ks" and not held.losses
+    ramp = np.tile(np.arange(0, 192, 2), (64, 1))
+    found = frames_of(tmp_path / f"o{suffix}")
+    assert len(found) == 5
+    for frame in found:
+        assert np.abs(frame.to_ndarray(format="rgba")[..., 3].astype(int) - ramp).mean() < 4
+
+
+def test_full_range_stays_right_where_nothing_says_it(tmp_path: Path) -> None:
+    """ProRes in QuickTime has no word for full range: readers take it for limited, and colours were 8 levels off."""
+    full = moving_frames(3, 96, 64)
+    exact = {"codec": "ffv1", "pix_fmt": "yuva420p", "options": {}, "color": (1, 1, 1, 2), "time_base": Fraction(1, 1000)}
+    source = make_video(tmp_path / "a.mkv", full, **exact)  # type: ignore[arg-type]
+    _, held = edited(source, tmp_path / "o.mov")
+    assert held.encode.codec == "prores_ks"
+    for before, after in zip(frames_of(source), frames_of(tmp_path / "o.mov"), strict=True):
+        a, b = (one.to_ndarray(format="rgb24").astype(int) for one in (before, after))
+        assert np.abs((a[:16] - b[:16]).mean(axis=(0, 1))).max() < 1
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "chosen"),
+    [
+        ("yuv420p12le", "libx265"),
+        ("gray16le", "ffv1"),
+        ("gbrp16le", "ffv1"),
+        ("yuv422p10le", "libx264"),
+        ("yuv420p", "libx264"),
+    ],
+)
+def test_a_default_codec_gives_way_to_one_that_keeps_the_depth(tmp_path: Path, pix_fmt: str, chosen: str) -> None:
+    exact = {"codec": "ffv1", "pix_fmt": pix_fmt, "options": {}, "time_base": Fraction(1, 1000)}
+    info = probe(make_video(tmp_path / "a.mkv", moving_frames(2, 96, 64), **exact))  # type: ignore[arg-type]
+    held = carriage_of(info, FAST, ".mkv")
+    assert held.encode.codec == chosen and held.encode.pix_fmt == pix_fmt and not held.losses
+    if chosen != "libx264":
+        named = carriage_of(info, EncodeOptions(codec="libx264"), ".mkv")
+        assert [item.how.split(" does not keep its ")[1] for item in named.losses] == ["depth"]
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_hdr_mastering_metadata_stays(tmp_path: Path, codec: str) -> None:
+    said = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400"
+    options = {"x265-params": f"log-level=none:{said}", "preset": "ultrafast"}
+    source = make_video(tmp_path / "a.mp4", moving_frames(3, 96, 64), codec="libx265", pix_fmt="yuv420p10le", options=options)
+    _, held = edited(source, tmp_path / "o.mp4", EncodeOptions(codec=codec, preset="ultrafast"))  # type: ignore[arg-type]
+    assert "HDR mastering metadata: kept" in map(str, held.items)
+    (before, *_), (after, *_) = frames_of(source), frames_of(tmp_path / "o.mp4")
+    assert (
+        side_data_numbers(before, "CONTENT_LIGHT_LEVEL", 2) == side_data_numbers(after, "CONTENT_LIGHT_LEVEL", 2) == (1000, 400)
+    )
+    had, got = (side_data_numbers(one, "MASTERING_DISPLAY_METADATA", 22) for one in (before, after))
+    assert had is not None and got is not None
+    values = [[Fraction(n[i], n[i + 1]) for i in range(0, 20, 2)] for n in (had, got)]
+    assert values[0] == values[1] and values[0][0] == Fraction(34000, 50000) and values[0][9] == 1000
+    dropped = carriage_of(probe(source), EncodeOptions(codec="libsvtav1"), ".mp4")
+    assert any(item.what == "HDR mastering metadata" and item.fate == "dropped" for item in dropped.items)
+
+
+def test_another_reader_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_video(tmp_path / "a.mp4", moving_frames(6, 96, 64))
+    real = cv2.VideoCapture
+
+    class Other:
+        def __init__(self, *arguments: object) -> None:
+            self._video = real(*arguments)  # type: ignore[call-overload]
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._video, name)
+
+        def get(self, prop: int) -> float:
+            return 7.0 if prop == cv2.CAP_PROP_FRAME_COUNT else float(self._video.get(prop))
+
+    monkeypatch.setattr("ops.video.mux.cv2.VideoCapture", Other)
+    with pytest.raises(MediaError, match=r"another reader .OpenCV. finds 7 frames instead of 6"):
+        edited(source, tmp_path / "o.mp4")
+    assert not (tmp_path / "o.mp4").exists()
+
+
 def interlaced(path: Path, *, top_first: bool) -> Path:
     options = {"preset": "ultrafast", "crf": "10", "x264-params": "tff=1" if top_first else "bff=1"}
     with av.open(str(path), "w") as out:
@@ -339,7 +436,10 @@ def interlaced(path: Path, *, top_first: bool) -> Path:
         source.link_to(field)
         field.link_to(sink)
         graph.configure()
-        for i, rgb in enumerate(moving_frames(8, 96, 64)):
+        moments = moving_frames(40, 96, 64)
+        for i in range(8):
+            rgb = moments[4 * i].copy()
+            rgb[1::2] = moments[4 * i + 8][1::2]  # the other field is of another moment
             frame = VideoFrame.from_ndarray(rgb).reformat(format="yuv420p")
             frame.pts, frame.time_base = i, Fraction(1, 25)
             graph.push(frame)
@@ -366,6 +466,31 @@ def test_two_fields_a_frame_stay_two_fields(tmp_path: Path, top_first: bool) -> 
 
 
 # ------------------------------------------------------------------------------------------------ side data and tags
+
+
+@pytest.mark.parametrize("top_first", [True, False])
+def test_fields_become_frames_where_that_is_asked_for(tmp_path: Path, top_first: bool) -> None:
+    source = interlaced(tmp_path / "a.mp4", top_first=top_first)
+    options = replace(FAST, deinterlace=True, codec="libx265", codec_is_default=False)
+    _, held = edited(source, tmp_path / "o.mp4", options)
+    assert not held.losses and any(str(item).startswith("fields") and item.fate == "converted" for item in held.items)
+    kept = slice(0 if top_first else 1, None, 2)
+    for before, after in zip(frames_of(source), frames_of(tmp_path / "o.mp4"), strict=True):
+        a, b = planes(before)[0], planes(after)[0]
+        assert not after.interlaced_frame
+        assert np.abs(a - b)[kept][:8].mean() < 6, "the first field stays"
+        combed, smooth = (np.abs(p[1:-1] - (p[:-2] + p[2:]) / 2).mean() for p in (a, b))
+        assert smooth < 0.5 * combed, "and the other one's lines fit between its lines"
+
+
+def test_lines_are_drawn_along_edges() -> None:
+    """A slanted edge stays an edge: of three directions the one that differs least."""
+    y, x = np.mgrid[:8, :16]
+    slanted = np.where(x > y + 4, 200, 20).astype(np.uint8)
+    woven = slanted.copy()
+    woven[1::2] = 0
+    made = without_second_field(woven, True)
+    assert np.array_equal(made[::2], slanted[::2]) and np.array_equal(made[1:-1], slanted[1:-1])
 
 
 @pytest.mark.parametrize("display", [(90, False, False), (180, False, False), (270, True, False)])
