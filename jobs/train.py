@@ -18,7 +18,7 @@ from typing import Annotated
 import torch
 import typer
 
-from jobs.common.errors import explained
+from jobs.common.errors import UsageError, explained
 from jobs.common.evaluate_options import LpipsHeads, LpipsWeights
 from jobs.common.train_options import (
     LICENCE,
@@ -47,6 +47,7 @@ from jobs.common.train_options import (
     perceptual_files,
     start,
     use_threads,
+    watching,
 )
 from ops.checkpoints.bundle import write_bundle
 from ops.data.faces import load_faces
@@ -54,10 +55,19 @@ from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.light import LightStyleRes
 from ops.inversion.styleres import StyleRes
 from ops.training.e0 import E0Settings
-from ops.training.light import LightE0Settings, LightResidualSettings
+from ops.training.light import LightE0Settings, LightPictureSettings, LightResidualSettings, PictureParts
 from ops.training.light import residual_parts as light_parts
 from ops.training.official_edits import official_edits
-from ops.training.presets import Preset, e0_preset, prior_preset, prior_sizes, residual_preset, tail_preset
+from ops.training.presets import (
+    Preset,
+    e0_preset,
+    parts_preset,
+    picture_preset,
+    prior_preset,
+    prior_sizes,
+    residual_preset,
+    tail_preset,
+)
 from ops.training.prior import PriorSettings
 from ops.training.residual import ResidualSettings, residual_parts
 from ops.training.run import (
@@ -71,7 +81,8 @@ from ops.training.run import (
     model_on_prior,
     save_edits,
 )
-from ops.training.trainer import LoopSettings, load_result, result_weights
+from ops.training.trainer import LoopSettings, images_seen, load_result, result_weights, save_result
+from ops.training.trainer import train as train_task
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode="markdown")
 
@@ -246,6 +257,41 @@ def residual_command(
         start(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
 
 
+@app.command("picture")
+def picture_command(
+    data: Data,
+    prior: Prior,
+    out: Out,
+    images: Images = None,
+    max_minutes: MaxMinutes = None,
+    batch: Batch = None,
+    seed: Seed = 0,
+    precision: PrecisionName = None,
+    settings: Set = [],  # noqa: B006 - typer copies it
+    start_from: StartFrom = None,
+    directions: Directions = None,
+    identity_network: IdentityNetwork = None,
+    vgg_weights: VggWeights = None,
+    lpips_weights: LpipsWeights = None,
+    lpips_heads: LpipsHeads = None,
+    threads: Threads = None,
+    workers: Workers = 1,
+    gpus_per_worker: GpusPerWorker = 0,
+    cpus_per_worker: CpusPerWorker = 1,
+    ray_address: RayAddress = None,
+    progress: ProgressMode = "auto",
+) -> None:
+    """Preset light: train what of the picture's error remains after an edit, on what `residual` left in --out."""
+    with explained():
+        task, loop = picture_preset()
+        loop = loop_from(loop, images, batch, seed, precision, max_minutes)
+        files = perceptual_files(vgg_weights, lpips_weights, lpips_heads)
+        plan = _plan(
+            data, prior, out, "light", changed(task, settings), loop, start_from, identity_network, files, directions=directions
+        )
+        start(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
+
+
 @app.command("directions")
 def directions_command(
     data: Data,
@@ -267,6 +313,54 @@ def directions_command(
         found = find_edits(model.eval(), known, CELEBA_EDITS, pose=True, components=GANSPACE_COMPONENTS)
         print("\n".join(found.lines))
         save_edits(out, found.entries, found.tensors)
+
+
+@app.command("mix")
+def mix_command(
+    first: Annotated[Path, typer.Argument(help="A NAME.pt that a training left.")],
+    second: Annotated[Path, typer.Argument(help="Another of the same part, whose training began with the first.")],
+    out: Annotated[Path, typer.Argument(help="NAME.pt to write.")],
+    share: Annotated[float, typer.Option("--share", min=0.0, max=1.0, help="Of the second in each weight.")] = 0.5,
+) -> None:
+    """Write weights between those of two trainings (Wortsman et al., CVPR 2022): what the second learnt, at half its price."""
+    with explained():
+        before, after = result_weights(first), result_weights(second)
+        if {name: tensor.shape for name, tensor in before.items()} != {name: tensor.shape for name, tensor in after.items()}:
+            raise UsageError(f"{first} and {second} hold other weights; give two results of one part and of one model's sizes")
+        mixed = {name: torch.lerp(tensor, after[name], share) for name, tensor in before.items()}
+        save_result(out, mixed, images_seen(first) + images_seen(second))
+
+
+@app.command("parts")
+def parts_command(
+    data: Annotated[Path, typer.Option("--data", help="Parquet file with columns file, image and mask.")],
+    out: Out,
+    images: Images = None,
+    max_minutes: MaxMinutes = None,
+    batch: Batch = None,
+    seed: Seed = 0,
+    settings: Set = [],  # noqa: B006 - typer copies it
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Also write the trained network here, in half precision.")
+    ] = None,
+    threads: Threads = None,
+    progress: ProgressMode = "auto",
+) -> None:
+    """Train the network of face parts, by which a paste leaves hands and backgrounds alone."""
+    from safetensors.torch import save_file
+
+    from ops.training.parts import PartsSettings, PartsTask, load_parts
+
+    with explained():
+        use_threads(threads)
+        loop = loop_from(parts_preset(), images, batch, seed, None, max_minutes)
+        torch.manual_seed(loop.seed)
+        faces, held_out = (load_parts(data, held_out=held) for held in (False, True))
+        task = PartsTask(faces, held_out, changed(PartsSettings(), settings))
+        with watching(progress, task.name) as watch:
+            train_task(task, None, loop, out, watch=watch, about={"task": task.settings, "data": {"source": str(data)}})
+        if weights is not None:
+            save_file({name: value.half() for name, value in task.trained().state_dict().items()}, weights)
 
 
 @app.command("bundle")
@@ -310,6 +404,7 @@ def trained(prior: Path, out: Path, preset: Preset) -> tuple[StyleRes | LightSty
         assert light.encoder is not None
         load_result(light.encoder, out / "e0.pt")
         load_result(light_parts(light), out / "residual.pt")
+        load_result(PictureParts(light), out / "picture.pt")
         return light, light_weights(light)
     without_e2 = "gates.projection.weight" in result_weights(out / "residual.pt")
     model = model_on_prior(prior, preset, without_e2=without_e2)
@@ -323,7 +418,7 @@ def _plan(
     prior: Path | None,
     out: Path,
     preset: Preset,
-    task: E0Settings | ResidualSettings | LightE0Settings | LightResidualSettings | PriorSettings,
+    task: E0Settings | ResidualSettings | LightE0Settings | LightResidualSettings | LightPictureSettings | PriorSettings,
     loop: LoopSettings,
     start_from: str | None,
     identity_network: Path | None,

@@ -45,6 +45,7 @@ from ops.checkpoints.bundle import Bundle
 from ops.device import Device
 from ops.editing.library import load_edits, offers
 from ops.editing.recipe import EditRecipe
+from ops.editing.smoothing import keeps_codes
 from ops.face.align import CropMode
 from ops.face.detect import DetectorFactory, DetectorSettings
 from ops.face.paste import PasteSettings
@@ -216,6 +217,7 @@ def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, comput
                 compute.backend,
                 settings.sheet_frames,
                 max(1, int(cpus)),
+                keeps_codes(settings.plan.smoothing),
                 settings.identity,
             ),
             cpus,

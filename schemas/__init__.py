@@ -21,7 +21,7 @@ from schemas.common import (
 )
 from schemas.edits import edits_schema, segments_schema
 from schemas.faces import faces_schema, frames_schema
-from schemas.failures import NEVER_ACTS, PASSED_THROUGH, Failure, failures_schema, failures_table
+from schemas.failures import NEVER_ACTS, PASSED_THROUGH, TURNED_AWAY, Failure, failures_schema, failures_table
 from schemas.latents import (
     RESIDUAL_CODECS,
     ResidualCodec,
@@ -44,6 +44,7 @@ __all__ = [
     "SCHEMA_VERSION_KEY",
     "TABLES",
     "TABLE_KEY",
+    "TURNED_AWAY",
     "Failure",
     "ResidualCodec",
     "SchemaError",

@@ -11,7 +11,9 @@ from schemas.common import NO_TRACK, key_fields, table_of
 
 NEVER_ACTS = "never_acts"
 """The reason of an entry of a recipe whose span no face is seen in: people are told, and nothing is lost."""
-PASSED_THROUGH = frozenset({"no_face", "track_dropped", NEVER_ACTS})
+TURNED_AWAY = "turned_away"
+"""The reason of a stretch of a track without its edit: the head is turned too far for one."""
+PASSED_THROUGH = frozenset({"no_face", "track_dropped", NEVER_ACTS, TURNED_AWAY})
 """Reasons of rows that say why pixels were left alone, and not that something went wrong."""
 
 

@@ -18,9 +18,10 @@ PACKAGES: Final = ("schemas", "ops", "pipeline", "jobs", "styleres")
 ORDER: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "ops": (
         ("device", "spaces", "files", "nn"),
-        ("generators", "video", "face"),
+        ("generators", "video", "networks"),
+        ("face",),
         ("inversion", "editing"),
-        ("checkpoints/formats", "networks", "data"),
+        ("checkpoints/formats", "data"),
         ("checkpoints",),
         ("metrics",),
         ("training",),

@@ -20,6 +20,7 @@ from ops.face.paste import PasteSettings
 from ops.face.shots import ShotSettings
 from ops.face.smooth import QuadSmoothing
 from ops.face.track import TrackSettings
+from ops.face.turn import TurnSettings
 from ops.metrics.identity import identity_settings
 from ops.video.encode import EncodeOptions
 from pipeline.flow import Compute, InvertSettings, RenderSettings
@@ -169,6 +170,7 @@ TABLE: Final[Mapping[type, Shape]] = {
             "recipe": Hidden("--edit or --recipe"),
             "smoothing": Nested(SmoothingSettings),
             "fade_seconds": Option("--fade-seconds", EDIT, min=0.0),
+            "turn": Nested(TurnSettings),
             "size": Option(
                 "--size",
                 PASTE,
@@ -176,9 +178,16 @@ TABLE: Final[Mapping[type, Shape]] = {
             ),
         }
     ),
+    TurnSettings: Shape(
+        {
+            "away_degrees": Option("--turned-degrees", EDIT, "A head turned so far to the side is not edited."),
+            "back_degrees": Option("--turned-back-degrees", EDIT, "Once turned so far, it is edited again below this."),
+        }
+    ),
     SmoothingSettings: Shape(
         {
-            "kind": Option("--smoothing", EDIT, "Filter that smooths codes over time, within a track."),
+            "kind": Option("--smoothing", EDIT, "Filter over time, within a track."),
+            "target": Option("--smooth", EDIT, "edit: what an edit adds to codes; code: the codes."),
             "sigma_seconds": DERIVED,
             "window_seconds": DERIVED,
             "degree": Option("--smoothing-degree", EDIT, "savgol: degree of the polynomial.", 0, 5),
@@ -205,6 +214,7 @@ TABLE: Final[Mapping[type, Shape]] = {
         {
             "mode": Option("--paste"),
             "mask": Nested(MaskSettings),
+            "within": Option("--within", PASTE, "person: hands before the face and the background stay as they are."),
             "color_match": Option("--color-match", PASTE, "Match the colours of the source's crop."),
         }
     ),

@@ -14,7 +14,7 @@ import torch
 
 from ops.editing.editor import AnyEditor, EditError, Editor, StyleEditor
 from ops.editing.recipe import EditRecipe
-from ops.editing.smoothing import SmoothingSettings, smooth_codes
+from ops.editing.smoothing import SmoothingSettings, keeps_bits, smooth_codes
 
 _FRAMES_AT_ONCE = 256  # bounds the memory of an editor's temporaries; rows do not know of each other
 
@@ -24,7 +24,7 @@ class PlannedEdits:
     """Codes and strengths of one track's frames."""
 
     base_NLD: np.ndarray
-    """Codes before the edits, float32: the track's codes, smoothed as set. Paste-back compares with these."""
+    """Codes before the edits, float32: the track's codes, or those smoothed as set. Paste-back compares with these."""
     edited_NLD: np.ndarray
     """Codes after all edits, float32; equal to `base_NLD`, bit for bit, where not active."""
     style_active_N: np.ndarray
@@ -48,14 +48,18 @@ def plan_edits(
     pts_seconds_N: np.ndarray,
     track_id: int,
     smoothing: SmoothingSettings,
+    *,
+    smoothed_NLD: np.ndarray | None = None,
 ) -> PlannedEdits:
-    """W+ of one whole track => its planned edits. Smooths first, then edits in the recipe's order:
+    """W+ of one whole track => its planned edits. Smooths first, then edits the smoothed codes w in the recipe's order:
 
         w ← w + weight · (editor(w, strength) − w)        for each entry
 
     so a fade leads from the face as it is to the edited face for every editor, also for those whose strength
     0 is not "no edit". Entries in S stand outside that order: weight · offset(strength) of each is added up, and to S of the
-    code that the others leave.
+    code that the others leave. With the target "edit" what was added to w is then added to the track's own codes.
+
+    smoothed_NLD: the smoothed codes of these frames, for whoever plans some of a track's.
 
     Raises:
         RecipeError: the recipe names edits that `editors` lacks (lists those it has).
@@ -63,7 +67,7 @@ def plan_edits(
         SmoothingError: shapes that do not match, or times that do not increase.
     """
     recipe.require_known(editors.keys())
-    base_NLD = smooth_codes(wplus_NLD, pts_seconds_N, smoothing)
+    base_NLD = smooth_codes(wplus_NLD, pts_seconds_N, smoothing) if smoothed_NLD is None else smoothed_NLD
     strength_NE = recipe.strengths(pts_seconds_N)
     weight_NE = recipe.weights(pts_seconds_N, track_id)
     acting_NE = weight_NE > 0
@@ -91,6 +95,10 @@ def plan_edits(
                     style_offset_AS[place_N[rows]] += result
             if not np.isfinite(result).all():
                 raise EditError(f"{name}: gives codes that are not finite on track {track_id}; lower its strength")
+    if smoothing.target == "edit" and not keeps_bits(smoothing):
+        # Where nothing acts the difference is 0 and the code's own bits stay.
+        edited_NLD = wplus_NLD + (edited_NLD - base_NLD)
+        base_NLD = np.array(wplus_NLD, np.float32)
     return PlannedEdits(
         base_NLD=base_NLD,
         edited_NLD=edited_NLD,

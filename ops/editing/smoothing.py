@@ -35,8 +35,12 @@ class SmoothingError(ValueError):
 class SmoothingSettings:
     """How codes are smoothed over time. Durations in seconds: they mean the same at any frame rate."""
 
-    kind: SmoothingKind = "none"
+    kind: SmoothingKind = "gaussian"
     """`gaussian` and `savgol` have no lag; `one_euro` is causal and lags; `none` keeps the codes' bits."""
+    target: Literal["edit", "code"] = "edit"
+    """edit: every frame keeps its own code, and what is added to it is found from the smoothed one, so that an edit which
+    depends on the code does not tremble with it and one that does not is left alone. code: the smoothed code takes the place of
+    the frame's own; the face's own motion is smoothed too."""
     sigma_seconds: float = 0.08
     """gaussian: standard deviation (two frames at 25 per second)."""
     window_seconds: float = 0.36
@@ -74,6 +78,16 @@ class SmoothingSettings:
             raise SmoothingError(f"degree is 0 to 5, got {self.degree}")
         if self.shared_from_row is not None and self.shared_from_row < 0:
             raise SmoothingError(f"shared_from_row is a row of W+, from 0; got {self.shared_from_row}")
+
+
+def keeps_bits(settings: SmoothingSettings) -> bool:
+    """Whether nothing is smoothed at all."""
+    return settings.kind == "none" and settings.shared_from_row is None
+
+
+def keeps_codes(settings: SmoothingSettings) -> bool:
+    """Whether frames keep the codes that they were inverted to."""
+    return settings.target == "edit" or keeps_bits(settings)
 
 
 def smooth_codes(wplus_NLD: np.ndarray, pts_seconds_N: np.ndarray, settings: SmoothingSettings) -> np.ndarray:

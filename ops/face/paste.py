@@ -57,6 +57,9 @@ class PasteSettings:
     """delta: add only what the edit changed; composite: where it changed structure, show the generated face instead; replace:
     the generated face."""
     mask: MaskSettings = field(default_factory=MaskSettings)
+    within: Literal["person", "crop"] = "person"
+    """person: only where face, hair and neck are seen, so that a hand before the face and the background stay; crop: all of the
+    mask."""
     color_match: bool = False
     """Scale (and, in replace, shift) each channel so that the *reconstruction* has the source crop's mean and
     spread under the mask. Measured on the reconstruction, not on the edit, so an edited hair colour survives.
@@ -71,7 +74,7 @@ class PasteSettings:
             return self
         if self.mask.kind == "face":
             raise PasteError(f"mask: 'face' needs faces, and this model's crop is {crop!r}; use 'soft'.")
-        return replace(self, mask=replace(self.mask, kind="edges"))
+        return replace(self, mask=replace(self.mask, kind="edges"), within="crop")
 
 
 def paste(
@@ -82,14 +85,17 @@ def paste(
     settings: PasteSettings,
     landmarks: np.ndarray | None = None,
     fade: float = 1.0,
+    person: np.ndarray | None = None,
 ) -> np.ndarray:
     """A new frame with the edit in it; `frame` is not written to.
 
     frame       uint8 [H, W, 3] RGB.
     edited      float [h, w, 3] RGB in 0..255, unclipped values allowed; square for faces.
-    reference   the model's reconstruction without an edit, like `edited`; needed by all modes but "replace".
+    reference   the model's reconstruction without an edit, like `edited`; needed by mode "delta". None in mode "composite": the
+                model's reconstruction is the source, which then stands for it.
     quad_42     where the crop was cut.
     landmarks   [5, 2] or [68, 2] in source pixels; needed by mask kind "face".
+    person      float32 [S, S] in crop space, 0..1, multiplies the mask: where the edit may show (`ops.face.person`).
     fade        0..1, multiplies the mask (at gaps, at a track's ends); 0 returns a copy of the frame.
 
     Raises PasteError for shapes that do not fit, crops with values that are not finite, and what is needed
@@ -115,7 +121,8 @@ def paste(
             assert reference is not None  # _check has seen to it
             change = _warp_layer((layer - np.asarray(reference, np.float32)) * gain, quad_42, shift, size)
         case "composite":
-            assert reference is not None
+            if reference is None:
+                reference = crop_face(frame, quad_42, layer.shape[:2])
             reference = np.asarray(reference, np.float32)
             faces = settings.mask.kind != "edges"
             change = _composite_change(frame, source, layer, reference, gain, quad_42, shift, size, faces=faces)
@@ -123,6 +130,8 @@ def paste(
             change = _warp_layer(layer * gain + offset, quad_42, shift, size) - source
 
     mask = _mask(MASK_SIZE, frame, quad_42, settings.mask, landmarks)
+    if person is not None:
+        mask = mask * cv2.resize(person, mask.shape, interpolation=cv2.INTER_LINEAR)
     weight = _warp_mask(mask, quad_42, shift, size, beyond_is_zero=settings.mask.kind != "edges")
     change *= _per_channel(weight * np.float32(fade))
     # Where the weight is 0 the change is 0 and the sum is the source's own integer: no select is needed to
@@ -295,9 +304,8 @@ def _check(
         raise PasteError(f"paste: expected a frame uint8 [H, W, 3] RGB, got {frame.dtype} {list(frame.shape)}.")
     if edited.ndim != 3 or edited.shape[2] != 3 or 0 in edited.shape:
         raise PasteError(f"paste: expected an edited crop [h, w, 3] in 0..255, got {list(edited.shape)}.")
-    if settings.mode != "replace" and reference is None:
-        needs = f"mode {settings.mode!r} needs the reconstruction as reference"
-        raise PasteError(f"paste: {needs}; pass it, or use mode 'replace'.")
+    if settings.mode == "delta" and reference is None:
+        raise PasteError("paste: mode 'delta' needs the reconstruction as reference; pass it, or use mode 'replace'.")
     if reference is not None and reference.shape != edited.shape:
         raise PasteError(f"paste: expected a reference of shape {list(edited.shape)}, got {list(reference.shape)}.")
     if not (np.isfinite(edited).all() and (reference is None or np.isfinite(reference).all())):

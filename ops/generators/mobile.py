@@ -4,8 +4,9 @@ its cost.
     const 4x4 - conv1 - layers 0..: up (inverse Haar) - conv1 - conv2 - ... - to_img - inverse Haar => picture
 
 A style scales a module's input; demodulation does not depend on it and is part of the weights. The network has one output, at
-its full size. Smaller pictures come from tails (`TailConfig`): small networks of our own on the features of a lower layer,
-distilled to the full picture averaged down, so that one code and one residual give pictures of several sizes.
+its full size. The picture averaged to half that size is exact: the low band of the last Haar transform. Smaller ones come from
+tails (`TailConfig`): small networks of our own in place of the layers above, distilled to the full picture averaged down. So
+one code and one residual give pictures of several sizes.
 
 Legend: N batch, L rows of W+, D width of W, C channels, H W.
 """
@@ -33,16 +34,19 @@ ROWS_1024 = (0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 7, 7, 8, 9, 9, 10, 11, 11, 12, 13, 13
 
 
 COLOURS = 12
-"""Channels of a picture before the last inverse Haar transform."""
+"""Channels of a picture before the last inverse Haar transform; the first three are its low band."""
+
+
+ALONE_FROM = 64
+"""Side of the features from which on a CPU works on one sample at a time."""
 
 
 @dataclass(frozen=True)
 class TailConfig:
-    """A smaller output: colours read off a layer's features, plus those that separable convolutions make of them, then one
-    inverse Haar transform."""
+    """A smaller output: colours read off a layer's features, plus those that separable convolutions make of them."""
 
     size: int
-    """Side of the picture in pixels; twice the side of the features it reads."""
+    """Side of the picture in pixels, and of the features it reads."""
     widths: tuple[int, ...]
     """Output channels of each convolution."""
     rows: tuple[int, ...]
@@ -71,7 +75,7 @@ class MobileConfig:
             raise ValueError(f"expected channels at two or more resolutions, multiples of 4, got {list(self.channels)}")
         if len(self.rows) != modules or not all(0 <= row < self.num_ws for row in self.rows):
             raise ValueError(f"expected {modules} rows between 0 and {self.num_ws - 1}, got {list(self.rows)}")
-        below = [2 * side for side in self.sides[1:-1]]
+        below = self.sides[1:-1]
         for tail in self.tails:
             if tail.size not in below:
                 raise ValueError(f"expected tails of {below} px, got {tail.size}")
@@ -89,7 +93,7 @@ class MobileConfig:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return (*sorted(tail.size for tail in self.tails), self.resolution)
+        return (*sorted(tail.size for tail in self.tails), self.resolution // 2, self.resolution)
 
     @property
     def layers(self) -> int:
@@ -106,9 +110,9 @@ class MobileConfig:
         rows = [*self.rows]
         for tail in self.tails:
             counts, name = (self.channels[self.layer_of(tail) + 1], *tail.widths, COLOURS), f"tails.px{tail.size}"
-            found.append((f"{name}.linear", counts[0], COLOURS))
+            found.append((f"{name}.linear", counts[0], 3))
             found += [(f"{name}.convs.{i}", counts[i], counts[i + 1]) for i in range(len(tail.widths))]
-            found.append((f"{name}.to_img", counts[-2], COLOURS))
+            found.append((f"{name}.to_img", counts[-2], 3))
             rows += tail.rows
         return tuple(
             StyleInput(name, into, row, out, makes_colours=name.endswith(("to_img", "linear")))
@@ -128,7 +132,7 @@ class MobileConfig:
 
     def layer_of(self, tail: TailConfig) -> int:
         """The layer whose features a tail reads."""
-        return self.sides.index(tail.size // 2) - 1
+        return self.sides.index(tail.size) - 1
 
 
 @dataclass(frozen=True)
@@ -162,9 +166,18 @@ class SeparableConv(nn.Module):
         self.noise = nn.Parameter(torch.zeros(side, side))
 
     def forward(self, x: Tensor, style_NC: Tensor, weight_delta: Tensor | None = None, window: Window | None = None) -> Tensor:
+        noise = (self.noise if window is None else window.of(self.noise))[None, None]
+        if (
+            len(x) == 1
+            and weight_delta is None
+            and not (torch.is_grad_enabled() and (x.requires_grad or self.bias.requires_grad))
+        ):
+            # A depthwise filter and a style commute: one weight and a bias for two passes over the features.
+            weight = (self.pointwise * style_NC[:, :, None, None]).to(x.dtype)
+            y = pointwise(depthwise(x, self.depthwise.to(x.dtype)), weight, self.bias.to(x.dtype))
+            return F.leaky_relu(y.add_(noise.to(y.dtype)), LRELU_SLOPE, inplace=True)
         y = depthwise(x * style_NC[:, :, None, None].to(x.dtype), self.depthwise.to(x.dtype))
         y = scaled_pointwise(y, self.pointwise, weight_delta)
-        noise = (self.noise if window is None else window.of(self.noise))[None, None]
         return activated(y, noise, self.bias)
 
 
@@ -200,17 +213,37 @@ class Up(nn.Module):
 
 
 class ToImage(nn.Module):
-    """Style, pointwise to the colours, bias, inverse Haar transform => picture float32."""
+    """Style, pointwise to the colours, bias; of twelve colours the inverse Haar transform => picture float32."""
 
-    def __init__(self, in_channels: int, style_width: int):
+    def __init__(self, in_channels: int, style_width: int, colours: int = COLOURS):
         super().__init__()
         self.affine = nn.Linear(style_width, in_channels)
-        self.weight = nn.Parameter(normal_init(COLOURS, in_channels, 1, 1, std=in_channels**-0.5))
-        self.bias = nn.Parameter(torch.zeros(COLOURS))
+        self.weight = nn.Parameter(normal_init(colours, in_channels, 1, 1, std=in_channels**-0.5))
+        self.bias = nn.Parameter(torch.zeros(colours))
 
     def forward(self, x: Tensor, style_NC: Tensor, weight_delta: Tensor | None = None) -> Tensor:
-        y = scaled_pointwise(x * style_NC[:, :, None, None].to(x.dtype), self.weight, weight_delta)
-        return haar_up(y.float() + self.bias[:, None, None])
+        y = self.colours(x, style_NC, weight_delta, len(self.bias))
+        return haar_up(y) if len(self.bias) == COLOURS else y
+
+    def averaged(self, x: Tensor, style_NC: Tensor, weight_delta: Tensor | None = None) -> Tensor:
+        """The picture averaged to half its side: half of the low band, as (LL + h + v + d) / 2 and its like say."""
+        delta = None if weight_delta is None else weight_delta[:, : COLOURS // 4]
+        return 0.5 * self.colours(x, style_NC, delta, COLOURS // 4)
+
+    def colours(self, x: Tensor, style_NC: Tensor, weight_delta: Tensor | None, count: int) -> Tensor:
+        """The first `count` of them [N, count, H, W] float32."""
+        y = scaled_pointwise(x * style_NC[:, :, None, None].to(x.dtype), self.weight[:count], weight_delta)
+        return y.float() + self.bias[:count, None, None]
+
+
+def one_by_one(x: Tensor) -> bool:
+    """Whether samples are worked on each alone: on a CPU a style is then a factor of a weight (`SeparableConv`)."""
+    return (
+        len(x) > 1
+        and x.device.type == "cpu"
+        and x.shape[-1] >= ALONE_FROM
+        and not (torch.is_grad_enabled() and x.requires_grad)
+    )
 
 
 def scaled_pointwise(x: Tensor, weight: Tensor, weight_delta: Tensor | None) -> Tensor:
@@ -238,16 +271,16 @@ class Layer(nn.Module):
 
 
 class Tail(nn.Module):
-    """Features [N, C, s, s] => picture float32 [N, 3, 2s, 2s]."""
+    """Features [N, C, R, R] => picture float32 [N, 3, R, R]."""
 
     def __init__(self, tail: TailConfig, in_channels: int, w_dim: int):
         super().__init__()
         counts = (in_channels, *tail.widths)
         self.convs = nn.ModuleList(
-            SeparableConv(before, after, tail.size // 2, w_dim) for before, after in zip(counts, tail.widths, strict=False)
+            SeparableConv(before, after, tail.size, w_dim) for before, after in zip(counts, tail.widths, strict=False)
         )
-        self.linear = ToImage(in_channels, w_dim)
-        self.to_img = ToImage(counts[-1], w_dim)
+        self.linear = ToImage(in_channels, w_dim, colours=3)
+        self.to_img = ToImage(counts[-1], w_dim, colours=3)
 
     def forward(self, x: Tensor, styles: Sequence[Tensor], window: Window | None = None) -> Tensor:
         picture: Tensor = self.linear(x, styles[0])
@@ -366,16 +399,22 @@ class Mobile(Generator):
         names = self.modules_after(after)
         if after != last and last not in names:
             raise ValueError(f"a picture of {size} px is made of the features at {last}, which lies before {after}")
+        done = after
         for name in names if after != last else ():
+            if injection is None and deltas is None and one_by_one(x):
+                parts = zip(x.split(1), *(style.split(1) for style in styles), strict=True)
+                return torch.cat([self._finish(done, one, rows, size, None, None, window) for one, *rows in parts])
             if window is not None and name.endswith("up"):
                 window = window.at(2)
             x = self._step(name, x, styles, deltas, window)
             if injection is not None and name == injection.place:
-                x = injection.transform(x)
+                x, injection = injection.transform(x), None
             if name == last:
                 break
+            done = name
         if tail is None:
-            picture: Tensor = self.synthesis.to_img(x, styles[self.order["to_img"]], (deltas or {}).get("to_img"))
+            read = self.synthesis.to_img if size == self.config.resolution else self.synthesis.to_img.averaged
+            picture: Tensor = read(x, styles[self.order["to_img"]], (deltas or {}).get("to_img"))
             return picture
         first = self.order[f"tails.px{size}.linear"]
         shorter: Tensor = self.synthesis.tails[f"px{size}"](x, styles[first : first + len(tail.rows)], window)

@@ -65,6 +65,9 @@ class Inverter(nn.Module, ABC):
     config: ModelConfig
     generator: Generator
     feature_dtype: torch.dtype = torch.float32
+    keeps_source: bool = False
+    """Whether pictures of the input's size, made of a code and the detail that came with it, are the source to within what an
+    eye sees: the source then stands for them."""
 
     @abstractmethod
     def invert(self, images: Tensor) -> Inversion:

@@ -3,18 +3,25 @@
     E0   images => W+            EfficientNet-Lite0, three of its scales added on one grid and read as a whole: faces are
                                  aligned, so where something is, matters
     E1   images, F => F_a                    what W+ could not encode, once per image
-    E2   F_a, F, G_a => dF                   how it looks after an edit; x' = G(W_a) with G_a + dF at the place
+         images - x0 => q                    what W+ and F_a could not, in pixels: x0 is their picture of the image
+    E2   F_a, F, G_a => dF, h                how it looks after an edit; x' = G(W_a) with G_a + dF at the place
+         q, h, G_a - F, x' => dx             what of q remains after the edit; the picture is x' + dx
 
 F and G_a are the generator's features of the unedited and of the edited code. The released model gives E2 only G_a; here it
-also sees G_a - F, which says what the edit changed, and where. F_a is small: it is what a face costs in the store.
+also sees G_a - F, which says what the edit changed, and where. q is not the paper's: the layers behind the place draw what they
+learnt to draw, and no F_a makes them draw the rest of a photograph. q is its error in cells of the grid, in a few of the
+directions in which such errors vary most. Where the edit changes nothing dx gives all of it back (docs/decisions/0012).
+F_a and q together are what a face costs in the store.
 
-Legend: N batch, L rows of W+, D width of W, C channels, R R the grid of F_a.
+Legend: N batch, L rows of W+, D width of W, C channels, K channels of q, R R the grid of F_a and q, S side of the images.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import final
+from functools import cache
+from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +30,17 @@ from torch import Tensor, nn
 from ops.generators.build import GeneratorSizes, build_generator
 from ops.generators.mobile import MobileConfig
 from ops.generators.protocol import Generator, Injection, between_convolutions
-from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, only
+from ops.inversion.inverter import Inversion, Inverter, Parts, misfits, only, pooled
 from ops.nn.linear import Linear
 from ops.nn.lite import LiteTrunk
-from ops.nn.pointwise import Pointwise
+from ops.nn.pointwise import Pointwise, pointwise
 
 SLOPE = 0.2
 TRUNK_TAPS, TRUNK_CHANNELS = (4, 10, 15), (40, 112, 320)
+REPEATS = 3
+"""Of the series that sharpens what is enlarged."""
+LARGE_CHANGE = 0.35
+"""Of features, by an edit: a smile changes the mouth by so much, an age the skin by a third of it."""
 FEATURE_SCALE = 0.3
 """Brings the generator's features to about unit variance."""
 
@@ -57,8 +68,12 @@ class LightResidualConfig:
     """Channels inside E1 and E2."""
     depth: int = 4
     """Blocks in each of them."""
-    residual_channels: int = 32
-    """Channels of F_a; with R it decides what a face and frame costs in the store."""
+    residual_channels: int = 12
+    """Channels of F_a."""
+    picture_channels: int = 20
+    """K; with those of F_a it decides what a face and frame costs in the store."""
+    picture_depth: int = 4
+    """Blocks that decide what of q remains."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +102,19 @@ class LightConfig:
         )
 
     @property
+    def cell(self) -> int:
+        """Side in pixels of the images' part that one cell of the grid stands for."""
+        return self.input_size // self.residual.resolution
+
+    @property
+    def drawn_size(self) -> int:
+        """Side of the picture that an image is compared with: the smallest that is not below the image's."""
+        return min((one for one in self.generator.sizes if one >= self.input_size), default=self.generator.resolution)
+
+    @property
     def detail_shape(self) -> tuple[int, int, int]:
-        return self.residual.residual_channels, self.residual.resolution, self.residual.resolution
+        residual = self.residual
+        return residual.residual_channels + residual.picture_channels, residual.resolution, residual.resolution
 
     @property
     def injection_resolution(self) -> int:
@@ -173,8 +199,19 @@ class LightExtraction(nn.Module):
         return residual
 
 
+class Transformed(NamedTuple):
+    """What E2 gives at the place."""
+
+    features: Tensor
+    """G_a + dF."""
+    hidden: Tensor
+    """h [N, width, R, R]."""
+    change: Tensor
+    """How much the edit changed around each cell, [N, 1, R, R]; 0 where it changed nothing."""
+
+
 class LightTransform(nn.Module):
-    """E2: (F_a, F, G_a) => dF [N, C, R, R], which is added to G_a."""
+    """E2 at the place: (F_a, F, G_a) => (dF [N, C, R, R], h)."""
 
     def __init__(self, config: LightResidualConfig):
         super().__init__()
@@ -183,13 +220,45 @@ class LightTransform(nn.Module):
         self.of_change = Pointwise(config.generator_channels, config.width)
         self.blocks = nn.Sequential(*(Residue(config.width) for _ in range(config.depth)))
         self.last = Pointwise(config.width, config.generator_channels)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+        start_at_nothing(self.last)
 
-    def forward(self, residual: Tensor, features: Tensor, edited: Tensor) -> Tensor:
+    def forward(self, residual: Tensor, features: Tensor, edited: Tensor) -> tuple[Tensor, Tensor]:
         x = self.of_residual(residual) + self.of_features(features * FEATURE_SCALE)
-        delta: Tensor = self.last(self.blocks(x + self.of_change((edited - features) * FEATURE_SCALE)))
-        return delta
+        hidden: Tensor = self.blocks(x + self.of_change((edited - features) * FEATURE_SCALE))
+        return self.last(hidden), hidden
+
+
+class LightCorrection(nn.Module):
+    """E2 in the picture: (q, h, change, x' [N, 3, S, S]) => dx [N, 3, S, S].
+
+    dx = basis^T (q (1 + m gate)) + m more, where m, 0 to 1, says how much the edit changed around a cell.
+    """
+
+    def __init__(self, config: LightResidualConfig, input_size: int):
+        super().__init__()
+        self.cell = input_size // config.resolution
+        pixels = 3 * self.cell**2
+        self.of_picture = nn.Conv2d(pixels, config.width, 3, padding=1)
+        self.of_rest = nn.Conv2d(config.picture_channels, config.width, 3, padding=1)
+        self.of_hidden = Pointwise(config.width, config.width)
+        self.blocks = nn.Sequential(*(Residue(config.width) for _ in range(config.picture_depth)))
+        self.gate = Pointwise(config.width, config.picture_channels)
+        self.more = Pointwise(config.width, pixels)
+        start_at_nothing(self.gate)
+        start_at_nothing(self.more)
+
+    def forward(self, rest: Tensor, hidden: Tensor, change: Tensor, picture: Tensor, basis_KP: Tensor) -> Tensor:
+        seen = cells(picture.to(rest.dtype), self.cell)
+        x = self.blocks(self.of_picture(seen) + self.of_rest(rest) + self.of_hidden(hidden))
+        changed = 1 - torch.exp(-((change / LARGE_CHANGE) ** 2))
+        kept = rest + changed * self.gate(x) * rest
+        found = pointwise(kept, basis_KP.t()[:, :, None, None].to(kept.dtype)) + changed * self.more(x)
+        return F.pixel_shuffle(found.float(), self.cell)
+
+
+def start_at_nothing(module: nn.Conv2d) -> None:
+    nn.init.zeros_(module.weight)
+    nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
 def cells(pictures: Tensor, side: int) -> Tensor:
@@ -197,25 +266,66 @@ def cells(pictures: Tensor, side: int) -> Tensor:
     return F.pixel_unshuffle(pictures, side).contiguous(memory_format=torch.channels_last)
 
 
+def enlarged(dx: Tensor, size: int) -> Tensor:
+    """A smooth picture of `size` px a side whose block means are dx, but for a hundredth of its finest structure; where that
+    is smaller, the block means of dx.
+
+    Bicubic interpolation followed by means of blocks is a filter K of the small picture. dx + (dx - K dx) + ... undoes it
+    there, where it costs little, before the one interpolation.
+    """
+    side = dx.shape[-1]
+    if size <= side:
+        return pooled(dx, size)
+    filters = _block_means(size // side).to(dx)
+    sharpened = dx
+    for _ in range(REPEATS):
+        padded = F.pad(sharpened, (2, 2, 2, 2), mode="replicate")
+        blurred = F.conv2d(padded.flatten(0, 1)[:, None], filters).view_as(dx)
+        sharpened = sharpened + (dx - blurred)
+    return F.interpolate(sharpened, size=(size, size), mode="bicubic", align_corners=False)
+
+
+@cache
+def _block_means(factor: int) -> Tensor:
+    """The filter [1, 1, 5, 5] that bicubic enlargement by a factor and means of blocks are, measured on one bright pixel."""
+    point = torch.zeros(1, 1, 9, 9)
+    point[0, 0, 4, 4] = 1.0
+    large = F.interpolate(point, scale_factor=float(factor), mode="bicubic", align_corners=False)
+    return F.avg_pool2d(large, factor)[:, :, 2:7, 2:7].flip(2, 3)
+
+
 @final
 class LightStyleRes(Inverter):
-    """W+ and F_a, as StyleRes has them; `generate` needs the unedited code beside the edited one."""
+    """W+ and F_a, as StyleRes has them, and q; `generate` needs the unedited code beside the edited one."""
 
     config: LightConfig
+    keeps_source = True
 
     def __init__(self, config: LightConfig, parts: Parts = "all"):
         super().__init__()
         self.config = config
         inverts, generates = parts != "generate", parts != "invert"
+        residual = config.residual
         self.encoder = LightEncoder(config.encoder) if inverts else None
-        self.extraction = LightExtraction(config.residual, config.input_size) if inverts else None
-        self.transform = LightTransform(config.residual) if generates else None
+        self.extraction = LightExtraction(residual, config.input_size) if inverts else None
+        self.transform = LightTransform(residual)
+        self.correction = LightCorrection(residual, config.input_size) if generates else None
         self.generator: Generator = build_generator(config.generator)
         self.latent_avg = nn.Buffer(torch.zeros(config.generator.num_ws, config.generator.w_dim))
+        pixels = 3 * (config.input_size // residual.resolution) ** 2
+        self.basis = nn.Buffer(torch.eye(residual.picture_channels, pixels))
+        """Of q: orthonormal directions [K, pixels of a cell]."""
 
     def invert(self, images: Tensor) -> Inversion:
         wplus_NLD = self.code(images)
-        return Inversion(wplus_NLD, self.residual(images, wplus_NLD))
+        kept: list[Tensor] = []
+
+        def unedited(features: Tensor) -> Tensor:
+            kept.append(self.residual(images, features))
+            return self.with_residual(features, features, kept[0]).features
+
+        picture = self.drawn(self.generator.styles(wplus_NLD), unedited, self.config.drawn_size)
+        return Inversion(wplus_NLD, torch.cat([kept[0].float(), self.rest(images, picture)], dim=1))
 
     def code(self, images: Tensor) -> Tensor:
         """E0: images => W+ [N, L, D] float32."""
@@ -224,12 +334,26 @@ class LightStyleRes(Inverter):
         wplus: Tensor = self.latent_avg + offsets_NLD.float()
         return wplus
 
-    def residual(self, images: Tensor, wplus_NLD: Tensor) -> Tensor:
-        """F_a = E1(images, F), with F from the unedited code: only the generator's lower half runs."""
-        features = self.generator.features(self.generator.styles(wplus_NLD), self.config.place, dtype=self.feature_dtype)
+    def features(self, styles: Sequence[Tensor]) -> Tensor:
+        """F: only the generator's lower half runs."""
+        return self.generator.features(styles, self.config.place, dtype=self.feature_dtype)
+
+    def residual(self, images: Tensor, features: Tensor) -> Tensor:
+        """F_a = E1(images, F), with F from the unedited code."""
         with self.reduced(images.device):
             residual: Tensor = only(self.extraction, "invert")(images, features)
         return residual
+
+    def rest(self, images: Tensor, picture: Tensor) -> Tensor:
+        """q: images [N, 3, S, S] less a picture of any size, in cells of the grid, along the basis [N, K, R, R] float32."""
+        side = images.shape[-1]
+        error = images - enlarged(picture, side)
+        kept: Tensor = pointwise(cells(error, self.config.cell), self.basis[:, :, None, None])
+        return kept
+
+    def drawn(self, styles: Sequence[Tensor], transform: Callable[[Tensor], Tensor], size: int | None) -> Tensor:
+        """The picture with other features at the place."""
+        return self.generator(styles, size=size, injection=Injection(self.config.place, transform), dtype=self.feature_dtype)
 
     def generate(
         self,
@@ -242,22 +366,35 @@ class LightStyleRes(Inverter):
     ) -> Tensor:
         if detail is None:
             raise ValueError("StyleRes needs the residual F_a beside W+, got None; was this inverted with e4e?")
-        residual, features = detail.to(self.feature_dtype), self.features_of(unedited_NLD, wplus_NLD)
+        residual, rest = (part.to(self.feature_dtype) for part in self.split(detail))
+        features = None
+        if unedited_NLD is not None and (unedited_NLD is not wplus_NLD or style_offset_NS is not None):
+            features = self.features(self.generator.styles(unedited_NLD))
+        kept: list[Transformed] = []
 
         def transform(edited: Tensor) -> Tensor:
-            return self.with_residual(edited, edited if features is None else features, residual)
+            kept.append(self.with_residual(edited, edited if features is None else features, residual))
+            return kept[0].features
 
-        styles, injection = self.styles(wplus_NLD, style_offset_NS), Injection(self.config.place, transform)
-        return self.generator(styles, size=size, injection=injection, dtype=self.feature_dtype)
+        picture = self.drawn(self.styles(wplus_NLD, style_offset_NS), transform, size)
+        return self.corrected(picture, rest, kept[0])
 
-    def features_of(self, unedited_NLD: Tensor | None, wplus_NLD: Tensor) -> Tensor | None:
-        """F of the unedited code; None where that is the code itself."""
-        if unedited_NLD is None or unedited_NLD is wplus_NLD:
-            return None
-        return self.generator.features(self.generator.styles(unedited_NLD), self.config.place, dtype=self.feature_dtype)
+    def split(self, detail: Tensor) -> tuple[Tensor, Tensor]:
+        """What is stored of a face => F_a, q."""
+        count = self.config.residual.residual_channels
+        return detail[:, :count], detail[:, count:]
 
-    def with_residual(self, edited: Tensor, features: Tensor, residual: Tensor) -> Tensor:
-        """G_a + E2(F_a, F, G_a)."""
+    def with_residual(self, edited: Tensor, features: Tensor, residual: Tensor) -> Transformed:
+        """E2 at the place: (G_a, F, F_a) => what follows the edit there."""
         with self.reduced(edited.device):
-            delta: Tensor = only(self.transform, "generate")(residual, features, edited)
-        return edited + delta
+            delta, hidden = self.transform(residual, features, edited)
+        change = (edited - features).abs().mean(dim=1, keepdim=True) * FEATURE_SCALE
+        return Transformed(edited + delta, hidden, F.avg_pool2d(change, 3, 1, 1))
+
+    def corrected(self, picture: Tensor, rest: Tensor, transformed: Transformed) -> Tensor:
+        """x' + dx, of a whole picture or of a window; dx is found at the images' size and fits any other."""
+        correction = only(self.correction, "generate")
+        shown = enlarged(picture, rest.shape[-1] * correction.cell)
+        with self.reduced(picture.device):
+            dx: Tensor = correction(rest, transformed.hidden, transformed.change, shown, self.basis)
+        return picture + enlarged(dx.float(), picture.shape[-1])

@@ -11,14 +11,17 @@ E1 and E2. What an edited photograph looks like nobody knows; of a drawn face G(
     G(W) -> E0', E1, E2 with the edit d -> G            must be G(W + d), where E0' is as wrong as E0 on photographs
 
 Both go through the generator's full path, averaged down to be compared: a residual that was fitted to a smaller output's
-errors would carry them into the large one.
+errors would carry them into the large one. Then, on frozen E1 and E2:
+
+    G(W) -> E0', E1, E2 with the edit d, q -> G, dx     must be G(W + d): what of q remains after an edit
+
 Pictures are generated in windows of the features' grid: a part costs its share. Legend: N batch, L rows of W+, D width of W.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -27,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.generators.mobile import Mobile, Window
-from ops.inversion.inverter import pooled
-from ops.inversion.light import LightEncoder, LightStyleRes
+from ops.inversion.inverter import only, pooled
+from ops.inversion.light import LightEncoder, LightExtraction, LightStyleRes, Transformed, cells
 from ops.spaces import crops_from_images, images_from_crops
 from ops.training.degrade import degraded
 from ops.training.distributed import Worker
@@ -62,7 +65,9 @@ class LightE0Settings:
 
 
 @dataclass(frozen=True)
-class LightResidualSettings:
+class PairSettings:
+    """Drawn faces with edits whose truth is known, and what is made of a difference from it."""
+
     learning_rate: float = 1e-3
     pixel_weight: float = 4.0
     magnitude_weight: float = 0.5
@@ -71,18 +76,16 @@ class LightResidualSettings:
     identity_weight: float = 0.5
     sharpness_weight: float = 0.5
     """On the difference of local gradient energy: what a mean of possible pictures lacks."""
-    pair_weight: float = 1.0
-    """Of all terms of drawn pairs, over those of photographs."""
-    poor_share: float = 0.3
-    """Photographs that are degraded, in and out: a video's frames must come back as they are."""
     random_share: float = 0.25
     """Edits that go towards another drawn code (the paper's Eq. 2) instead of along the given directions."""
     rows_share: float = 0.25
     """Edits that move some of the rows only."""
     wrong: float = 0.6
     """How far a drawn face's code is taken towards the mean at most, as E0's codes of photographs are."""
+    wrong_person: float = 0.3
+    """How far it is taken towards somebody else's at most: E0's codes of photographs are wrong about who it is too."""
     size: int = 256
-    """Side in pixels that pictures are averaged to, to be compared. They are made at the generator's full size."""
+    """Side in pixels that pictures are averaged to, to be compared."""
     side: int = 32
     """Cells of a window's side."""
     margin: int = 2
@@ -91,6 +94,27 @@ class LightResidualSettings:
     """Drawn faces held at a time."""
     refresh_every: int = 2
     """Steps from one new drawn face to the next."""
+
+
+@dataclass(frozen=True)
+class LightResidualSettings(PairSettings):
+    photograph_weight: float = 1.0
+    """Of all terms of photographs without an edit, over those of pairs."""
+    poor_share: float = 0.3
+    """Photographs that are degraded, in and out: a video's frames must come back as they are."""
+    follow_weight: float = 3.0
+    """Photographs with an edit, of which the truth is not known: E0 must see as much of the edit in them as in a drawn face
+    that has it. Otherwise E2 tells photographs by their looks, and brings the face back as it was."""
+    keep_weight: float = 1.0
+    """... and the face may lose no more of its identity than the drawn one did."""
+
+
+@dataclass(frozen=True)
+class LightPictureSettings(PairSettings):
+    learning_rate: float = 2e-3
+    small_share: float = 0.5
+    """Steps that go through the generator's smallest picture that is not below the images, so that both ways are corrected."""
+    refresh_every: int = 1
 
 
 class LightE0Step(nn.Module):
@@ -212,6 +236,11 @@ class Judged:
         size = self.size if self.size in generator.config.sizes else None
         return pooled(generator(generator.styles(wplus_NLD), size=size), self.size)
 
+    def of_residual(self, wplus_NLD: Tensor, detail: Tensor | None, unedited_NLD: Tensor | None = None) -> Tensor:
+        """What W+ and F_a give, by the full path."""
+        half = self.model.generator.config.resolution // 2
+        return pooled(self.model.generate(wplus_NLD, detail, unedited_NLD=unedited_NLD, size=half), self.size)
+
     @torch.no_grad()
     def measures(self, *, residual: bool) -> dict[str, float]:
         """Means over the faces: square, perceptual distance, cosine of identities."""
@@ -223,7 +252,7 @@ class Judged:
             targets = pooled(images, self.size)
             found = self.model.invert(images) if residual else None
             code = self.model.code(images) if found is None else found.wplus_NLD
-            made = self.of_code(code) if found is None else pooled(self.model.generate(code, found.detail), self.size)
+            made = self.of_code(code) if found is None else self.of_residual(code, found.detail)
             values = {"square": (made - targets).square().mean(dim=(1, 2, 3)), "perceptual": self.distance(made, targets)}
             if self.embed is not None:
                 values["identity"] = 1 - identity_loss(self.embed, made, targets)
@@ -243,8 +272,7 @@ class Judged:
         if edits:
             found = model.invert(images)
             rows += [
-                pooled(model.generate(code + step, found.detail, unedited_NLD=code), self.size)
-                for step in (torch.zeros(1), *edits.values())
+                self.of_residual(code + step, found.detail, unedited_NLD=code) for step in (torch.zeros(1), *edits.values())
             ]
         return np.concatenate([np.concatenate(list(crops_from_images(row)), axis=1) for row in rows])
 
@@ -274,24 +302,23 @@ class LightResidualStep(nn.Module):
         self.settings = settings
 
     def forward(self, images: Tensor, pair: Pair, window: Window) -> tuple[Tensor, dict[str, Tensor]]:
-        made, targets = self.photographs(images, window)
-        losses = self.compared(made, targets, window, "")
-        made, targets = self.drawn(pair, window)
-        losses |= self.compared(made, targets, window, "pair_")
+        settings = self.settings
+        with torch.set_grad_enabled(settings.photograph_weight > 0):
+            made, targets = self.photographs(images, window)
+        losses = self.compared(made, targets, window) if settings.photograph_weight > 0 else {}
+        with_edit, truth = self.drawn(pair, window)
+        losses |= {f"pair_{name}": value for name, value in self.compared(with_edit, truth, window).items()}
+        if settings.follow_weight > 0 and window == face_window(self.model[0].config.residual.resolution, window.side):
+            losses |= self.edited_photographs(images, made.detach(), pair, truth, window)
         total = torch.stack([self.weight_of(name) * value for name, value in losses.items()]).sum()
         return total, losses
 
     def weight_of(self, name: str) -> float:
         settings = self.settings
-        weights = {
-            "pixel": settings.pixel_weight,
-            "magnitude": settings.magnitude_weight,
-            "perceptual": settings.perceptual_weight,
-            "identity": settings.identity_weight,
-            "sharpness": settings.sharpness_weight,
-        }
-        share = settings.pair_weight if name.startswith("pair_") else 1.0
-        return share * weights[name.removeprefix("pair_")]
+        if name in ("follow", "keep"):
+            return settings.follow_weight if name == "follow" else settings.keep_weight
+        share = 1.0 if name.startswith("pair_") else settings.photograph_weight
+        return share * loss_weights(settings)[name.removeprefix("pair_")]
 
     def photographs(self, images: Tensor, window: Window) -> tuple[Tensor, Tensor]:
         """=> (what E1 and E2 make of a window without an edit, the window itself)."""
@@ -312,17 +339,55 @@ class LightResidualStep(nn.Module):
             edited = cut(generator.features(styles, place), window)
             true_styles = generator.styles(pair.wplus_NLD + pair.step_NLD)
             true = cut(generator.features(true_styles, place), window)
-            truth = self.reduced(generator.onward(true, true_styles, place, window=window), window)
+            truth = self.reduced(generator.onward(true, true_styles, place, size=self.half_size, window=window), window)
         return self.made(pair.pictures, features, edited, styles, window), truth
+
+    @property
+    def half_size(self) -> int:
+        """The full picture averaged to half its side: exact, and cheaper than the whole."""
+        return self.generator[0].config.resolution // 2
+
+    def edited_photographs(
+        self, images: Tensor, unedited: Tensor, pair: Pair, truth: Tensor, window: Window
+    ) -> dict[str, Tensor]:
+        """What E0 sees of the pairs' edits in photographs that get them, and what the identity network does.
+
+        unedited: what E1 and E2 make of the window without an edit; its error, q, is added as `LightStyleRes.generate` adds it.
+        """
+        model, generator, embed = self.model[0], self.generator[0], self.embed[0]
+        place, step_NLD = model.config.place, pair.step_NLD
+        seen = images
+        images, drawn = (pooled(one, self.settings.size) for one in (images, pair.pictures))
+        at = window.at(self.settings.size // model.config.residual.resolution)
+        with torch.no_grad():
+            code = model.code(images)
+            before = cut(generator.features(generator.styles(code), place), window)
+            styles = generator.styles(code + step_NLD)
+            edited = cut(generator.features(styles, place), window)
+            rest = at.of(images) - unedited
+            wanted = seen_of(model.code(within(drawn, truth, at)) - model.code(drawn), step_NLD)
+        shown = self.made(seen, before, edited, styles, window) + rest
+        found = seen_of(model.code(within(images, shown, at)) - code, step_NLD)
+        follow = (1 - found / wanted.clamp(min=LEAST_SEEN)).clamp(min=0).square() * (wanted > LEAST_SEEN)
+        losses = {"follow": follow.mean()}
+        if embed is not None and self.settings.keep_weight > 0:
+            with torch.no_grad():
+                source, plain, kept = (embed(face(one)) for one in (at.of(images), at.of(drawn), truth))
+            lost = 1 - F.cosine_similarity(embed(face(shown)), source, dim=1)
+            losses["keep"] = (lost - (1 - F.cosine_similarity(kept, plain, dim=1))).clamp(min=0).mean()
+        return losses
 
     def made(self, images: Tensor, features: Tensor, edited: Tensor, styles: list[Tensor], window: Window) -> Tensor:
         """The picture of a window, at the settings' size; everything behind E0 sees the window alone."""
         model, generator = self.model[0], self.generator[0]
-        assert self.extraction is not None and self.transform is not None
-        seen = window.at(images.shape[-1] // model.config.residual.resolution).of(images)
-        residual = self.extraction(seen, features)
-        x = edited + self.transform(residual, features, edited)
-        return self.reduced(generator.onward(x, styles, model.config.place, window=window), window)
+        seen = window.at(model.config.cell).of(images)
+        x = model.with_residual(edited, features, model.residual(seen, features)).features
+        return self.reduced(generator.onward(x, styles, model.config.place, size=self.half_size, window=window), window)
+
+    def compared(self, made: Tensor, targets: Tensor, window: Window) -> dict[str, Tensor]:
+        resolution, settings = self.model[0].config.residual.resolution, self.settings
+        embed = self.embed[0] if settings.identity_weight > 0 else None
+        return compared(made, targets, window, resolution, settings.margin, self.distance[0], embed)
 
     def reduced(self, picture: Tensor, window: Window) -> Tensor:
         """A window's picture of any size, averaged to the settings' size."""
@@ -332,28 +397,63 @@ class LightResidualStep(nn.Module):
         images = pooled(images, self.settings.size)
         return window.at(self.settings.size // self.model[0].config.residual.resolution).of(images)
 
-    def compared(self, made: Tensor, targets: Tensor, window: Window, prefix: str) -> dict[str, Tensor]:
-        """Losses over what counts of a window."""
-        settings, embed, resolution = self.settings, self.embed[0], self.model[0].config.residual.resolution
-        scale = settings.size // resolution
-        before = [settings.margin * scale if first > 0 else 0 for first in (window.top, window.left)]
-        after = [settings.margin * scale if first + window.side < resolution else 0 for first in (window.top, window.left)]
-        length = window.side * scale
-        inner = (..., slice(before[0], length - after[0]), slice(before[1], length - after[1]))
-        a, b = made[inner], targets[inner]
-        losses = {
-            f"{prefix}pixel": (a - b).square().mean(),
-            f"{prefix}magnitude": (a - b).abs().mean(),
-            f"{prefix}perceptual": self.distance[0](a, b).mean(),
-            f"{prefix}sharpness": (sharpness(a) - sharpness(b)).abs().mean(),
-        }
-        face = face_window(resolution, window.side)
-        if embed is not None and settings.identity_weight > 0 and window == face:
-            with torch.no_grad():
-                reference = embed(F.interpolate(b, size=(112, 112), mode="bilinear", align_corners=False, antialias=True))
-            shown = F.interpolate(a, size=(112, 112), mode="bilinear", align_corners=False, antialias=True)
-            losses[f"{prefix}identity"] = (1 - F.cosine_similarity(embed(shown), reference, dim=1)).mean()
-        return losses
+
+def loss_weights(settings: PairSettings) -> dict[str, float]:
+    """Of what `compared` gives."""
+    return {
+        "pixel": settings.pixel_weight,
+        "magnitude": settings.magnitude_weight,
+        "perceptual": settings.perceptual_weight,
+        "identity": settings.identity_weight,
+        "sharpness": settings.sharpness_weight,
+    }
+
+
+def compared(
+    made: Tensor, targets: Tensor, window: Window, resolution: int, margin: int, distance: Distance, embed: Embedder | None
+) -> dict[str, Tensor]:
+    """Losses over what counts of a window of a grid: all but a margin of cells at borders that are none of the picture's.
+
+    The identity's is there for the window of the face alone, if at all.
+    """
+    scale = made.shape[-1] // window.side
+    before = [margin * scale if first > 0 else 0 for first in (window.top, window.left)]
+    after = [margin * scale if first + window.side < resolution else 0 for first in (window.top, window.left)]
+    length = window.side * scale
+    inner = (..., slice(before[0], length - after[0]), slice(before[1], length - after[1]))
+    a, b = made[inner], targets[inner]
+    losses = {
+        "pixel": (a - b).square().mean(),
+        "magnitude": (a - b).abs().mean(),
+        "perceptual": distance(a, b).mean(),
+        "sharpness": (sharpness(a) - sharpness(b)).abs().mean(),
+    }
+    if embed is not None and window == face_window(resolution, window.side):
+        with torch.no_grad():
+            reference = embed(face(b))
+        losses["identity"] = (1 - F.cosine_similarity(embed(face(a)), reference, dim=1)).mean()
+    return losses
+
+
+LEAST_SEEN = 0.1
+"""An edit of which E0 sees less in its drawn face asks nothing of a photograph."""
+
+
+def seen_of(moved_NLD: Tensor, step_NLD: Tensor) -> Tensor:
+    """How much of a step is in a change of codes, [N]: 1 is all."""
+    return (moved_NLD * step_NLD).sum(dim=(1, 2)) / step_NLD.square().sum(dim=(1, 2)).clamp(min=1e-6)
+
+
+def within(pictures: Tensor, part: Tensor, window: Window) -> Tensor:
+    """Pictures with another content in a window; all in pixels."""
+    whole = pictures.clone()
+    window.of(whole).copy_(part)
+    return whole
+
+
+def face(part: Tensor) -> Tensor:
+    """The face's window at the side that identity networks see."""
+    return F.interpolate(part, size=(112, 112), mode="bilinear", align_corners=False, antialias=True)
 
 
 def face_window(resolution: int, side: int) -> Window:
@@ -389,7 +489,7 @@ class Pair:
 class FacePool:
     """Drawn faces, of which one is replaced every few steps: a full picture costs as much as all else in a step."""
 
-    def __init__(self, model: LightStyleRes, directions_KD: Tensor | None, settings: LightResidualSettings, seed: int):
+    def __init__(self, model: LightStyleRes, directions_KD: Tensor | None, settings: PairSettings, seed: int):
         self.model, self.directions_KD, self.settings = model, directions_KD, settings
         self.rotation = Rotation(settings.pool, settings.refresh_every, seed)
         self.codes: list[Tensor] = [torch.empty(0)] * settings.pool
@@ -401,7 +501,7 @@ class FacePool:
         for slot, draws in self.rotation.due(step):
             with torch.no_grad():
                 code = draw_codes(generator, 1, draws, CodeSettings(), self.directions_KD)
-                picture = generator(generator.styles(code))
+                picture = generator(generator.styles(code), size=generator.config.resolution // 2)
                 self.pictures[slot] = pooled(picture, self.model.config.input_size)[0].half()
             self.codes[slot] = code[0]
 
@@ -425,13 +525,24 @@ class FacePool:
         some = torch.rand(count, 1, generator=draws) < settings.rows_share
         step_NLD = step_NLD * (inside | ~some)[:, :, None].to(step_NLD)
         toward_mean = settings.wrong * torch.rand(count, 1, 1, generator=draws)
+        another = draw_codes(self.model.generator, count, draws, CodeSettings(mixed_share=0.0, moved_share=0.0))
+        away = settings.wrong_person * torch.rand(count, 1, 1, generator=draws).to(wplus_NLD) * (another - wplus_NLD)
         noise = 0.15 * torch.rand(count, 1, 1, generator=draws) * torch.randn(wplus_NLD.shape, generator=draws)
-        return Pair(pictures, wplus_NLD, step_NLD, toward_mean.to(step_NLD), noise.to(step_NLD))
+        return Pair(pictures, wplus_NLD, step_NLD, toward_mean.to(step_NLD), noise.to(step_NLD) + away)
+
+
+class PictureParts(nn.Module):
+    """What the training of q leaves, under the names of its checkpoint; shares the model's own."""
+
+    def __init__(self, model: LightStyleRes):
+        super().__init__()
+        self.correction = only(model.correction, "generate")
+        self.basis = nn.Buffer(model.basis)
 
 
 def residual_parts(model: LightStyleRes) -> nn.ModuleDict:
     """What this trains, under the names of its checkpoint."""
-    assert model.extraction is not None and model.transform is not None
+    assert model.extraction is not None
     return nn.ModuleDict({"extraction": model.extraction, "transform": model.transform})
 
 
@@ -477,7 +588,6 @@ class LightResidualTask(Task):
         window = face_window(resolution, settings.side) if step.index % 2 == 0 else Window(top, left, settings.side)
         total, losses = self.learn(images, pair, window)
         self.parts.step(total)
-        losses.setdefault("identity", torch.zeros(())), losses.setdefault("pair_identity", torch.zeros(()))
         return {name: value.detach() for name, value in losses.items()}
 
     def measures(self) -> dict[str, float]:
@@ -486,3 +596,148 @@ class LightResidualTask(Task):
     def pictures(self) -> np.ndarray | None:
         edits = {} if self.directions_KD is None else {str(k): step for k, step in enumerate(self.directions_KD[:3])}
         return self.held_out.pictures(edits or {"none": torch.zeros(1)})
+
+
+class LightPictureStep(nn.Module):
+    """What of q remains after an edit, as one module whose forward is a whole loss."""
+
+    def __init__(self, model: LightStyleRes, distance: Distance, embed: Embedder | None, settings: LightPictureSettings):
+        super().__init__()
+        self.correction = only(model.correction, "generate")
+        generator = model.generator
+        assert isinstance(generator, Mobile), "windows of features are this architecture's"
+        self.model, self.generator, self.distance, self.embed = [model], [generator], [distance], [embed]
+        self.settings = settings
+
+    def forward(self, pair: Pair, window: Window, size: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """size: that the generator draws at, one of its own."""
+        model, config, settings = self.model[0], self.model[0].config, self.settings
+        with torch.no_grad():
+            rest, transformed, picture, truth = self.known(pair, window, size)
+        made = model.corrected(picture, rest, transformed)
+        embed = self.embed[0] if settings.identity_weight > 0 else None
+        losses = compared(made, truth, window, config.residual.resolution, settings.margin, self.distance[0], embed)
+        weights = loss_weights(settings)
+        return torch.stack([weights[name] * value for name, value in losses.items()]).sum(), losses
+
+    def known(self, pair: Pair, window: Window, size: int) -> tuple[Tensor, Transformed, Tensor, Tensor]:
+        """=> (q, what E2 gives at the place, the edited picture without dx, the truth), of a window."""
+        model, generator = self.model[0], self.generator[0]
+        place, cell = model.config.place, model.config.cell
+        seen = window.at(cell).of(pair.pictures)
+
+        def picture(x: Tensor, styles: list[Tensor], size: int) -> Tensor:
+            return pooled(generator.onward(x, styles, place, size=size, window=window), window.side * cell)
+
+        code = pair.as_wrong(model.code(pair.pictures), model.latent_avg)
+        styles = generator.styles(code)
+        features = cut(generator.features(styles, place), window)
+        residual = model.residual(seen, features)
+        rest = model.rest(seen, picture(model.with_residual(features, features, residual).features, styles, size))
+        styles = generator.styles(code + pair.step_NLD)
+        transformed = model.with_residual(cut(generator.features(styles, place), window), features, residual)
+        edited = picture(transformed.features, styles, size)
+        styles = generator.styles(pair.wplus_NLD + pair.step_NLD)
+        truth = picture(cut(generator.features(styles, place), window), styles, generator.config.resolution // 2)
+        return rest, transformed, edited, truth
+
+
+@final
+class LightPictureTask(Task):
+    """What of q remains after an edit. See `ops.training.trainer`; it learns from drawn faces, and shows photographs."""
+
+    name = "picture"
+
+    def __init__(
+        self,
+        model: LightStyleRes,
+        distance: Distance,
+        settings: LightPictureSettings,
+        *,
+        embed: Embedder | None = None,
+        directions_KD: Tensor | None = None,
+        clip_norm: float = 1.0,
+        worker: Worker | None = None,
+        held_out: np.ndarray | None = None,
+        seed: int = 0,
+    ):
+        """directions_KD: as `LightResidualTask` takes them. The model has the basis of q already (`find_basis`)."""
+        worker = worker or Worker()
+        self.model, self.settings, self.directions_KD = model, settings, directions_KD
+        model.requires_grad_(False).eval()
+        parts = PictureParts(model).requires_grad_(True)
+        optimizer = torch.optim.Adam(parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
+        self.parts = Learner("picture", parts, optimizer, torch.float32, clip_norm=clip_norm)
+        self.learn = worker.wrap(LightPictureStep(model, distance, embed, settings))
+        self.pool = FacePool(model, directions_KD, settings, seed)
+        self.held_out = Judged(model, distance, embed, held_out, model.config.input_size)
+
+    def learners(self) -> list[Learner]:
+        return [self.parts]
+
+    def step(self, step: Step) -> dict[str, Tensor]:
+        settings, config = self.settings, self.model.config
+        resolution = config.residual.resolution
+        pair = self.pool.pairs(step.index, step.batch, step.draws).part(step.mine)
+        top, left = torch.randint(0, resolution - settings.side + 1, (2,), generator=step.draws).tolist()
+        window = face_window(resolution, settings.side) if step.index % 2 == 0 else Window(top, left, settings.side)
+        small = float(torch.rand((), generator=step.draws)) < settings.small_share
+        total, losses = self.learn(pair, window, config.drawn_size if small else config.generator.resolution // 2)
+        self.parts.step(total)
+        losses.setdefault("identity", torch.zeros(()))
+        return {name: value.detach() for name, value in losses.items()}
+
+    def measures(self) -> dict[str, float]:
+        return self.held_out.measures(residual=True)
+
+    def pictures(self) -> np.ndarray | None:
+        edits = {} if self.directions_KD is None else {str(k): step for k, step in enumerate(self.directions_KD[:3])}
+        return self.held_out.pictures(edits or {"none": torch.zeros(1)})
+
+
+@torch.no_grad()
+def find_basis(model: LightStyleRes, crops: np.ndarray) -> Tensor:
+    """The directions in which errors of inverted photographs, uint8 [N, S, S, 3], vary most in a cell => [K, pixels of a cell],
+    the first most."""
+    cell, config = model.config.cell, model.config
+    total = torch.zeros(3 * cell**2, 3 * cell**2, dtype=torch.float64)
+    for first in range(0, len(crops), 4):
+        images = images_from_crops(crops[first : first + 4])
+
+        def unedited(features: Tensor, images: Tensor = images) -> Tensor:
+            return model.with_residual(features, features, model.residual(images, features)).features
+
+        picture = model.drawn(model.generator.styles(model.code(images)), unedited, config.drawn_size)
+        error = cells(images - pooled(picture, images.shape[-1]), cell).transpose(0, 1).flatten(1).double()
+        total += error @ error.t()
+    directions = torch.linalg.eigh(total).eigenvectors.flip(1)
+    return directions[:, : config.residual.picture_channels].t().float().contiguous()
+
+
+@torch.no_grad()
+def keep_channels(weights: Mapping[str, Tensor], count: int, model: LightStyleRes, crops: np.ndarray) -> dict[str, Tensor]:
+    """E1 and E2 of more channels of F_a, with the `count` mixtures of them by which E2 sees most of photographs.
+
+    The channels' second moments on photographs are C = L L^T; the singular vectors of (E2's first filter) L say which.
+    weights: as `residual_parts` names them. model: E0 and the generator.
+    """
+    last, first = weights["extraction.last.weight"], weights["transform.of_residual.weight"]
+    config = replace(model.config.residual, residual_channels=len(last))
+    extraction = LightExtraction(config, model.config.input_size)
+    prefix = "extraction."
+    extraction.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
+    moments = 1e-6 * torch.eye(len(last), dtype=torch.float64)
+    for start in range(0, len(crops), 4):
+        images = images_from_crops(crops[start : start + 4])
+        features = model.features(model.generator.styles(model.code(images)))
+        found = extraction(images, features).transpose(0, 1).flatten(1).double()
+        moments += found @ found.t() / found.shape[1]
+    lower = torch.linalg.cholesky(moments)
+    kept = torch.linalg.svd(first.permute(0, 2, 3, 1).flatten(0, 2).double() @ lower, full_matrices=False)[2][:count]
+    to_kept = (kept @ torch.linalg.inv(lower)).float()
+    from_kept = (lower @ kept.t()).float()
+    changed = dict(weights)
+    changed["extraction.last.weight"] = torch.einsum("kc,cixy->kixy", to_kept, last)
+    changed["extraction.last.bias"] = to_kept @ weights["extraction.last.bias"]
+    changed["transform.of_residual.weight"] = torch.einsum("oixy,ik->okxy", first, from_kept)
+    return changed

@@ -22,7 +22,7 @@ from ops.inversion.presets import mini64
 from ops.inversion.residual import ResidualConfig
 from ops.inversion.styleres import StyleResConfig
 from ops.training.e0 import E0Settings
-from ops.training.light import LightE0Settings, LightResidualSettings
+from ops.training.light import LightE0Settings, LightPictureSettings, LightResidualSettings
 from ops.training.prior import PriorSettings
 from ops.training.residual import ResidualSettings
 from ops.training.tail import TailSettings
@@ -90,6 +90,18 @@ def prior_preset() -> tuple[PriorSettings, LoopSettings]:
 def tail_preset() -> tuple[TailSettings, LoopSettings]:
     """Windows, not pictures, are counted."""
     return TailSettings(), LoopSettings(images=80_000, batch=8, precision="fp32", preview_images=8000, log_images=800)
+
+
+def picture_preset() -> tuple[LightPictureSettings, LoopSettings]:
+    loop = LoopSettings(
+        images=12_000, batch=4, precision="fp32", ema_halflife_images=1000, warmup_images=400, preview_images=2000
+    )
+    return LightPictureSettings(), loop
+
+
+def parts_preset() -> LoopSettings:
+    """Every labelled face about twenty times."""
+    return LoopSettings(images=16_000, batch=8, precision="fp32", warmup_images=400, preview_images=4000, log_images=800)
 
 
 def prior_sizes(

@@ -40,7 +40,18 @@ from ops.nn.lite import load_imagenet
 from ops.spaces import crops_from_images, images_from_crops
 from ops.training.distributed import Worker
 from ops.training.e0 import E0Settings, E0Task, start_near_the_mean
-from ops.training.light import LightE0Settings, LightE0Task, LightResidualSettings, LightResidualTask, start_light_encoder
+from ops.training.light import (
+    LightE0Settings,
+    LightE0Task,
+    LightPictureSettings,
+    LightPictureTask,
+    LightResidualSettings,
+    LightResidualTask,
+    PictureParts,
+    find_basis,
+    keep_channels,
+    start_light_encoder,
+)
 from ops.training.light import residual_parts as light_parts
 from ops.training.presets import Preset, model_config
 from ops.training.prior import Anchored, Features, PriorSettings, PriorTask
@@ -62,6 +73,8 @@ Trained by `styleres train prior` on {images} images of {data}, anchored by an e
 average; `anchor.safetensors` is the encoder, where `styleres train e0` may start. It has the licence of its data.
 """
 PREVIEW_FACES = 16
+MEASURED_FACES = 128
+"""Photographs that moments of errors and of channels are measured on."""
 SettingsT = TypeVar("SettingsT", bound="DataclassInstance")
 
 
@@ -75,7 +88,15 @@ class TrainingPlan:
     """Folder with generator.safetensors, discriminator.safetensors and config.json."""
     out: str
     preset: Preset
-    task: E0Settings | ResidualSettings | LightE0Settings | LightResidualSettings | PriorSettings | TailSettings
+    task: (
+        E0Settings
+        | ResidualSettings
+        | LightE0Settings
+        | LightResidualSettings
+        | LightPictureSettings
+        | PriorSettings
+        | TailSettings
+    )
     """Its type says what is trained. For a prior, `prior` is where it starts: a folder, or nothing."""
     loop: LoopSettings
     start_from: str | None = None
@@ -101,6 +122,8 @@ class TrainingPlan:
         match self.task:
             case E0Settings() | LightE0Settings():
                 return "e0"
+            case LightPictureSettings():
+                return "picture"
             case ResidualSettings() | LightResidualSettings():
                 return "residual"
             case PriorSettings():
@@ -119,7 +142,7 @@ def run(plan: TrainingPlan, worker: Worker | None = None, watch: Callable[[Progr
         return _run_prior(plan, plan.task, worker, watch)
     if isinstance(plan.task, TailSettings):
         return _run_tail(plan, plan.task, worker, watch)
-    if isinstance(plan.task, LightE0Settings | LightResidualSettings):
+    if isinstance(plan.task, LightE0Settings | LightResidualSettings | LightPictureSettings):
         return _run_light(plan, plan.task, worker, watch)
     model = model_on_prior(prior, plan.preset, without_e2=plan.ablation)
     faces = load_faces(plan.data, model.config.encoder.input_size, "train")
@@ -202,7 +225,7 @@ def inverted_faces(plan: TrainingPlan, generator: Mobile) -> dict[str, Inverted]
 
 def _run_light(
     plan: TrainingPlan,
-    settings: LightE0Settings | LightResidualSettings,
+    settings: LightE0Settings | LightResidualSettings | LightPictureSettings,
     worker: Worker,
     watch: Callable[[Progress], None] | None,
 ) -> int:
@@ -222,7 +245,7 @@ def _run_light(
     directions = None if plan.directions is None else typical_steps(Path(plan.directions))
     common: dict[str, Any] = {"embed": embed, "directions_KD": directions, "clip_norm": plan.loop.clip_norm}
     common |= {"worker": worker, "held_out": held_out}
-    task: LightE0Task | LightResidualTask
+    task: LightE0Task | LightResidualTask | LightPictureTask
     match settings:
         case LightE0Settings():
             load_imagenet(encoder.trunk)
@@ -230,6 +253,14 @@ def _run_light(
             if plan.start_from is not None:
                 load_but(encoder, anchor_weights(plan.start_from), Path(plan.start_from), missing=())
             task = LightE0Task(model, perceptual, settings, **common)
+        case LightPictureSettings():
+            load_result(encoder, out / "e0.pt")
+            load_result(light_parts(model), out / "residual.pt")
+            if plan.start_from is None:
+                model.basis.copy_(find_basis(model, faces.images[:MEASURED_FACES]))
+            else:
+                load_result(PictureParts(model), Path(plan.start_from))
+            task = LightPictureTask(model, perceptual, settings, seed=plan.loop.seed, **common)
         case LightResidualSettings():
             if (out / "e0.pt").is_file() or plan.start_from is None:
                 load_result(encoder, out / "e0.pt")
@@ -238,7 +269,11 @@ def _run_light(
                 load_but(encoder, anchor_weights(plan.start_from), Path(plan.start_from), missing=())
                 save_result(out / "e0.pt", encoder.state_dict(), 0)
             if plan.start_from is not None:
-                load_but(light_parts(model), light_residual_weights(plan.start_from), Path(plan.start_from), missing=())
+                found = light_residual_weights(plan.start_from)
+                count = model.config.residual.residual_channels
+                if len(found["extraction.last.weight"]) > count:
+                    found = keep_channels(found, count, model, faces.images[:MEASURED_FACES])
+                load_but(light_parts(model), found, Path(plan.start_from), missing=())
             task = LightResidualTask(model, perceptual, settings, seed=plan.loop.seed, **common)
     about: dict[str, Any] = {"task": settings, "data": {"source": plan.data, "faces": len(faces.images)}}
     about["prior"] = {"generator": sha256_of(prior / GENERATOR)}

@@ -5,7 +5,7 @@ Pairs are made once and used many times: a pool of features and pictures, of whi
 A tail must do for inverted photographs too, whose features a residual has taken to where no code leads. So a part of the pairs
 are photographs, inverted and edited by a model that is trained already, if there is one (`Inverted`).
 
-Legend: N batch, C channels, s side of the features, R = 2 s side of the picture.
+Legend: N batch, C channels, R side of the features and of the picture.
 """
 
 from __future__ import annotations
@@ -26,12 +26,8 @@ from ops.training.distributed import Worker
 from ops.training.synthetic import CodeSettings, Rotation, along_directions, draw_codes
 from ops.training.trainer import Learner, Step, Task
 
-TAILS = {
-    128: TailConfig(128, (192,) * 6, (15, 9, 10, 11, 12, 13, 14, 15)),
-    256: TailConfig(256, (192,) * 4, (15, 11, 12, 13, 14, 15)),
-    512: TailConfig(512, (96,) * 2, (15, 13, 14, 15)),
-}
-"""Tails of the published FFHQ-1024 network: one convolution for each row that the layers above would have read."""
+TAILS = {128: TailConfig(128, (128,) * 3, (15, 11, 12, 13, 15)), 256: TailConfig(256, (64,) * 2, (15, 13, 14, 15))}
+"""Tails of the published FFHQ-1024 network, with the rows of the layers that they stand for."""
 HELD_OUT = 16
 """Pictures that are measured on, never trained on."""
 
@@ -41,11 +37,11 @@ class TailSettings:
     learning_rate: float = 2e-3
     square_weight: float = 4.0
     """On the mean square; the mean magnitude has weight 1."""
-    pool: int = 384
-    """Pairs held at a time, in float16; 8 MB each at 256 px."""
+    pool: int = 192
+    """Pairs held at a time, in float16; 17 MB each at 256 px."""
     refresh_every: int = 6
     """Steps from one new pair to the next."""
-    window: int = 40
+    window: int = 64
     """Cells a side of the part of the features that a step sees."""
     margin: int = 4
     """Cells at a window's border that do not count: convolutions find zeros beyond it."""
@@ -67,14 +63,12 @@ class Inverted:
         """One photograph, maybe edited => (features with the residual at the model's place [1, C, R, R], W+ [1, L, D])."""
         model = self.model
         face = self.faces[int(torch.randint(0, len(self.faces), (), generator=draws))]
-        inversion = model.invert(images_from_crops(face[None]))
-        assert inversion.detail is not None
-        step = along_directions(1, self.directions_KD, draws, 0.4, inversion.wplus_NLD.device)
-        code = inversion.wplus_NLD + step
-        before, edited = (
-            model.generator.features(model.generator.styles(one), model.config.place) for one in (inversion.wplus_NLD, code)
-        )
-        return model.with_residual(edited, before, inversion.detail), code
+        images = images_from_crops(face[None])
+        found = model.code(images)
+        code = found + along_directions(1, self.directions_KD, draws, 0.4, found.device)
+        before, edited = (model.features(model.generator.styles(one)) for one in (found, code))
+        residual = model.residual(images, before)
+        return model.with_residual(edited, before, residual).features, code
 
 
 class PairPool:
@@ -109,17 +103,17 @@ class PairPool:
     def part(self, slots: list[int], window: Window) -> tuple[Tensor, Tensor, Tensor]:
         """=> (features, W+, pictures) in float32, of a window."""
         features = torch.stack([window.of(self.features[slot]) for slot in slots]).float()
-        pictures = torch.stack([window.at(2).of(self.pictures[slot]) for slot in slots]).float()
+        pictures = torch.stack([window.of(self.pictures[slot]) for slot in slots]).float()
         features = features.contiguous(memory_format=torch.channels_last)
         return features, torch.stack([self.rows[slot] for slot in slots]), pictures
 
 
 @torch.no_grad()
 def pair(generator: Mobile, wplus_NLD: Tensor, place: str, size: int) -> tuple[Tensor, Tensor]:
-    """=> (features [N, C, s, s] at a place, the full picture averaged to `size` px)."""
+    """=> (features [N, C, R, R] at a place, the full picture averaged to `size` px)."""
     styles = generator.styles(wplus_NLD)
     features = generator.features(styles, place)
-    return features, pooled(generator.onward(features, styles, place), size)
+    return features, averaged(generator, features, styles, place, size)
 
 
 @torch.no_grad()
@@ -127,7 +121,12 @@ def pair_of(generator: Mobile, x: Tensor, below: str, wplus_NLD: Tensor, place: 
     """`pair` of features at an earlier place, that a residual has changed."""
     styles = generator.styles(wplus_NLD)
     features = generator.upward(x, styles, below, place)
-    return features, pooled(generator.onward(features, styles, place), size)
+    return features, averaged(generator, features, styles, place, size)
+
+
+def averaged(generator: Mobile, features: Tensor, styles: list[Tensor], place: str, size: int) -> Tensor:
+    """The full picture averaged to `size` px, by way of its exact half."""
+    return pooled(generator.onward(features, styles, place, size=generator.config.resolution // 2), size)
 
 
 def start_tail(tail: Tail) -> None:
@@ -194,7 +193,7 @@ class TailTask(Task):
         settings = self.settings
         self.pool.at(step.index)
         slots = torch.randint(0, settings.pool, (step.batch,), generator=step.draws)[step.mine].tolist()
-        side = self.tail.size // 2
+        side = self.tail.size
         window_side = min(settings.window, side)
         top, left = torch.randint(0, side - window_side + 1, (2,), generator=step.draws).tolist()
         window = Window(top, left, window_side)
@@ -243,11 +242,11 @@ class TailTask(Task):
 
 
 def counted(window: Window, side: int, margin: int) -> Tensor:
-    """Which pixels of a window's picture count, [2 w, 2 w] of 0 and 1: not those near a border that is none of the picture."""
+    """Which pixels of a window count, [w, w] of 0 and 1: not those near a border that is none of the picture."""
     mask = torch.ones(window.side, window.side)
     for axis, first in enumerate((window.top, window.left)):
         if first > 0:
             mask.narrow(axis, 0, margin).zero_()
         if first + window.side < side:
             mask.narrow(axis, window.side - margin, margin).zero_()
-    return mask.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    return mask

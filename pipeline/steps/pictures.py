@@ -26,11 +26,13 @@ import pyarrow as pa
 from ops.device import Device, resolve_device
 from ops.editing.library import load_edits
 from ops.editing.plan import PlannedEdits, plan_edits
+from ops.editing.smoothing import keeps_codes
 from ops.face.align import CropMode, crop_face
 from ops.face.appearance import describe
 from ops.face.detect import DetectorFactory, Face
 from ops.face.paste import PasteSettings
 from ops.face.track import FrameFaces, TrackResult, TrackSettings, track_faces, track_whole_frames
+from ops.face.turn import turned_degrees
 from ops.inversion.session import Precision, Session
 from ops.video.errors import MediaError
 from ops.video.image import LoadedImage, encoded_image, load_image
@@ -44,9 +46,9 @@ from pipeline.sources.inputs import unreadable
 from pipeline.sources.outputs import Admission, Outputs
 from pipeline.sources.rows import source_row
 from pipeline.steps.model import open_model
-from pipeline.steps.plan import PlanSettings, covering, largest_side, never_acting, records_of, unknown_tracks
+from pipeline.steps.plan import PlanSettings, covering, largest_side, never_acting, records_of, turned, unknown_tracks
 from pipeline.steps.render import Face as FaceToRender
-from pipeline.steps.render import generate, paste_face
+from pipeline.steps.render import generate, paste_face, paste_needs_base
 from pipeline.steps.scan import require_same_detector
 from pipeline.steps.sheet import strip_png, write_sheet
 from pipeline.steps.track import left_of, left_out
@@ -517,7 +519,7 @@ class _Worker:
         # Faces of one size fill batches together, whichever picture they are of.
         for size in sorted({face.size for _, _, face in faces}):
             mine = [(one, face) for one, _, face in faces if face.size == size]
-            needs = [self.needs_base(one, rendering) for one, _ in mine]
+            needs = [self.needs_base(one, rendering, size) for one, _ in mine]
             with timer("model"):
                 made = generate([face for _, face in mine], self.session, self.framing, needs)
             for (one, _), (face, edited_crop, base_crop) in zip(mine, made, strict=True):
@@ -533,9 +535,10 @@ class _Worker:
             with timer("encode"):
                 one.edited = encoded_image(one.output, frames[id(one)], like=one.image)
 
-    def needs_base(self, one: Opened, rendering: Rendering) -> bool:
+    def needs_base(self, one: Opened, rendering: Rendering, size: int) -> bool:
         """Whether the picture without the edit is needed: by the paste, or for a contact sheet."""
-        if rendering.paste.mode != "replace" or rendering.sheets == "each":
+        own = keeps_codes(rendering.plan.smoothing)
+        if rendering.sheets == "each" or paste_needs_base(rendering.paste, self.session, size, own_codes=own):
             return True
         return rendering.sheets == "job" and self.sheet.takes(one.source.source_id, 0.0)
 
@@ -552,6 +555,9 @@ class _Worker:
             size = covering(largest_side([code.quad_42 for code in one.codes]), self.bundle.config)
         again = source.source_id in {source_id for source_id, _, _ in applied}
         for code in one.codes:
+            if turned_degrees(code.landmarks_52[None])[0] >= rendering.plan.turn.away_degrees:
+                one.failures.append(turned(source, code.track_id))
+                continue
             planned = plan_edits(recipe, self.editors, code.wplus_LD[None], zero, code.track_id, rendering.plan.smoothing)
             if not planned.active_N.any():
                 continue

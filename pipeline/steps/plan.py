@@ -26,6 +26,7 @@ from ops.editing.smoothing import SmoothingSettings, smooth_codes
 from ops.face.align import quad_side_pixels
 from ops.face.boxes import box_overlap
 from ops.face.shots import find_cuts
+from ops.face.turn import TurnSettings, turned_away, turned_degrees
 from ops.inversion.inverter import ModelConfig
 from pipeline.engine.stage import Chunk, Result, Source, Step
 from pipeline.engine.timer import Timer
@@ -34,7 +35,7 @@ from pipeline.store.columns import array_from_column, edits_table, nested, rows_
 from pipeline.store.parts import DamagedPart
 from pipeline.store.places import Place, joined, place, writing
 from pipeline.store.tables import Store, StoreError, Written
-from schemas import NEVER_ACTS, Failure
+from schemas import NEVER_ACTS, TURNED_AWAY, Failure
 
 ROWS_PER_GROUP = 256  # a render chunk reads the groups it overlaps
 
@@ -45,6 +46,8 @@ class PlanSettings:
     smoothing: SmoothingSettings = field(default_factory=SmoothingSettings)
     fade_seconds: float = 0.2
     """Seconds that an edit takes to appear where a track begins or ends in the middle of a shot."""
+    turn: TurnSettings = field(default_factory=TurnSettings)
+    """When a head is turned too far for an edit, which then fades out as at a track's end."""
     size: int | None = None
     """Side in pixels of the pictures that the generator makes; None for the smallest that covers the source's largest face."""
 
@@ -56,7 +59,7 @@ HIDDEN_OVERLAP = 0.1
 @final
 @dataclass(frozen=True)
 class Plan(Step):
-    VERSION: ClassVar[int] = 2  # 2: times count from the first frame.
+    VERSION: ClassVar[int] = 3  # 3: smoothing is of what an edit adds.
 
     store: str
     model: str
@@ -75,7 +78,7 @@ class Plan(Step):
             source, timer = chunk.source, Timer()
             # Once for a source, before its chunks are rendered: a part that is gone would only look like fewer faces.
             store.require_sound(source.source_id, ("frames", "tracks", "latents", "residuals"))
-            codes = SourceCodes(store, source)
+            codes = SourceCodes(store, source, settings.turn)
             failures = unknown_tracks(recipe, codes.tracks, source)
             path = plan_path(self.store, source)
             files: list[Written] = []
@@ -87,6 +90,8 @@ class Plan(Step):
                 with timer("edit"):
                     planned = codes.planned(track, recipe, editors, settings, bundle.config)
                 active = planned.active_N
+                for first, last in codes.turned_away(track, planned.edits.active_N):
+                    failures.append(turned(source, track, first, last))
                 if not active.any():
                     continue
                 applied.append(
@@ -161,12 +166,37 @@ def hidden_moments(rows: pa.Table) -> dict[int, np.ndarray]:
     return {track: np.array(moments, np.int64) for track, moments in hidden.items()}
 
 
+def away_moments(rows: pa.Table, turn: TurnSettings) -> dict[int, np.ndarray]:
+    """Track => the pts, int64 [M], in which its head is turned too far. `rows`: of `tracks`, all of a source's."""
+    track_N, pts_N = rows["track_id"].to_numpy(), rows["pts"].to_numpy()
+    degrees_N = turned_degrees(array_from_column(rows, "landmarks"))
+    away: dict[int, np.ndarray] = {}
+    for track in np.unique(track_N).tolist():
+        mine = np.flatnonzero(track_N == track)
+        mine = mine[np.argsort(pts_N[mine], kind="stable")]
+        found = mine[turned_away(degrees_N[mine], turn)]
+        if found.size:
+            away[track] = pts_N[found]
+    return away
+
+
 def in_sight(pts_N: np.ndarray, hidden_M: np.ndarray, time_base: Fraction, seconds: float) -> np.ndarray:
-    """0 where a face is hidden behind another, rising to 1 over `seconds` before and after."""
+    """0 where a face is not seen well enough, rising to 1 over `seconds` before and after."""
     if hidden_M.size == 0:
         return np.ones(len(pts_N))
     apart_N = np.abs(pts_N[:, None] - hidden_M[None, :]).min(axis=1) * float(time_base)
     return np.clip(apart_N / seconds, 0.0, 1.0) if seconds > 0 else (apart_N > 0).astype(np.float64)
+
+
+def turned(source: Source, track: int, first: int | None = None, last: int | None = None) -> Failure:
+    """The row for a face without its edit, in a stretch of its track or in all of it."""
+    if first is None or last is None:
+        message = "the head is turned too far: the face is not edited (--turned-degrees)"
+        return Failure(source.source_id, source.uri, "plan", TURNED_AWAY, message, track_id=track)
+    seconds = [(pts - int(source.info.pts[0])) * float(source.info.time_base) for pts in (first, last)]
+    span = f"from {seconds[0]:.2f} to {seconds[1]:.2f} s"
+    message = f"the head is turned too far {span}: the edit is faded out there (--turned-degrees)"
+    return Failure(source.source_id, source.uri, "plan", TURNED_AWAY, message, track_id=track, pts=first, last_pts=last)
 
 
 def never_acting(recipe: EditRecipe, seen: Sequence[tuple[int, np.ndarray]], source: Source) -> list[Failure]:
@@ -233,7 +263,7 @@ class SourceCodes:
     Raises what `Store.read` raises.
     """
 
-    def __init__(self, store: Store, source: Source) -> None:
+    def __init__(self, store: Store, source: Source, turn: TurnSettings | None = None) -> None:
         self.source = source
         # Track by track, so that each is a slice: codes are nearly all that grows with a clip.
         self._codes = by_track(store.read("latents", source.source_id))
@@ -243,8 +273,10 @@ class SourceCodes:
         self._slices = {track: (start, count) for track, start, count in zip(tracks, starts, counts, strict=True)}
         self.shots = shot_spans(store, source)
         """First and last pts of every shot."""
-        where = store.read("tracks", source.source_id, columns=["track_id", "pts", "box", "quad", "interpolated"])
+        columns = ["track_id", "pts", "box", "quad", "landmarks", "interpolated"]
+        where = store.read("tracks", source.source_id, columns=columns)
         self._behind = hidden_moments(where)
+        self._away = away_moments(where, turn or TurnSettings())
         self._largest_face = largest_face(where)
 
     def pts(self, track: int) -> np.ndarray:
@@ -268,10 +300,18 @@ class SourceCodes:
         return settings.size or covering(self._largest_face, config)
 
     def fade(self, track: int, seconds: float) -> np.ndarray:
-        """How much of an edit is there in each frame, 0..1: at the track's ends and where others hide it."""
+        """How much of an edit is there in each frame, 0..1: at the track's ends, where others hide it, where it turns away."""
         pts_N, time_base = self.pts(track), self.source.info.time_base
-        behind_M = self._behind.get(track, np.zeros(0, np.int64))
-        return fades(pts_N, self.shots, time_base, seconds) * in_sight(pts_N, behind_M, time_base, seconds)
+        none = np.zeros(0, np.int64)
+        unseen_M = np.concatenate([self._behind.get(track, none), self._away.get(track, none)])
+        return fades(pts_N, self.shots, time_base, seconds) * in_sight(pts_N, unseen_M, time_base, seconds)
+
+    def turned_away(self, track: int, acting_N: np.ndarray) -> list[tuple[int, int]]:
+        """First and last pts of each stretch in which the track's head is turned away and an edit would act."""
+        away_N = np.isin(self.pts(track), self._away.get(track, np.zeros(0, np.int64))) & acting_N
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], away_N, [False]])))
+        pts_N = self.pts(track)
+        return [(int(pts_N[start]), int(pts_N[stop - 1])) for start, stop in edges.reshape(-1, 2)]
 
     def planned(
         self,
@@ -292,12 +332,9 @@ class SourceCodes:
         Raises as `plan_edits`.
         """
         pts_N, seconds_N = self.pts(track)[rows], self.seconds(track, recipe)[rows]
-        if smoothed_NLD is None and rows == slice(None):
-            wplus_NLD, smoothing = self.wplus(track), settings.smoothing
-        else:
-            smoothed_NLD = self.smoothed(track, recipe, settings) if smoothed_NLD is None else smoothed_NLD
-            wplus_NLD, smoothing = smoothed_NLD[rows], SmoothingSettings()
-        planned = plan_edits(recipe, editors, wplus_NLD, seconds_N, track, smoothing)
+        smoothed_NLD = self.smoothed(track, recipe, settings) if smoothed_NLD is None else smoothed_NLD
+        smoothed_NLD, wplus_NLD = smoothed_NLD[rows], self.wplus(track)[rows]
+        planned = plan_edits(recipe, editors, wplus_NLD, seconds_N, track, settings.smoothing, smoothed_NLD=smoothed_NLD)
         fade_N = self.fade(track, settings.fade_seconds)[rows]
         offsets: list[np.ndarray | None] = [None] * len(pts_N)
         for row, offset_S in zip(np.flatnonzero(planned.style_active_N), planned.style_offset_AS, strict=True):

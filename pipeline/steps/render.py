@@ -15,15 +15,17 @@ from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from threading import Lock
-from typing import ClassVar, Final, final
+from typing import ClassVar, Final, assert_never, final
 
 import numpy as np
 import pyarrow as pa
 from av.video.frame import VideoFrame
 
 from ops.device import Device, resolve_device
+from ops.face.align import crop_face
 from ops.face.framing import Framing
 from ops.face.paste import PasteSettings, paste
+from ops.face.person import PERSON_SEEN, person_weights
 from ops.files.atomic import replaced_file
 from ops.files.digest import sha256_of
 from ops.inversion.session import Precision, Session
@@ -114,7 +116,7 @@ class Generated:
 @final
 @dataclass(frozen=True)
 class Render(Step):
-    VERSION: ClassVar[int] = 2  # 2: ffv1 keeps the source's format, ProRes is of limited range, depth chooses the codec.
+    VERSION: ClassVar[int] = 4  # 4: an edit shows where the person is seen; ffv1 and ProRes keep the source's format.
 
     store: str
     model: str
@@ -128,6 +130,8 @@ class Render(Step):
     """Frames on the contact sheet, evenly spread over those that are edited; 0 for none."""
     threads: int = 1
     """Cores of the worker. With more than one, or an accelerator, decoding, the model, pasting and encoding overlap."""
+    own_codes: bool = False
+    """Whether the plan leaves faces the codes that they were inverted to."""
     identity: IdentitySettings | None = None
     """The recogniser that measures how much of a face's identity an edit keeps; None measures none."""
 
@@ -258,7 +262,11 @@ class Render(Step):
         yield from self._together(waiting, session, framing, timer)
 
     def _together(self, frames: list[Frame], session: Session, framing: Framing, timer: Timer) -> Iterator[Generated]:
-        here = [(face, self._needs_base(frame)) for frame in frames for face in frame.one.faces.get(frame.pts, ())]
+        here = [
+            (face, self._needs_base(frame, face.size, session))
+            for frame in frames
+            for face in frame.one.faces.get(frame.pts, ())
+        ]
         pictures: Iterator[Pictured] = iter(())
         if here:
             with timer("model"):
@@ -270,9 +278,9 @@ class Render(Step):
             count = len(frame.one.faces.get(frame.pts, ()))
             yield Generated(frame, tuple(islice(pictures, count)))
 
-    def _needs_base(self, frame: Frame) -> bool:
+    def _needs_base(self, frame: Frame, size: int, session: Session) -> bool:
         """Whether the picture without the edit is needed: by the paste, or for the contact sheet."""
-        return self.paste.mode != "replace" or frame.pts in frame.one.sheet
+        return frame.pts in frame.one.sheet or paste_needs_base(self.paste, session, size, own_codes=self.own_codes)
 
     def _pasted(self, made: Generated, timer: Timer) -> Frame:
         frame, one = made.frame, made.frame.one
@@ -358,7 +366,27 @@ def paste_face(
     frame: np.ndarray, face: Face, edited_crop: np.ndarray, base_crop: np.ndarray | None, settings: PasteSettings
 ) -> np.ndarray:
     """A frame uint8 [H, W, 3] with one face's edit in it; crops as `generate` gives them."""
-    return paste(frame, edited_crop, base_crop, face.quad_42, settings, landmarks=face.landmarks_52, fade=face.fade)
+    where = person_weights(crop_face(frame, face.quad_42, PERSON_SEEN)) if settings.within == "person" else None
+    return paste(
+        frame, edited_crop, base_crop, face.quad_42, settings, landmarks=face.landmarks_52, fade=face.fade, person=where
+    )
+
+
+def paste_needs_base(settings: PasteSettings, session: Session, size: int, *, own_codes: bool) -> bool:
+    """Whether a paste of pictures of `size` px needs the one without the edit.
+
+    A model that gives the source back needs none where its pictures are no larger than what it saw: larger ones lack what is
+    finer. own_codes: faces have the codes that they were inverted to.
+    """
+    match settings.mode:
+        case "replace":
+            return False
+        case "delta":
+            return True
+        case "composite":
+            return not (session.model.keeps_source and own_codes and size <= session.input_size)
+        case other:
+            assert_never(other)
 
 
 def generate(

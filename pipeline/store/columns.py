@@ -17,7 +17,7 @@ import schemas
 SourceIds = str | Sequence[str]
 
 
-INT8_STEPS = 15
+INT8_STEPS = 31
 """Of a channel on either side of zero: what an edit shows of the rest is 54 dB below it (docs/decisions/0013)."""
 
 
@@ -131,7 +131,7 @@ def residuals_table(
 ) -> pa.Table:
     """Rows of `residuals` from N float32 arrays of one shape, [N, …] (feature maps: [N, C, H, W]).
 
-    `float32` keeps every bit; `float16` rounds to nearest even, 11 significant bits; `int8` has 31 steps for each
+    `float32` keeps every bit; `float16` rounds to nearest even, 11 significant bits; `int8` has 63 steps for each
     channel of each row, so that a row does not depend on those beside it.
 
     Raises:

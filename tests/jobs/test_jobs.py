@@ -444,7 +444,7 @@ def test_editors_that_cannot_be_end_before_any_work(
         (["--edit", "warm=1", "--batch-size", "0"], "--batch-size"),
         (["--edit", "warm=1", "--device", "tpu"], "--device"),
         (["--edit", "warm=1", "--codec", "ffv1", "--quality", "3"], "lossless"),
-        (["--edit", "warm=1", "--smoothing-seconds", "1"], "--smoothing none"),
+        (["--edit", "warm=1", "--smoothing", "none", "--smoothing-seconds", "1"], "--smoothing none"),
         (["--edit", "warm=1", "--no-such-option"], "--no-such-option"),
         (["--edit", "warm=1", "--residual-codec", "int4"], "--residual-codec"),
     ],

@@ -100,7 +100,7 @@ def test_what_is_given_reaches_its_field_also_where_that_was_hidden_once(tmp_pat
         ("--batch-size 0", "greater than or equal to 1"),
         ("--mask edges", "edges"),
         ("--track-size-ratio 0.5", "max_size_ratio > 1"),
-        ("--smoothing-seconds 1", "no meaning"),
+        ("--smoothing none --smoothing-seconds 1", "no meaning"),
         ("--codec ffv1 --quality 3", "lossless"),
     ],
 )

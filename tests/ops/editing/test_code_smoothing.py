@@ -39,7 +39,7 @@ def ids(settings: SmoothingSettings) -> str:
 def test_none_keeps_every_bit_in_a_new_array() -> None:
     wplus_NLD = noisy(EVEN)
     wplus_NLD.flags.writeable = False
-    kept = smooth_codes(wplus_NLD, EVEN, SmoothingSettings())
+    kept = smooth_codes(wplus_NLD, EVEN, SmoothingSettings("none"))
     np.testing.assert_array_equal(kept, wplus_NLD)
     assert kept.flags.writeable and not np.shares_memory(kept, wplus_NLD)
 
@@ -222,4 +222,4 @@ def test_codes_and_times_that_do_not_match_are_refused() -> None:
         with pytest.raises(SmoothingError, match="increase strictly"):
             smooth_codes(codes, times, GAUSSIAN)
     with pytest.raises(SmoothingError, match="the codes have 3 rows"):
-        smooth_codes(codes, EVEN, SmoothingSettings(shared_from_row=3))
+        smooth_codes(codes, EVEN, SmoothingSettings("none", shared_from_row=3))

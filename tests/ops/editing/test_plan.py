@@ -18,7 +18,7 @@ from ops.editing.style_direction import StyleDirectionEditor
 from ops.editing.styleclip_global import StyleclipGlobalEditor
 
 L, D = 4, 8
-NONE = SmoothingSettings()
+NONE = SmoothingSettings("none")
 TIMES = np.arange(50) / 10
 
 
@@ -120,13 +120,32 @@ def test_the_same_edit_twice_adds_up() -> None:
 
 @pytest.mark.parametrize("kind", ["gaussian", "savgol", "one_euro"])
 def test_smoothing_moves_the_base_and_the_edit_stands_on_it(kind: str) -> None:
-    smoothing = SmoothingSettings(kind=kind)
+    smoothing = SmoothingSettings(kind=kind, target="code")
     planned = plan("smile=2@from=2", smoothing=smoothing)
     np.testing.assert_array_equal(planned.base_NLD, smooth_codes(track(), TIMES, smoothing))
     still = TIMES < 2
     np.testing.assert_array_equal(planned.edited_NLD[still], planned.base_NLD[still])
     step = (planned.edited_NLD - planned.base_NLD)[~still]
     np.testing.assert_allclose(step, np.broadcast_to(step[:1], step.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "savgol", "one_euro"])
+def test_what_an_edit_adds_is_smooth_and_the_code_stays(kind: str) -> None:
+    """GANSpace's edit adds what the code lacks to its goal: more or less in every frame, as the code trembles."""
+    smoothing = SmoothingSettings(kind=kind, sigma_seconds=0.2, window_seconds=1.0)
+    assert smoothing.target == "edit", "the default"
+    planned, plain = plan("grin=9@from=2", smoothing=smoothing), plan("grin=9@from=2")
+    np.testing.assert_array_equal(planned.base_NLD, track())
+    still = TIMES < 2
+    np.testing.assert_array_equal(planned.edited_NLD[still], track()[still])
+
+    def tremble(made: PlannedEdits) -> float:
+        added = (made.edited_NLD - made.base_NLD)[~still]
+        return float(np.abs(np.diff(added, axis=0)).mean())
+
+    assert tremble(planned) < 0.7 * tremble(plain)
+    steady = plan("smile=0:0,4.9:3@ease=linear", smoothing=smoothing)
+    np.testing.assert_allclose(steady.edited_NLD, plan("smile=0:0,4.9:3@ease=linear").edited_NLD, atol=2e-6)
 
 
 def test_what_was_applied_is_told() -> None:

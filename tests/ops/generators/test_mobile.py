@@ -27,7 +27,7 @@ SMALL = MobileConfig(
     mapping_layers=2,
     num_ws=8,
     rows=(0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 7),
-    tails=(TailConfig(32, (8, 8), (7, 5, 6, 7)),),
+    tails=(TailConfig(16, (8, 8), (7, 5, 6, 7)),),
 )
 WHEEL = os.environ.get("RANDOM_FACE_WHEEL", "")
 """The PyPI wheel of the published network, where it was fetched."""
@@ -186,6 +186,11 @@ def test_a_window_is_a_part_of_the_picture(generator: Mobile, wplus: Tensor, siz
     torch.testing.assert_close(part[inner], window.at(scale).of(whole)[inner], atol=1e-4, rtol=1e-4)
 
 
+def test_half_the_size_is_the_average(generator: Mobile, wplus: Tensor) -> None:
+    styles = generator.styles(wplus)
+    torch.testing.assert_close(generator(styles, size=32), F.avg_pool2d(generator(styles), 2))
+
+
 def test_gradients_are_those_of_finite_differences(generator: Mobile, wplus: Tensor) -> None:
     """Along one line; depthwise convolutions and the Haar transform have gradients of their own."""
     weights, along = torch.randn(3, 3, 32, 32), torch.randn_like(wplus)
@@ -209,12 +214,12 @@ def test_sizes_survive_json() -> None:
 
 def test_wrong_sizes_say_what_was_expected(generator: Mobile, wplus: Tensor) -> None:
     styles = generator.styles(wplus)
-    with pytest.raises(ValueError, match=r"one of \[32, 64\] px, got 128"):
+    with pytest.raises(ValueError, match=r"one of \[16, 32, 64\] px, got 128"):
         generator(styles, size=128)
     with pytest.raises(ValueError, match="expected a place among layers"):
         generator.features(styles, "layers.9.conv1")
     with pytest.raises(ValueError, match="lies before"):
-        generator.onward(generator.features(styles, "layers.2.conv1"), styles, "layers.2.conv1", size=32)
+        generator.onward(generator.features(styles, "layers.2.conv1"), styles, "layers.2.conv1", size=16)
     with pytest.raises(ValueError, match="expected 11 rows"):
         MobileConfig(channels=(8, 8, 12, 4), num_ws=8, rows=(0, 1))
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ops.checkpoints.bundle import EditEntry, in_bytes, open_bundle, write_bundle
-from ops.inversion.light import LightConfig, LightResidualConfig, LightStyleRes
+from ops.inversion.light import LightConfig, LightResidualConfig, LightStyleRes, cells, enlarged
 from ops.inversion.session import Session
 from ops.training.official_edits import official_edits
 from ops.training.run import light_weights
@@ -24,11 +25,35 @@ def test_a_new_model_draws_what_its_code_says() -> None:
     model = light_model()
     inversion = model.invert(pictures())
     assert inversion.wplus_NLD.shape == (2, 8, 12)
-    assert inversion.detail is not None and inversion.detail.shape == (2, *CONFIG.detail_shape) == (2, 4, 16, 16)
-    for size in (32, 64, None):
+    assert inversion.detail is not None and inversion.detail.shape == (2, *CONFIG.detail_shape) == (2, 24, 16, 16)
+    for size in (16, 32, 64, None):
         plain = model.generator(model.generator.styles(inversion.wplus_NLD), size=size)
         assert plain.shape[-1] == (size or 64)
-        assert torch.equal(model.generate(inversion.wplus_NLD, inversion.detail, size=size), plain)
+        without = torch.cat([inversion.detail[:, :4], 0 * inversion.detail[:, 4:]], dim=1)
+        torch.testing.assert_close(model.generate(inversion.wplus_NLD, without, size=size), plain)
+
+
+def test_all_that_q_can_hold_comes_back() -> None:
+    """Without an edit, whatever E1 and E2 give: the image's cells along the basis; and block means of it at other sizes."""
+    model = light_model(trained=True)
+    images = pictures()
+    inversion = model.invert(images)
+    found = model.generate(inversion.wplus_NLD, inversion.detail, unedited_NLD=inversion.wplus_NLD.clone())
+    basis, lost = model.basis, cells(images - found, CONFIG.cell)
+    assert torch.einsum("kp,npxy->nkxy", basis, lost).abs().max() < 1e-4
+    assert lost.abs().max() > 0.1, "the premise: a basis of 20 of 48 directions leaves something out"
+    half = model.generate(inversion.wplus_NLD, inversion.detail, size=32)
+    torch.testing.assert_close(half, F.avg_pool2d(found, 2), atol=1e-4, rtol=1e-4)
+
+
+def test_enlarging_keeps_the_means_of_blocks() -> None:
+    smooth = F.avg_pool2d(torch.randn(1, 3, 66, 66, generator=torch.Generator().manual_seed(0)), 3, 1)
+    for size in (128, 256):
+        large = enlarged(smooth, size)
+        lost = F.avg_pool2d(large, size // 64) - smooth
+        assert lost.std() < 0.02 * smooth.std()
+        assert large.diff(dim=3).abs().max() < 0.8 * smooth.diff(dim=3).abs().max(), "smooth, not blocks"
+    assert torch.equal(enlarged(smooth, 32), F.adaptive_avg_pool2d(smooth, 32))
 
 
 def test_the_residual_follows_the_edit() -> None:
@@ -69,7 +94,7 @@ def test_a_bundle_gives_the_model_back_in_halves(tmp_path: Path) -> None:
     images = pictures()
     whole = model.invert(images)
     inverting, generating = bundle.load("invert"), bundle.load("generate")
-    assert isinstance(inverting, LightStyleRes) and inverting.transform is None
+    assert isinstance(inverting, LightStyleRes) and inverting.correction is None
     assert isinstance(generating, LightStyleRes) and generating.encoder is None
     found = inverting.invert(images)
     torch.testing.assert_close(found.wplus_NLD, whole.wplus_NLD, atol=0.05, rtol=0.05)

@@ -9,15 +9,23 @@ import numpy as np
 import pytest
 import torch
 
+from jobs.train import mix_command
 from ops.checkpoints.bundle import write_bundle
 from ops.generators.mobile import Mobile, Window
+from ops.inversion.light import FEATURE_SCALE, cells
+from ops.spaces import images_from_crops
 from ops.training.degrade import DegradeSettings, degraded
 from ops.training.light import (
     LightE0Settings,
     LightE0Task,
+    LightPictureSettings,
+    LightPictureStep,
+    LightPictureTask,
     LightResidualSettings,
     LightResidualTask,
     face_window,
+    find_basis,
+    keep_channels,
     residual_parts,
     sharpness,
     start_light_encoder,
@@ -25,7 +33,7 @@ from ops.training.light import (
 from ops.training.run import anchor_weights, light_residual_weights, light_weights
 from ops.training.synthetic import CodeSettings, draw_codes
 from ops.training.tail import Inverted, PairPool, TailSettings, TailTask, counted, pair, start_tail
-from ops.training.trainer import LoopSettings, Task, train
+from ops.training.trainer import LoopSettings, Task, result_weights, save_result, train
 from tests.small_light import CONFIG, GENERATOR, light_model
 
 FACES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
@@ -51,18 +59,30 @@ def residual_task(learning_rate: float = 1e-3) -> LightResidualTask:
     return LightResidualTask(light_model(), distance, settings, directions_KD=torch.randn(2, 12), held_out=FACES[:2])
 
 
-def tail_task(size: int = 32) -> TailTask:
+def picture_task(learning_rate: float = 2e-3) -> LightPictureTask:
+    model = light_model(trained=True)
+    model.basis.copy_(find_basis(model, FACES))
+    settings = LightPictureSettings(
+        learning_rate=learning_rate, size=64, side=12, pool=3, identity_weight=0.0, wrong_person=0.0
+    )
+    return LightPictureTask(model, distance, settings, directions_KD=torch.randn(2, 12), held_out=FACES[:2])
+
+
+def tail_task(size: int = 16) -> TailTask:
     torch.manual_seed(0)
     generator = light_model().generator
     assert isinstance(generator, Mobile)
+    generator.synthesis.to_img.weight.data.mul_(20)  # random weights draw almost one colour
     start_tail(generator.synthesis.tails[f"px{size}"])  # type: ignore[arg-type]
     model = light_model(trained=True)
     model.generator = generator
     inverted = Inverted(model, FACES, torch.randn(2, 12, generator=torch.Generator().manual_seed(3)))
-    return TailTask(generator, size, TailSettings(pool=4, window=10, margin=2), inverted=inverted, held_out=inverted)
+    return TailTask(
+        generator, size, TailSettings(learning_rate=1e-2, pool=4, window=10, margin=2), inverted=inverted, held_out=inverted
+    )
 
 
-@pytest.mark.parametrize("build", [e0_task, residual_task, tail_task])
+@pytest.mark.parametrize("build", [e0_task, residual_task, picture_task, tail_task])
 def test_a_run_that_was_stopped_is_the_run_that_was_not(build: Callable[[], Task], tmp_path: Path) -> None:
     faces = None if build is tail_task else FACES
     straight = build()
@@ -84,10 +104,65 @@ def test_a_residual_learns_what_the_code_lacks(tmp_path: Path) -> None:
     assert task.measures()["held_out_square"] < 0.9 * before
 
 
+def test_the_basis_holds_more_than_any_other_of_its_size() -> None:
+    model = light_model(trained=True)
+
+    def left(basis: torch.Tensor) -> float:
+        model.basis.copy_(basis)
+        images = images_from_crops(FACES)
+        found = model.invert(images)
+        return float((model.generate(found.wplus_NLD, found.detail, size=64) - images).square().mean())
+
+    basis = find_basis(model, FACES)
+    torch.testing.assert_close(basis @ basis.t(), torch.eye(20), atol=1e-5, rtol=1e-5)
+    others = [torch.linalg.qr(torch.randn(48, 20, generator=torch.Generator().manual_seed(seed)))[0].t() for seed in range(3)]
+    assert left(basis) < 0.7 * min(left(other) for other in others)
+
+
+def test_fewer_channels_do_what_more_did() -> None:
+    """Where E2 sees two mixtures of the four channels, two are enough."""
+    model = light_model(trained=True)
+    weights = {name: value.clone() for name, value in residual_parts(model).state_dict().items()}
+    first = weights["transform.of_residual.weight"]
+    mixtures = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    weights["transform.of_residual.weight"] = torch.einsum("okxy,kc->ocxy", first[:, :2], mixtures)
+    fewer = keep_channels(weights, 2, model, FACES)
+    assert fewer["extraction.last.weight"].shape[0] == fewer["transform.of_residual.weight"].shape[1] == 2
+    images = images_from_crops(FACES[:2])
+    features = model.features(model.generator.styles(model.code(images)))
+
+    def seen(parts: dict[str, torch.Tensor]) -> torch.Tensor:
+        inner = images.new_tensor(0) + model.extraction.blocks(  # type: ignore[union-attr]
+            model.extraction.of_image(cells(images, CONFIG.cell))  # type: ignore[union-attr]
+            + model.extraction.of_features(features * FEATURE_SCALE)  # type: ignore[union-attr]
+        )
+        last = torch.nn.functional.conv2d(inner, parts["extraction.last.weight"], parts["extraction.last.bias"])
+        return torch.nn.functional.conv2d(last, parts["transform.of_residual.weight"], padding=1)
+
+    torch.testing.assert_close(seen(fewer), seen(weights), atol=1e-4, rtol=1e-3)
+
+
+def test_what_remains_after_an_edit_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ops.inversion.light.LARGE_CHANGE", 0.02)  # features of random weights change little
+    task = picture_task(1e-2)
+    pairs = task.pool.pairs(0, 3, torch.Generator().manual_seed(5))
+
+    def error() -> float:
+        step = task.learn
+        assert isinstance(step, LightPictureStep)
+        return float(step(pairs, Window(0, 0, 16), 64)[1]["pixel"])
+
+    with torch.no_grad():
+        before = error()
+    train(task, FACES, LoopSettings(**{**vars(LOOP), "images": 400, "preview_images": 1000}), tmp_path)
+    with torch.no_grad():
+        assert error() < 0.95 * before
+
+
 def test_a_tail_learns_the_averaged_picture(tmp_path: Path) -> None:
     task = tail_task()
     before = task.measures()
-    train(task, None, LoopSettings(**{**vars(LOOP), "images": 400, "preview_images": 1000}), tmp_path)
+    train(task, None, LoopSettings(**{**vars(LOOP), "images": 800, "preview_images": 1000}), tmp_path)
     after = task.measures()
     assert after["psnr_db"] > before["psnr_db"] + 1 and after["psnr_inverted_db"] > before["psnr_inverted_db"]
 
@@ -104,17 +179,17 @@ def test_a_pool_follows_from_the_step_alone() -> None:
         assert torch.equal(walked.pictures[slot], jumped.pictures[slot])
         assert torch.equal(walked.rows[slot], jumped.rows[slot])
     code = walked.rows[0][None]
-    features, picture = pair(generator, code, walked.place, 32)
+    features, picture = pair(generator, code, walked.place, 16)
     full = generator(generator.styles(code))
-    torch.testing.assert_close(picture, torch.nn.functional.avg_pool2d(full, 2))
+    torch.testing.assert_close(picture, torch.nn.functional.avg_pool2d(full, 4))
     torch.testing.assert_close(features, generator.features(generator.styles(code), "layers.1.conv2"))
 
 
 def test_what_counts_of_a_window() -> None:
     """All but a margin at borders that are none of the picture's."""
     mask = counted(Window(0, 4, 8), 12, 2)
-    assert mask.shape == (16, 16) and mask.sum() == (16 - 4) * (16 - 4)
-    assert mask[0, 8] == 1 and mask[15, 8] == 0 and mask[8, 0] == 0 and mask[8, 15] == 1
+    assert mask.shape == (8, 8) and mask.sum() == (8 - 2) * (8 - 2)
+    assert mask[0, 4] == 1 and mask[7, 4] == 0 and mask[4, 0] == 0 and mask[4, 7] == 1
 
 
 def test_drawn_codes_are_mixed_and_moved() -> None:
@@ -169,3 +244,14 @@ def test_a_bundle_is_where_a_training_may_begin(tmp_path: Path) -> None:
         torch.testing.assert_close(found[name], value, atol=1e-2, rtol=1e-2)
     assert model.encoder is not None
     assert anchor_weights(str(tmp_path / "light")).keys() == model.encoder.state_dict().keys()
+
+
+def test_weights_between_two_trainings(tmp_path: Path) -> None:
+    low, high = ({"a": torch.full((2, 2), value)} for value in (1.0, 3.0))
+    save_result(tmp_path / "low.pt", low, 10)
+    save_result(tmp_path / "high.pt", high, 20)
+    mix_command(tmp_path / "low.pt", tmp_path / "high.pt", tmp_path / "mixed.pt", 0.25)
+    assert torch.equal(result_weights(tmp_path / "mixed.pt")["a"], torch.full((2, 2), 1.5))
+    save_result(tmp_path / "other.pt", {"b": torch.zeros(1)}, 0)
+    with pytest.raises(SystemExit):
+        mix_command(tmp_path / "low.pt", tmp_path / "other.pt", tmp_path / "none.pt", 0.5)

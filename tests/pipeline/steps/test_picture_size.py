@@ -15,8 +15,8 @@ from tests.small_light import CONFIG, light_model
 
 @pytest.mark.parametrize(("pixels", "side"), [(0.0, 64), (40.0, 64), (64.0, 64), (65.0, 64), (500.0, 64)])
 def test_a_picture_is_no_smaller_than_what_it_is_made_of(pixels: float, side: int) -> None:
-    """The tail of 32 px of a model that sees 64 px is for whoever asks for it."""
-    assert CONFIG.generator.sizes == (32, 64)
+    """The smaller pictures of a model that sees 64 px is for whoever asks for it."""
+    assert CONFIG.generator.sizes == (16, 32, 64)
     assert covering(pixels, CONFIG) == side
 
 

@@ -1,0 +1,50 @@
+"""Where in an aligned crop an edit may show: face, hair and neck, but not the hand before them nor what is behind."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+import cv2
+import numpy as np
+
+from ops.face.mask import around_face
+from ops.networks.parts import PARTS, SEEN_SIZE, FaceParts, face_parts, parts_of
+from ops.spaces import images_from_crops
+
+PERSON_SEEN: Final = (SEEN_SIZE, SEEN_SIZE)
+"""Height and width of the crop that is looked at."""
+GROWN_SHARE: Final = 1 / 24  # of the side: how far beyond its outline a head may grow by an edit
+SEEN_FROM, SEEN_TO = 0.3, 0.7  # of the probability
+STRANGE_BELOW, KNOWN_FROM = 0.05, 0.2  # of the oval's share in which a person is seen
+
+
+def person_weights(crop: np.ndarray) -> np.ndarray:
+    """crop uint8 [192, 192, 3] RGB, FFHQ-aligned => float32 [96, 96], how much of an edit may show there, 0..1.
+
+    Runs on the CPU, where frames are pasted, one face at a time: its last bits do not depend on the company.
+    """
+    probabilities = parts_of(_network(), images_from_crops(crop[None]))[0].numpy()
+    return allowed(1.0 - probabilities[PARTS.index("other")])
+
+
+def allowed(seen: np.ndarray) -> np.ndarray:
+    """Probability that a pixel is the person's [S, S] => how much of an edit may show there, 0..1.
+
+    Beyond the face's oval the outline is let out a little and softened: an edit may round a cheek or lift hair. Within the oval
+    what lies before the face is left as exactly as it was seen. Where next to nothing of a face is seen the network does not
+    know this kind of picture (a drawing, a night view), and an edit that the user asked for shows everywhere.
+    """
+    weight = np.clip((seen - SEEN_FROM) / (SEEN_TO - SEEN_FROM), 0.0, 1.0).astype(np.float32)
+    reach = 2 * round(GROWN_SHARE * len(weight)) + 1
+    wider = cv2.GaussianBlur(cv2.dilate(weight, np.ones((reach, reach), np.uint8)), (0, 0), reach / 4)
+    around = around_face(len(weight))
+    inner = float((weight * (1 - around)).sum() / (1 - around).sum())
+    known = min(max((inner - STRANGE_BELOW) / (KNOWN_FROM - STRANGE_BELOW), 0.0), 1.0)
+    found: np.ndarray = 1 - np.float32(known) * (1 - np.maximum(weight, around * wider))
+    return found
+
+
+@cache
+def _network() -> FaceParts:
+    return face_parts()
