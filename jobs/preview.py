@@ -30,7 +30,7 @@ from ops.editing.editor import AnyEditor
 from ops.editing.library import load_edits
 from ops.editing.plan import plan_edits
 from ops.editing.recipe import Edit, EditRecipe
-from ops.editing.smoothing import SmoothingSettings
+from ops.editing.smoothing import SmoothingSettings, keeps_codes
 from ops.face.align import crop_face, quad_height_pixels, quad_side_pixels
 from ops.face.detect import DetectorSettings
 from ops.face.framing import Framing
@@ -41,7 +41,7 @@ from ops.video.image import is_own
 from pipeline.engine.stage import Source
 from pipeline.sources.inputs import Entry, entries, probed
 from pipeline.steps.plan import PlanSettings, SourceCodes, covering
-from pipeline.steps.render import Face, base_crops, edited_crops, paste_face
+from pipeline.steps.render import Face, base_crops, edited_crops, paste_face, paste_needs_base
 from pipeline.steps.stills import FrameReaders, stored_faces
 from pipeline.store.places import exists, joined, place
 from pipeline.store.tables import Store
@@ -127,7 +127,8 @@ def preview(
             size = "px and ".join(map(str, sorted({one.face.size for one in found})))
             origin = "not smoothed over time" if store is None else f"from {store.root}"
             note = f"model {bundle.name} · pictures of {size} px · paste {pasting.mode} · {origin}"
-            save_preview(drawn(found, asked, ladder, session, bundle, pasting, note), path)
+            own_codes = keeps_codes(settings.smoothing) or store is None
+            save_preview(drawn(found, asked, ladder, session, bundle, pasting, note, own_codes=own_codes), path)
     except MediaError as error:
         print(f"styleres: error: {error}")
         raise SystemExit(FAILED) from error
@@ -328,8 +329,13 @@ def clock_of(seconds: float, source: Source) -> str:
 # ------------------------------------------------------------------------------------------------------ its pictures
 
 
-def tiles_of(found: Sequence[Shown], session: Session, bundle: Bundle, pasting: PasteSettings) -> list[list[np.ndarray]]:
-    """Of each face: source, inversion, what each edit makes of it alone (where there are several), all together, pasted."""
+def tiles_of(
+    found: Sequence[Shown], session: Session, bundle: Bundle, pasting: PasteSettings, *, own_codes: bool
+) -> list[list[np.ndarray]]:
+    """Of each face: source, inversion, what each edit makes of it alone (where there are several), all together, pasted.
+
+    own_codes: as `paste_needs_base` takes it.
+    """
     pasted = [[*one.near, one.face] for one in found]
     everyone = [face for faces in pasted for face in faces]
     edits, bases = made(everyone, edited_crops, session, bundle), made(everyone, base_crops, session, bundle)
@@ -341,20 +347,24 @@ def tiles_of(found: Sequence[Shown], session: Session, bundle: Bundle, pasting: 
         frame = one.frame
         for face in faces:
             edit, base = edits.pop(0), bases.pop(0)
-            frame = paste_face(frame, face, edit, base, pasting)
+            needed = base if paste_needs_base(pasting, session, face.size, own_codes=own_codes) else None
+            frame = paste_face(frame, face, edit, needed, pasting)
         each = [levels(alone.pop(0)) for _ in one.alone]
         rows.append([cropped(one, one.frame), levels(base), *each, levels(edit), cropped(one, frame)])
     return rows
 
 
-def ladder_tiles(found: Sequence[Shown], session: Session, bundle: Bundle, pasting: PasteSettings) -> list[list[np.ndarray]]:
+def ladder_tiles(
+    found: Sequence[Shown], session: Session, bundle: Bundle, pasting: PasteSettings, *, own_codes: bool
+) -> list[list[np.ndarray]]:
     """Of each face: what each of its variants makes of it, pasted."""
     edits = made([face for one in found for face in one.alone], edited_crops, session, bundle)
     bases = made([one.face for one in found], base_crops, session, bundle)
-    return [
-        [cropped(one, paste_face(one.frame, face, edits.pop(0), base, pasting)) for face in one.alone]
-        for one, base in zip(found, bases, strict=True)
-    ]
+    rows = []
+    for one, base in zip(found, bases, strict=True):
+        needed = base if paste_needs_base(pasting, session, one.face.size, own_codes=own_codes) else None
+        rows.append([cropped(one, paste_face(one.frame, face, edits.pop(0), needed, pasting)) for face in one.alone])
+    return rows
 
 
 def made(
@@ -391,6 +401,8 @@ def drawn(
     bundle: Bundle,
     pasting: PasteSettings,
     note: str,
+    *,
+    own_codes: bool,
 ) -> Image.Image:
     """The whole sheet."""
     if ladder is None:
@@ -398,14 +410,14 @@ def drawn(
         names = [heading_of(entry) for entry in recipe.edits]
         one_edit = len(names) == 1
         rows = []
-        for one, tiles in zip(found, tiles_of(found, session, bundle, pasting), strict=True):
+        for one, tiles in zip(found, tiles_of(found, session, bundle, pasting, own_codes=own_codes), strict=True):
             if one_edit:  # alone is all together
                 del tiles[2]
             rows.append(PreviewRow(one.frame, one.face.quad_42, one.words, tuple(tiles)))
         headings = ["source", "inversion", *names, *([] if one_edit else ["all together"]), "pasted"]
         return draw_preview(title, note, headings, rows)
     rows, steps = [], len(ladder)
-    for one, tiles in zip(found, ladder_tiles(found, session, bundle, pasting), strict=True):
+    for one, tiles in zip(found, ladder_tiles(found, session, bundle, pasting, own_codes=own_codes), strict=True):
         for at, entry in enumerate(recipe.edits):
             mine = tiles[at * steps : (at + 1) * steps]
             words = (entry.name, *one.words) if len(recipe.edits) > 1 else one.words

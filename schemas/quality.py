@@ -15,7 +15,7 @@ def quality_schema() -> pa.Schema:
             *key_fields(),
             pa.field("recipe_id", pa.string(), nullable=False),
             pa.field("path", pa.string(), nullable=False),
-            pa.field("inversion_error", pa.float32(), nullable=False),
+            pa.field("inversion_error", pa.float32(), nullable=True),
             pa.field("edit_size", pa.float32(), nullable=False),
             pa.field("flicker", pa.float32(), nullable=True),
             pa.field("identity", pa.float32(), nullable=True),

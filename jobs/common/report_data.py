@@ -325,7 +325,7 @@ def _worst_frame(entry: Entry, rows: pa.Table, at: int, seconds: float, picture:
 
 def why(row: Mapping[str, Any]) -> str:
     """The measures of a row of `quality`, in words."""
-    said = [f"inversion error {row['inversion_error']:.1f}"]
+    said = [f"inversion error {row['inversion_error']:.1f}"] if row["inversion_error"] is not None else []
     if row["flicker"] is not None:
         said.append(f"flicker {row['flicker']:.1f}")
     if row["identity"] is not None:

@@ -28,8 +28,8 @@ from ops.inversion.session import QUANTUM, Session
 from pipeline.engine.stage import Source
 from pipeline.sources.inputs import Entry, probed
 from pipeline.steps.plan import PlanSettings, SourceCodes
-from pipeline.steps.render import base_crops, edited_crops
-from pipeline.steps.stills import EditedFace, FrameReaders, pasted_still, stored_faces
+from pipeline.steps.render import edited_crops
+from pipeline.steps.stills import EditedFace, FrameReaders, needed_bases, pasted_still, stored_faces
 from pipeline.store.columns import array_from_column
 from pipeline.store.tables import Store, StoreError
 from schemas import Failure
@@ -189,10 +189,12 @@ class Screen:
             return frame
         session = self._session(exact=look.exact)
         made = edited_crops(faces, session, self.bundle.framing)
-        place = ("base", clip.source.source_id, ordinal, tuple(face.track for face in faces), faces[0].size, look.exact)
-        base = self._remembered(place, lambda: base_crops(faces, session, self.bundle.framing))
+        paste = look.paste.fitted(self.bundle.framing.crop)
+        tracks = tuple(face.track for face in faces)
+        place = ("base", clip.source.source_id, ordinal, tracks, faces[0].size, look.exact, paste.mode)
+        base = self._remembered(place, lambda: needed_bases(faces, session, self.bundle, paste))
         edited = [EditedFace(*one) for one in zip(faces, base, made, strict=True)]
-        return pasted_still(frame, edited, look.paste.fitted(self.bundle.framing.crop)).result
+        return pasted_still(frame, edited, paste).result
 
     def _codes(self, clip: Clip, track: int) -> np.ndarray:
         """Of the whole track; the studio does not smooth them, and neither does a render unless it is asked to."""

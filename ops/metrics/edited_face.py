@@ -34,13 +34,13 @@ def mean_change(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).mean())
 
 
-def trouble(inversion_error: float, flicker: float | None, identity: float | None) -> float:
+def trouble(inversion_error: float | None, flicker: float | None, identity: float | None) -> float:
     """How bad it is by its worst measure: 1 where a person would look twice, 0 where nothing is wrong.
 
     max(error / 20, flicker / 5, (1 − identity) / 0.6); what was not measured is left out.
     """
     return max(
-        inversion_error / POOR_INVERSION,
+        0.0 if inversion_error is None else inversion_error / POOR_INVERSION,
         0.0 if flicker is None else flicker / POOR_FLICKER,
         0.0 if identity is None else (1.0 - identity) / POOR_IDENTITY,
     )

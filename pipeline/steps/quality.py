@@ -65,21 +65,27 @@ class Quality:
         track: int,
         source: np.ndarray,
         result: np.ndarray,
-        base: np.ndarray,
+        base: np.ndarray | None,
         edited: np.ndarray,
         quad_42: np.ndarray,
         landmarks_52: np.ndarray,
     ) -> None:
-        """source, result: the frame before and after, uint8 [H, W, 3]; base, edited: the model's pictures, levels [h, w, 3]."""
+        """source, result: the frame before and after, uint8 [H, W, 3]; base, edited: the model's pictures, levels [h, w, 3].
+
+        base: None where the render needed no reconstruction, because the model gives the source back; the edit is then measured
+        against the source's own crop.
+        """
         info = self.chunk.source.info
         ordinal = int(np.searchsorted(info.pts, pts))
-        small_base, small_edited = measured(base), measured(edited)
-        seen = measured(crop_face(source, quad_42, small_base.shape[:2]))
+        small_edited = measured(edited)
+        seen = measured(crop_face(source, quad_42, small_edited.shape[:2]))
+        small_base = seen if base is None else measured(base)
         layer, before = small_edited - small_base, self._before.get(track)
         self._before[track] = _Before(ordinal, layer)
         follows = before is not None and before.ordinal == ordinal - 1 and ordinal % self.gop_frames
         flicker = mean_change(layer, before.layer) if before is not None and follows else None
-        error, identity = mean_change(small_base, seen), self._kept_identity(source, result, landmarks_52)
+        error = None if base is None else mean_change(small_base, seen)
+        identity = self._kept_identity(source, result, landmarks_52)
         row: dict[str, Any] = {
             "track_id": track,
             "pts": pts,

@@ -222,9 +222,8 @@ class Render(Step):
         one = frame.one
         with one.timer("quality"):
             for face, edited_crop, base_crop in frame.made:
-                if base_crop is not None:
-                    places = (face.quad_42, face.landmarks_52)
-                    one.quality.add(frame.pts, face.track, frame.source, frame.rgb, base_crop, edited_crop, *places)
+                places = (face.quad_42, face.landmarks_52)
+                one.quality.add(frame.pts, face.track, frame.source, frame.rgb, base_crop, edited_crop, *places)
         return replace(frame, made=())  # whoever waits in a queue of the encoder holds no pictures
 
     def _segments(self, one: Planned, edited: Iterator[Frame]) -> list[Written]:

@@ -20,7 +20,7 @@ from ops.inversion.session import Session
 from pipeline.engine.stage import Source
 from pipeline.sources.readers import Readers
 from pipeline.steps.plan import PlanSettings, SourceCodes
-from pipeline.steps.render import Face, base_crops, edited_crops, paste_face, planned_faces
+from pipeline.steps.render import Face, base_crops, edited_crops, paste_face, paste_needs_base, planned_faces
 from pipeline.store.tables import Store
 
 
@@ -41,7 +41,8 @@ class EditedFace:
     """A face of a still and the model's two pictures of it, float32 [h, w, 3] in 0..255."""
 
     face: Face
-    base: np.ndarray
+    base: np.ndarray | None
+    """None where the paste needs none."""
     edited: np.ndarray
 
 
@@ -100,8 +101,18 @@ def edited_still(frame: np.ndarray, faces: Sequence[Face], session: Session, bun
     """A frame uint8 [H, W, 3] and its faces, of one size => the still."""
     if not faces:
         return Still(frame, frame, ())
-    edited, base = edited_crops(faces, session, bundle.framing), base_crops(faces, session, bundle.framing)
+    edited = edited_crops(faces, session, bundle.framing)
+    base = needed_bases(faces, session, bundle, settings)
     return pasted_still(frame, [EditedFace(*one) for one in zip(faces, base, edited, strict=True)], settings)
+
+
+def needed_bases(
+    faces: Sequence[Face], session: Session, bundle: Bundle, settings: PasteSettings, *, own_codes: bool = True
+) -> Sequence[np.ndarray | None]:
+    """Pictures without the edit of faces of one size, where a render needs them; own_codes: as `paste_needs_base`."""
+    if not paste_needs_base(settings, session, faces[0].size, own_codes=own_codes):
+        return [None] * len(faces)
+    return list(base_crops(faces, session, bundle.framing))
 
 
 def pasted_still(frame: np.ndarray, faces: Sequence[EditedFace], settings: PasteSettings) -> Still:
