@@ -10,7 +10,7 @@
 F and G_a are the generator's features of the unedited and of the edited code. The released model gives E2 only G_a; here it
 also sees G_a - F, which says what the edit changed, and where. q is not the paper's: the layers behind the place draw what they
 learnt to draw, and no F_a makes them draw the rest of a photograph. q is its error in cells of the grid, in a few of the
-directions in which such errors vary most. Where the edit changes nothing dx gives all of it back (docs/decisions/0012).
+directions in which such errors vary most. Where the edit changes nothing dx gives all of it back (docs/decisions/0015).
 F_a and q together are what a face costs in the store.
 
 Legend: N batch, L rows of W+, D width of W, C channels, K channels of q, R R the grid of F_a and q, S side of the images.
