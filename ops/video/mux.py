@@ -519,7 +519,9 @@ def _verify_by_opencv(path: Path, info: SourceInfo, options: EncodeOptions, held
     if count != info.n_frames if counted else count < 0.95 * info.n_frames - 2:
         wrong.append(f"{count:g} frames instead of {info.n_frames}")
     stored = coded_size(info, options)
-    if not read or sorted(frame.shape[1::-1]) != sorted(stored):
+    # OpenCV's own build opens AV1 and decodes it only where the hardware does.
+    judged = read or options.codec != "libsvtav1"
+    if judged and (not read or sorted(frame.shape[1::-1]) != sorted(stored)):
         shown = "none" if not read else f"{frame.shape[1]}x{frame.shape[0]}"
         wrong.append(f"a first picture of {shown} instead of {stored[0]}x{stored[1]}")
     if wrong:

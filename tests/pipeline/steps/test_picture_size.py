@@ -33,7 +33,7 @@ def test_faces_of_one_size_are_made_together() -> None:
     assert detail is not None
     framing = Framing("ffhq", 64, (64, 64))
     faces = [
-        Face(np.zeros((4, 2)), np.zeros((5, 2)), 1.0, code, code + 0.5, None, kept, 32)
+        Face(np.zeros((4, 2)), np.zeros((5, 2)), 1.0, code, code + 0.5, None, kept, 32, 0)
         for code, kept in zip(codes, detail, strict=True)
     ]
     made = generate(faces, session, framing)
