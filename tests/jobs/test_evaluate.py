@@ -66,19 +66,7 @@ def measured(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
 def edited(styleres: Styleres, clip: Path, tmp_path: Path) -> tuple[Path, Path]:
     """A lossless edit of the marked clip, and its store."""
     out, store = tmp_path / "edited.mkv", tmp_path / "store"
-    arguments = (
-        "--edit",
-        "warm=2",
-        "--out",
-        out,
-        "--store",
-        store,
-        "--codec",
-        "ffv1",
-        "--pix-fmt",
-        "gbrp",
-        "--no-contact-sheet",
-    )
+    arguments = ("--edit", "warm=2", "--out", out, "--store", store, "--codec", "ffv1", "--no-contact-sheet")
     assert styleres("edit", clip, *arguments).code == 0
     return out, store
 
