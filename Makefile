@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 2
 
 STRIP := --edit smile=1 --edit smile=-1 --edit age=4 --edit age=-2.5 --edit hair_colour=1
 
-# Tests of the quick lane share nothing, so two processes do them; each computes with one thread.
+# Tests share nothing but within a file, so two processes do them; each computes with one thread.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
 .PHONY: demo test quick nightly browser lint ffhq mini64 clean
@@ -28,7 +28,7 @@ browser:
 
 test: $(VENV)/.installed lint
 	$(PYTEST) -n 2 -m "not slow and not nightly" --durations=20
-	$(PYTEST) -m "slow and not nightly" --durations=20
+	$(PYTEST) -n 2 --dist loadfile -m "slow and not nightly" --durations=20
 
 quick: $(VENV)/.installed
 	$(PYTEST) -n 2 -m "not slow and not nightly"
