@@ -47,7 +47,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     folder = tmp_path_factory.mktemp("ray")
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    ports = {"port": free_port(), "dashboard-port": free_port(), "ray-client-server-port": free_port()}
+    # The agent's own ports too: with another Ray on this machine, as other tests start one, it would find the usual ones taken.
+    names = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
+    ports = {name: free_port() for name in names}
     command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--num-gpus=2", "--disable-usage-stats"]
     command += [f"--{name}={value}" for name, value in ports.items()] + ["--include-dashboard=true"]
     with open(folder / "head.log", "w") as log:
