@@ -48,7 +48,7 @@ from pipeline.sources.rows import source_row
 from pipeline.steps.model import open_model
 from pipeline.steps.plan import PlanSettings, covering, largest_side, never_acting, records_of, turned, unknown_tracks
 from pipeline.steps.render import Face as FaceToRender
-from pipeline.steps.render import generate, paste_face, paste_needs_base
+from pipeline.steps.render import generate, paste_face
 from pipeline.steps.scan import require_same_detector
 from pipeline.steps.sheet import strip_png, write_sheet
 from pipeline.steps.track import left_of, left_out
@@ -519,12 +519,13 @@ class _Worker:
         # Faces of one size fill batches together, whichever picture they are of.
         for size in sorted({face.size for _, _, face in faces}):
             mine = [(one, face) for one, _, face in faces if face.size == size]
-            needs = [self.needs_base(one, rendering, size) for one, _ in mine]
+            shown = [self.is_shown(one, rendering) for one, _ in mine]
+            own_codes = keeps_codes(rendering.plan.smoothing)
             with timer("model"):
-                made = generate([face for _, face in mine], self.session, self.framing, needs)
-            for (one, _), (face, edited_crop, base_crop) in zip(mine, made, strict=True):
+                made = generate([face for _, face in mine], self.session, self.framing, rendering.paste, shown, own_codes)
+            for (one, _), (face, edited_crop, base_crop, reference) in zip(mine, made, strict=True):
                 with timer("paste"):
-                    frames[id(one)] = paste_face(frames[id(one)], face, edited_crop, base_crop, rendering.paste)
+                    frames[id(one)] = paste_face(frames[id(one)], face, edited_crop, reference, rendering.paste)
                 one.edits += 1
                 if base_crop is None:
                     continue
@@ -535,12 +536,9 @@ class _Worker:
             with timer("encode"):
                 one.edited = encoded_image(one.output, frames[id(one)], like=one.image)
 
-    def needs_base(self, one: Opened, rendering: Rendering, size: int) -> bool:
-        """Whether the picture without the edit is needed: by the paste, or for a contact sheet."""
-        own = keeps_codes(rendering.plan.smoothing)
-        if rendering.sheets == "each" or paste_needs_base(rendering.paste, self.session, size, own_codes=own):
-            return True
-        return rendering.sheets == "job" and self.sheet.takes(one.source.source_id, 0.0)
+    def is_shown(self, one: Opened, rendering: Rendering) -> bool:
+        """Whether a contact sheet shows the picture for certain; among the worst it may come too, where a paste compares."""
+        return rendering.sheets == "each" or (rendering.sheets == "job" and self.sheet.takes(one.source.source_id, 0.0))
 
     def planned(
         self, one: Opened, rendering: Rendering, applied: list[tuple[str, int, PlannedEdits]]

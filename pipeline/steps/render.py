@@ -15,7 +15,7 @@ from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from threading import Lock
-from typing import ClassVar, Final, assert_never, final
+from typing import ClassVar, Final, NamedTuple, assert_never, final
 
 import numpy as np
 import pyarrow as pa
@@ -101,8 +101,15 @@ class Frame:
     """The pictures that were pasted into it."""
 
 
-Pictured = tuple[Face, np.ndarray, np.ndarray | None]
-"""A face, its picture with the edit, and without, where that is needed: float [h, w, 3], 0..255."""
+class Pictured(NamedTuple):
+    """A face and the model's pictures of it, float [h, w, 3], 0..255."""
+
+    face: Face
+    edited: np.ndarray
+    base: np.ndarray | None
+    """The picture without the edit, where somebody needs it."""
+    reference: np.ndarray | None
+    """What the paste compares with: `base`, or None where the source stands for it. It does not depend on who else looks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,9 +228,9 @@ class Render(Step):
         """Measure a frame's faces. Frames come here in order, however many threads pasted them."""
         one = frame.one
         with one.timer("quality"):
-            for face, edited_crop, base_crop in frame.made:
-                places = (face.quad_42, face.landmarks_52)
-                one.quality.add(frame.pts, face.track, frame.source, frame.rgb, base_crop, edited_crop, *places)
+            for made in frame.made:
+                places = (made.face.quad_42, made.face.landmarks_52)
+                one.quality.add(frame.pts, made.face.track, frame.source, frame.rgb, made.base, made.edited, *places)
         return replace(frame, made=())  # whoever waits in a queue of the encoder holds no pictures
 
     def _segments(self, one: Planned, edited: Iterator[Frame]) -> list[Written]:
@@ -261,32 +268,29 @@ class Render(Step):
         yield from self._together(waiting, session, framing, timer)
 
     def _together(self, frames: list[Frame], session: Session, framing: Framing, timer: Timer) -> Iterator[Generated]:
-        here = [
-            (face, self._needs_base(frame, face.size, session))
-            for frame in frames
-            for face in frame.one.faces.get(frame.pts, ())
-        ]
+        here = [(face, frame.pts in frame.one.sheet) for frame in frames for face in frame.one.faces.get(frame.pts, ())]
         pictures: Iterator[Pictured] = iter(())
         if here:
             with timer("model"):
                 # Faces of one batch may be of several sources, and so of several sizes.
                 groups = [list(group) for _, group in groupby(here, key=lambda pair: pair[0].size)]
-                made = [generate([face for face, _ in one], session, framing, [needs for _, needs in one]) for one in groups]
+                made = [
+                    generate(
+                        [face for face, _ in one], session, framing, self.paste, [shown for _, shown in one], self.own_codes
+                    )
+                    for one in groups
+                ]
             pictures = (picture for group in made for picture in group)
         for frame in frames:
             count = len(frame.one.faces.get(frame.pts, ()))
             yield Generated(frame, tuple(islice(pictures, count)))
 
-    def _needs_base(self, frame: Frame, size: int, session: Session) -> bool:
-        """Whether the picture without the edit is needed: by the paste, or for the contact sheet."""
-        return frame.pts in frame.one.sheet or paste_needs_base(self.paste, session, size, own_codes=self.own_codes)
-
     def _pasted(self, made: Generated, timer: Timer) -> Frame:
         frame, one = made.frame, made.frame.one
         result = frame.rgb
-        for face, edited_crop, base_crop in made.faces:
+        for face, edited_crop, base_crop, reference in made.faces:
             with timer("paste"):
-                result = paste_face(result, face, edited_crop, base_crop, self.paste)
+                result = paste_face(result, face, edited_crop, reference, self.paste)
             if frame.pts in one.sheet:
                 assert base_crop is not None
                 with timer("sheet"):
@@ -362,12 +366,12 @@ def planned_faces(store: Store, source: Source, plan: PlannedRows, tracks: pa.Ta
 
 
 def paste_face(
-    frame: np.ndarray, face: Face, edited_crop: np.ndarray, base_crop: np.ndarray | None, settings: PasteSettings
+    frame: np.ndarray, face: Face, edited_crop: np.ndarray, reference: np.ndarray | None, settings: PasteSettings
 ) -> np.ndarray:
-    """A frame uint8 [H, W, 3] with one face's edit in it; crops as `generate` gives them."""
+    """A frame uint8 [H, W, 3] with one face's edit in it; picture and reference as `generate` gives them."""
     where = person_weights(crop_face(frame, face.quad_42, PERSON_SEEN)) if settings.within == "person" else None
     return paste(
-        frame, edited_crop, base_crop, face.quad_42, settings, landmarks=face.landmarks_52, fade=face.fade, person=where
+        frame, edited_crop, reference, face.quad_42, settings, landmarks=face.landmarks_52, fade=face.fade, person=where
     )
 
 
@@ -389,17 +393,27 @@ def paste_needs_base(settings: PasteSettings, session: Session, size: int, *, ow
 
 
 def generate(
-    faces: Sequence[Face], session: Session, framing: Framing, needs_base: Sequence[bool] | None = None
+    faces: Sequence[Face],
+    session: Session,
+    framing: Framing,
+    settings: PasteSettings,
+    shown: Sequence[bool],
+    own_codes: bool,
 ) -> list[Pictured]:
-    """=> (face, its edited crop, its crop without the edit) for faces of one size; `needs_base`: None for all of them."""
+    """The pictures of faces of one size that a paste and a contact sheet need.
+
+    shown: which of them come onto a sheet, with their pictures without the edit. own_codes: as `paste_needs_base` takes it.
+    """
     edited = edited_crops(faces, session, framing)
     # What is unchanged but for the edit: the difference of the two is the edit and nothing else.
+    compares = paste_needs_base(settings, session, faces[0].size, own_codes=own_codes)
     bases: list[np.ndarray | None] = [None] * len(faces)
-    needed = [at for at in range(len(faces)) if needs_base is None or needs_base[at]]
+    needed = [at for at, one in enumerate(shown) if compares or one]
     if needed:
         for at, base in zip(needed, base_crops([faces[at] for at in needed], session, framing), strict=True):
             bases[at] = base
-    return list(zip(faces, edited, bases, strict=True))
+    references = bases if compares else [None] * len(faces)
+    return [Pictured(*one) for one in zip(faces, edited, bases, references, strict=True)]
 
 
 def edited_crops(faces: Sequence[Face], session: Session, framing: Framing) -> np.ndarray:

@@ -97,12 +97,20 @@ def stored_faces(
     return [planned_faces(store, codes.source, rows, tracks, kept)[0] for rows in found]
 
 
-def edited_still(frame: np.ndarray, faces: Sequence[Face], session: Session, bundle: Bundle, settings: PasteSettings) -> Still:
-    """A frame uint8 [H, W, 3] and its faces, of one size => the still."""
+def edited_still(
+    frame: np.ndarray,
+    faces: Sequence[Face],
+    session: Session,
+    bundle: Bundle,
+    settings: PasteSettings,
+    *,
+    own_codes: bool = True,
+) -> Still:
+    """A frame uint8 [H, W, 3] and its faces, of one size => the still; own_codes: as `paste_needs_base`."""
     if not faces:
         return Still(frame, frame, ())
     edited = edited_crops(faces, session, bundle.framing)
-    base = needed_bases(faces, session, bundle, settings)
+    base = needed_bases(faces, session, bundle, settings, own_codes=own_codes)
     return pasted_still(frame, [EditedFace(*one) for one in zip(faces, base, edited, strict=True)], settings)
 
 
