@@ -75,7 +75,7 @@ def test_a_second_edit_does_not_invert_again(
 
     def inverted() -> dict[str, int]:
         """What rendering does not add to."""
-        added = ("edits", "segments", "manifests", "ledger", "work")
+        added = ("edits", "segments", "quality", "manifests", "ledger", "work")
         return {name: when for name, when in tree(store).items() if not name.startswith(added)}
 
     before = inverted()
