@@ -183,7 +183,7 @@ class Screen:
         frame, pts = self.frame(clip, ordinal), int(clip.source.info.pts[ordinal])
         editors = {name: self._editor(name) for name in recipe.names}
         settings = PlanSettings(recipe, size=look.size)
-        smoothed = {track: self._codes(clip, track) for track in clip.codes.tracks}
+        smoothed = {track: self._smoothed(clip, track, settings) for track in clip.codes.tracks}
         faces = stored_faces(self.store, clip.codes, pts, recipe, editors, settings, self.bundle, smoothed=smoothed)
         if not faces:
             return frame
@@ -196,11 +196,10 @@ class Screen:
         edited = [EditedFace(*one) for one in zip(faces, base, made, strict=True)]
         return pasted_still(frame, edited, paste).result
 
-    def _codes(self, clip: Clip, track: int) -> np.ndarray:
-        """Of the whole track; the studio does not smooth them, and neither does a render unless it is asked to."""
-        return self._remembered(
-            ("codes", clip.source.source_id, track, len(clip.codes.pts(track))), lambda: clip.codes.wplus(track)
-        )
+    def _smoothed(self, clip: Clip, track: int, settings: PlanSettings) -> np.ndarray:
+        """The whole track's codes as a render smooths them; which edits are made of them does not matter."""
+        place = ("codes", clip.source.source_id, track, len(clip.codes.pts(track)))
+        return self._remembered(place, lambda: clip.codes.smoothed(track, settings.recipe, settings))
 
     def face(self, clip: Clip, track: int) -> np.ndarray:
         """A small picture of a track's face, from its middle; uint8 [FACE_PIXELS, FACE_PIXELS, 3]."""
