@@ -19,12 +19,10 @@ from ops.device import Device, resolve_device
 from ops.editing.library import load_edits
 from ops.face.paste import PasteSettings
 from ops.inversion.session import Session
-from pipeline.engine.stage import Source as StoredSource
-from pipeline.sources.inputs import Entry, probed
 from pipeline.steps.plan import PlanSettings, SourceCodes
-from pipeline.steps.stills import FrameReaders, edited_still, stored_faces
+from pipeline.steps.stills import FrameReaders, edited_still, stored_faces, stored_source
 from pipeline.store.columns import array_from_column, residuals_from_table, wplus_from_table
-from pipeline.store.tables import Store, StoreError
+from pipeline.store.tables import Store
 from schemas import Failure
 from styleres.recipes import Edits, recipe_of
 
@@ -133,7 +131,7 @@ class FaceStore:
         Raises UsageError for a source that is not there, or whose file cannot be read any more.
         """
         (key,) = named_sources(self.store, [source])[:1]
-        opened = self._probed(key)
+        opened = stored_source(self.store, key)
         recipe = recipe_of(edits, self.bundle)
         ordinal = int(np.abs((opened.info.pts - opened.info.pts[0]) * float(opened.info.time_base) - seconds).argmin())
         loaded = load_edits(recipe.names, self.bundle.editors(), recipe.editors, self.bundle.config.generator)
@@ -150,15 +148,6 @@ class FaceStore:
             session = Session(self.bundle.load("generate"), device=name, precision="fp32", batch_size=16)
             self._loaded = (name, session)
         return self._loaded[1]
-
-    def _probed(self, key: str) -> StoredSource:
-        row = self.store.read("sources", key, columns=["uri", "sha256"]).to_pylist()[0]
-        found = probed(Entry(row["uri"], PurePath(row["uri"]).name), allow_hdr=True)
-        if isinstance(found, Failure):
-            raise StoreError(f"{found.message} (the store has its codes, but a frame needs its file)")
-        if found.info.sha256 != row["sha256"]:
-            raise StoreError(f"{row['uri']}: is not the file that was inverted any more; invert it again")
-        return found
 
 
 @dataclass(frozen=True)

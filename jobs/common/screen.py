@@ -26,13 +26,11 @@ from ops.face.align import crop_face
 from ops.face.paste import PasteSettings
 from ops.inversion.session import QUANTUM, Session
 from pipeline.engine.stage import Source
-from pipeline.sources.inputs import Entry, probed
 from pipeline.steps.plan import PlanSettings, SourceCodes
 from pipeline.steps.render import edited_crops
-from pipeline.steps.stills import EditedFace, FrameReaders, needed_bases, pasted_still, stored_faces
+from pipeline.steps.stills import EditedFace, FrameReaders, needed_bases, pasted_still, stored_faces, stored_source
 from pipeline.store.columns import array_from_column
-from pipeline.store.tables import Store, StoreError
-from schemas import Failure
+from pipeline.store.tables import Store
 
 KEPT: Final = 400
 """Pictures and codes that are kept, of all pages."""
@@ -152,19 +150,10 @@ class Screen:
             complete = self.store.is_complete(key)
             if known is not None and known[0] == seen and known[1].complete == complete:
                 return known[1]
-            source = known[1].source if known is not None else self._probed(key)
+            source = known[1].source if known is not None else stored_source(self.store, key)
             found = Clip(source, SourceCodes(self.store, source), complete)
             self._clips[key] = (seen, found)
             return found
-
-    def _probed(self, key: str) -> Source:
-        row = self.store.read("sources", key, columns=["uri", "sha256"]).to_pylist()[0]
-        found = probed(Entry(row["uri"], PurePath(row["uri"]).name), allow_hdr=True)
-        if isinstance(found, Failure):
-            raise StoreError(f"{found.message} (the store has its codes, but a frame needs its file)")
-        if found.info.sha256 != row["sha256"]:
-            raise StoreError(f"{row['uri']}: is not the file that was inverted any more; invert it again")
-        return found
 
     # -------------------------------------------------------------------------------------------------------- pictures
 

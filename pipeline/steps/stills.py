@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import final
 
 import numpy as np
@@ -18,10 +19,12 @@ from ops.editing.recipe import EditRecipe
 from ops.face.paste import PasteSettings
 from ops.inversion.session import Session
 from pipeline.engine.stage import Source
+from pipeline.sources.inputs import Entry, probed
 from pipeline.sources.readers import Readers
 from pipeline.steps.plan import PlanSettings, SourceCodes
 from pipeline.steps.render import Face, base_crops, edited_crops, paste_face, paste_needs_base, planned_faces
-from pipeline.store.tables import Store
+from pipeline.store.tables import Store, StoreError
+from schemas import Failure
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,20 @@ class FrameReaders:
         """uint8 [H, W, 3], upright. Raises as `Readers.read`."""
         ((_, frame),) = self._readers.read(source, ordinal, ordinal + 1)
         return frame
+
+
+def stored_source(store: Store, key: str) -> Source:
+    """A source of a store, by its key, with its file found where the store says.
+
+    Raises StoreError for a file that cannot be read or is another one by now.
+    """
+    row = store.read("sources", key, columns=["uri", "sha256"]).to_pylist()[0]
+    found = probed(Entry(row["uri"], PurePath(row["uri"]).name), allow_hdr=True)
+    if isinstance(found, Failure):
+        raise StoreError(f"{found.message} (the store has its codes, but a frame needs its file)")
+    if found.info.sha256 != row["sha256"]:
+        raise StoreError(f"{row['uri']}: is not the file that was inverted any more; invert it again")
+    return found
 
 
 def stored_faces(
