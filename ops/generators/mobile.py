@@ -93,7 +93,12 @@ class MobileConfig:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return (*sorted(tail.size for tail in self.tails), self.resolution // 2, self.resolution)
+        return (*sorted(tail.size for tail in self.tails), self.half, self.resolution)
+
+    @property
+    def half(self) -> int:
+        """Side of the picture averaged to half of it, which is exact and cheaper than the whole."""
+        return self.resolution // 2
 
     @property
     def layers(self) -> int:

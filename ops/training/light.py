@@ -238,8 +238,8 @@ class Judged:
 
     def of_residual(self, wplus_NLD: Tensor, detail: Tensor | None, unedited_NLD: Tensor | None = None) -> Tensor:
         """What W+ and F_a give, by the full path."""
-        half = self.model.generator.config.resolution // 2
-        return pooled(self.model.generate(wplus_NLD, detail, unedited_NLD=unedited_NLD, size=half), self.size)
+        made = self.model.generate(wplus_NLD, detail, unedited_NLD=unedited_NLD, size=half_of(self.model))
+        return pooled(made, self.size)
 
     @torch.no_grad()
     def measures(self, *, residual: bool) -> dict[str, float]:
@@ -275,6 +275,12 @@ class Judged:
                 self.of_residual(code + step, found.detail, unedited_NLD=code) for step in (torch.zeros(1), *edits.values())
             ]
         return np.concatenate([np.concatenate(list(crops_from_images(row)), axis=1) for row in rows])
+
+
+def half_of(model: LightStyleRes) -> int:
+    """`MobileConfig.half` of a model's generator: photographs and drawn faces go through it where nobody needs the whole."""
+    assert isinstance(model.generator, Mobile), "half of a picture is exact with this architecture alone"
+    return model.generator.config.half
 
 
 def start_light_encoder(encoder: LightEncoder) -> None:
@@ -339,13 +345,8 @@ class LightResidualStep(nn.Module):
             edited = cut(generator.features(styles, place), window)
             true_styles = generator.styles(pair.wplus_NLD + pair.step_NLD)
             true = cut(generator.features(true_styles, place), window)
-            truth = self.reduced(generator.onward(true, true_styles, place, size=self.half_size, window=window), window)
+            truth = self.reduced(generator.onward(true, true_styles, place, size=generator.config.half, window=window), window)
         return self.made(pair.pictures, features, edited, styles, window), truth
-
-    @property
-    def half_size(self) -> int:
-        """The full picture averaged to half its side: exact, and cheaper than the whole."""
-        return self.generator[0].config.resolution // 2
 
     def edited_photographs(
         self, images: Tensor, unedited: Tensor, pair: Pair, truth: Tensor, window: Window
@@ -382,7 +383,7 @@ class LightResidualStep(nn.Module):
         model, generator = self.model[0], self.generator[0]
         seen = window.at(model.config.cell).of(images)
         x = model.with_residual(edited, features, model.residual(seen, features)).features
-        return self.reduced(generator.onward(x, styles, model.config.place, size=self.half_size, window=window), window)
+        return self.reduced(generator.onward(x, styles, model.config.place, size=generator.config.half, window=window), window)
 
     def compared(self, made: Tensor, targets: Tensor, window: Window) -> dict[str, Tensor]:
         resolution, settings = self.model[0].config.residual.resolution, self.settings
@@ -501,7 +502,7 @@ class FacePool:
         for slot, draws in self.rotation.due(step):
             with torch.no_grad():
                 code = draw_codes(generator, 1, draws, CodeSettings(), self.directions_KD)
-                picture = generator(generator.styles(code), size=generator.config.resolution // 2)
+                picture = generator(generator.styles(code), size=half_of(self.model))
                 self.pictures[slot] = pooled(picture, self.model.config.input_size)[0].half()
             self.codes[slot] = code[0]
 
@@ -546,8 +547,58 @@ def residual_parts(model: LightStyleRes) -> nn.ModuleDict:
     return nn.ModuleDict({"extraction": model.extraction, "transform": model.transform})
 
 
+class PairTask(Task):
+    """Parts of a light StyleRes that learn from drawn pairs. Abstract."""
+
+    def __init__(
+        self,
+        model: LightStyleRes,
+        distance: Distance,
+        settings: PairSettings,
+        parts: nn.Module,
+        learn: nn.Module,
+        *,
+        learner: str,
+        size: int,
+        embed: Embedder | None,
+        directions_KD: Tensor | None,
+        clip_norm: float,
+        worker: Worker,
+        held_out: np.ndarray | None,
+        seed: int,
+    ):
+        """parts: what learns, under the name `learner` in checkpoints. learn: its loss. size: of the pictures that are judged.
+
+        directions_KD: steps of a typical strength each; shown, the first three of them, in pictures.
+        """
+        self.model, self.directions_KD = model, directions_KD
+        model.requires_grad_(False).eval()
+        parts.requires_grad_(True)
+        optimizer = torch.optim.Adam(parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
+        self.parts = Learner(learner, parts, optimizer, torch.float32, clip_norm=clip_norm)
+        self.learn = worker.wrap(learn)
+        self.pool = FacePool(model, directions_KD, settings, seed)
+        self.held_out = Judged(model, distance, embed, held_out, size)
+
+    def learners(self) -> list[Learner]:
+        return [self.parts]
+
+    def measures(self) -> dict[str, float]:
+        return self.held_out.measures(residual=True)
+
+    def pictures(self) -> np.ndarray | None:
+        edits = {} if self.directions_KD is None else {str(k): step for k, step in enumerate(self.directions_KD[:3])}
+        return self.held_out.pictures(edits or {"none": torch.zeros(1)})
+
+
+def window_of(step: Step, settings: PairSettings, resolution: int) -> Window:
+    """The face's in every other step, any in those between."""
+    top, left = torch.randint(0, resolution - settings.side + 1, (2,), generator=step.draws).tolist()
+    return face_window(resolution, settings.side) if step.index % 2 == 0 else Window(top, left, settings.side)
+
+
 @final
-class LightResidualTask(Task):
+class LightResidualTask(PairTask):
     """E1 and E2 of a light StyleRes. See `ops.training.trainer`."""
 
     name = "residual"
@@ -565,37 +616,32 @@ class LightResidualTask(Task):
         held_out: np.ndarray | None = None,
         seed: int = 0,
     ):
-        """directions_KD: steps of a typical strength each; shown, the first three of them, in pictures."""
-        worker = worker or Worker()
-        self.model, self.settings, self.directions_KD = model, settings, directions_KD
-        model.requires_grad_(False).eval()
-        parts = residual_parts(model).requires_grad_(True)
-        optimizer = torch.optim.Adam(parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
-        self.parts = Learner("parts", parts, optimizer, torch.float32, clip_norm=clip_norm)
-        self.learn = worker.wrap(LightResidualStep(model, distance, embed, settings))
-        self.pool = FacePool(model, directions_KD, settings, seed)
-        self.held_out = Judged(model, distance, embed, held_out, settings.size)
-
-    def learners(self) -> list[Learner]:
-        return [self.parts]
+        """directions_KD: as `PairTask` takes them."""
+        self.settings = settings
+        super().__init__(
+            model,
+            distance,
+            settings,
+            residual_parts(model),
+            LightResidualStep(model, distance, embed, settings),
+            learner="parts",
+            size=settings.size,
+            embed=embed,
+            directions_KD=directions_KD,
+            clip_norm=clip_norm,
+            worker=worker or Worker(),
+            held_out=held_out,
+            seed=seed,
+        )
 
     def step(self, step: Step) -> dict[str, Tensor]:
         settings, resolution = self.settings, self.model.config.residual.resolution
         pair = self.pool.pairs(step.index, step.batch, step.draws).part(step.mine)
         poor = torch.rand(len(step.images), 1, 1, 1, generator=step.draws) < settings.poor_share
         images = torch.where(poor.to(step.images.device), degraded(step.images, step.draws), step.images)
-        top, left = torch.randint(0, resolution - settings.side + 1, (2,), generator=step.draws).tolist()
-        window = face_window(resolution, settings.side) if step.index % 2 == 0 else Window(top, left, settings.side)
-        total, losses = self.learn(images, pair, window)
+        total, losses = self.learn(images, pair, window_of(step, settings, resolution))
         self.parts.step(total)
         return {name: value.detach() for name, value in losses.items()}
-
-    def measures(self) -> dict[str, float]:
-        return self.held_out.measures(residual=True)
-
-    def pictures(self) -> np.ndarray | None:
-        edits = {} if self.directions_KD is None else {str(k): step for k, step in enumerate(self.directions_KD[:3])}
-        return self.held_out.pictures(edits or {"none": torch.zeros(1)})
 
 
 class LightPictureStep(nn.Module):
@@ -638,12 +684,12 @@ class LightPictureStep(nn.Module):
         transformed = model.with_residual(cut(generator.features(styles, place), window), features, residual)
         edited = picture(transformed.features, styles, size)
         styles = generator.styles(pair.wplus_NLD + pair.step_NLD)
-        truth = picture(cut(generator.features(styles, place), window), styles, generator.config.resolution // 2)
+        truth = picture(cut(generator.features(styles, place), window), styles, generator.config.half)
         return rest, transformed, edited, truth
 
 
 @final
-class LightPictureTask(Task):
+class LightPictureTask(PairTask):
     """What of q remains after an edit. See `ops.training.trainer`; it learns from drawn faces, and shows photographs."""
 
     name = "picture"
@@ -661,38 +707,33 @@ class LightPictureTask(Task):
         held_out: np.ndarray | None = None,
         seed: int = 0,
     ):
-        """directions_KD: as `LightResidualTask` takes them. The model has the basis of q already (`find_basis`)."""
-        worker = worker or Worker()
-        self.model, self.settings, self.directions_KD = model, settings, directions_KD
-        model.requires_grad_(False).eval()
-        parts = PictureParts(model).requires_grad_(True)
-        optimizer = torch.optim.Adam(parts.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
-        self.parts = Learner("picture", parts, optimizer, torch.float32, clip_norm=clip_norm)
-        self.learn = worker.wrap(LightPictureStep(model, distance, embed, settings))
-        self.pool = FacePool(model, directions_KD, settings, seed)
-        self.held_out = Judged(model, distance, embed, held_out, model.config.input_size)
-
-    def learners(self) -> list[Learner]:
-        return [self.parts]
+        """directions_KD: as `PairTask` takes them. The model has the basis of q already (`find_basis`)."""
+        self.settings = settings
+        super().__init__(
+            model,
+            distance,
+            settings,
+            PictureParts(model),
+            LightPictureStep(model, distance, embed, settings),
+            learner="picture",
+            size=model.config.input_size,
+            embed=embed,
+            directions_KD=directions_KD,
+            clip_norm=clip_norm,
+            worker=worker or Worker(),
+            held_out=held_out,
+            seed=seed,
+        )
 
     def step(self, step: Step) -> dict[str, Tensor]:
         settings, config = self.settings, self.model.config
-        resolution = config.residual.resolution
         pair = self.pool.pairs(step.index, step.batch, step.draws).part(step.mine)
-        top, left = torch.randint(0, resolution - settings.side + 1, (2,), generator=step.draws).tolist()
-        window = face_window(resolution, settings.side) if step.index % 2 == 0 else Window(top, left, settings.side)
+        window = window_of(step, settings, config.residual.resolution)
         small = float(torch.rand((), generator=step.draws)) < settings.small_share
-        total, losses = self.learn(pair, window, config.drawn_size if small else config.generator.resolution // 2)
+        total, losses = self.learn(pair, window, config.drawn_size if small else half_of(self.model))
         self.parts.step(total)
         losses.setdefault("identity", torch.zeros(()))
         return {name: value.detach() for name, value in losses.items()}
-
-    def measures(self) -> dict[str, float]:
-        return self.held_out.measures(residual=True)
-
-    def pictures(self) -> np.ndarray | None:
-        edits = {} if self.directions_KD is None else {str(k): step for k, step in enumerate(self.directions_KD[:3])}
-        return self.held_out.pictures(edits or {"none": torch.zeros(1)})
 
 
 @torch.no_grad()

@@ -126,7 +126,7 @@ def pair_of(generator: Mobile, x: Tensor, below: str, wplus_NLD: Tensor, place: 
 
 def averaged(generator: Mobile, features: Tensor, styles: list[Tensor], place: str, size: int) -> Tensor:
     """The full picture averaged to `size` px, by way of its exact half."""
-    return pooled(generator.onward(features, styles, place, size=generator.config.resolution // 2), size)
+    return pooled(generator.onward(features, styles, place, size=generator.config.half), size)
 
 
 def start_tail(tail: Tail) -> None:
