@@ -22,7 +22,7 @@ from ops.checkpoints.bundle import DEFAULT, open_bundle
 from ops.face.align import crop_face, ffhq_quad, quad_side_pixels
 from ops.face.detect import DetectorSettings, build_detector
 from ops.face.paste import PasteSettings, paste
-from ops.face.person import PERSON_SEEN, person_weights
+from ops.face.person import person_in
 from ops.inversion.session import Session
 from pipeline.steps.plan import covering
 
@@ -95,7 +95,7 @@ def strip(
         before = code.repeat(count, axis=0)
         made = session.generate(np.concatenate([code, *codes]), details, unedited_NLD=before, size=size)
         settings = PasteSettings(mode="composite")
-        where = person_weights(crop_face(frame, quad, PERSON_SEEN))
+        where = person_in(frame, quad)
         results = [paste(frame, one, made[0], quad, settings, landmarks=landmarks, person=where) for one in made[1:]]
         tiles = [
             labelled(crop_face(picture, quad, TILE), text)

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Final
 
 import cv2
 import numpy as np
 
+from ops.face.align import crop_face
 from ops.face.mask import around_face
-from ops.networks.parts import PARTS, SEEN_SIZE, FaceParts, face_parts, parts_of
+from ops.networks.parts import PARTS, SEEN_SIZE, face_parts, parts_of
 from ops.spaces import images_from_crops
 
-PERSON_SEEN: Final = (SEEN_SIZE, SEEN_SIZE)
-"""Height and width of the crop that is looked at."""
 GROWN_SHARE: Final = 1 / 24  # of the side: how far beyond its outline a head may grow by an edit
 SEEN_FROM, SEEN_TO = 0.3, 0.7  # of the probability
 STRANGE_BELOW, KNOWN_FROM = 0.05, 0.2  # of the oval's share in which a person is seen
 
 
+def person_in(frame: np.ndarray, quad_42: np.ndarray) -> np.ndarray:
+    """frame uint8 [H, W, 3] RGB, a face's quad => float32 [96, 96] in the quad, how much of an edit may show there, 0..1."""
+    return person_weights(crop_face(frame, quad_42, (SEEN_SIZE, SEEN_SIZE)))
+
+
 def person_weights(crop: np.ndarray) -> np.ndarray:
-    """crop uint8 [192, 192, 3] RGB, FFHQ-aligned => float32 [96, 96], how much of an edit may show there, 0..1.
+    """crop uint8 [192, 192, 3] RGB, FFHQ-aligned => as `person_in`.
 
     Runs on the CPU, where frames are pasted, one face at a time: its last bits do not depend on the company.
     """
-    probabilities = parts_of(_network(), images_from_crops(crop[None]))[0].numpy()
+    probabilities = parts_of(face_parts(), images_from_crops(crop[None]))[0].numpy()
     return allowed(1.0 - probabilities[PARTS.index("other")])
 
 
@@ -43,8 +46,3 @@ def allowed(seen: np.ndarray) -> np.ndarray:
     known = min(max((inner - STRANGE_BELOW) / (KNOWN_FROM - STRANGE_BELOW), 0.0), 1.0)
     found: np.ndarray = 1 - np.float32(known) * (1 - np.maximum(weight, around * wider))
     return found
-
-
-@cache
-def _network() -> FaceParts:
-    return face_parts()

@@ -9,6 +9,7 @@ Legend: N batch, K parts, S side of what the network sees.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -54,8 +55,9 @@ def _enlarged(x: Tensor, side: int) -> Tensor:
     return x if x.shape[-1] == side else F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
 
 
+@cache
 def face_parts() -> FaceParts:
-    """The network with the package's weights, on the CPU.
+    """The network with the package's weights, on the CPU. Shared: do not train or move it.
 
     Raises:
         CheckpointError: weights that are not this network's.

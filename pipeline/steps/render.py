@@ -22,10 +22,9 @@ import pyarrow as pa
 from av.video.frame import VideoFrame
 
 from ops.device import Device, resolve_device
-from ops.face.align import crop_face
 from ops.face.framing import Framing
 from ops.face.paste import PasteSettings, paste
-from ops.face.person import PERSON_SEEN, person_weights
+from ops.face.person import person_in
 from ops.files.atomic import replaced_file
 from ops.files.digest import sha256_of
 from ops.inversion.session import Precision, Session
@@ -369,7 +368,7 @@ def paste_face(
     frame: np.ndarray, face: Face, edited_crop: np.ndarray, reference: np.ndarray | None, settings: PasteSettings
 ) -> np.ndarray:
     """A frame uint8 [H, W, 3] with one face's edit in it; picture and reference as `generate` gives them."""
-    where = person_weights(crop_face(frame, face.quad_42, PERSON_SEEN)) if settings.within == "person" else None
+    where = person_in(frame, face.quad_42) if settings.within == "person" else None
     return paste(
         frame, edited_crop, reference, face.quad_42, settings, landmarks=face.landmarks_52, fade=face.fade, person=where
     )

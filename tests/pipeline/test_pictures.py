@@ -22,7 +22,7 @@ from ops.editing.library import load_edits
 from ops.editing.recipe import parse_edits
 from ops.face.align import crop_face
 from ops.face.paste import PasteSettings, paste
-from ops.face.person import PERSON_SEEN, person_weights
+from ops.face.person import person_in
 from ops.face.track import TrackSettings
 from ops.inversion.session import Session
 from ops.video.probe import source_digest
@@ -159,7 +159,7 @@ def test_rows_and_pixels_are_those_of_the_model_called_by_hand(tmp_path: Path, b
             quad_42,
             PasteSettings(),
             landmarks=array_from_column(tracks, "landmarks")[0],
-            person=person_weights(crop_face(frame, quad_42, PERSON_SEEN)),
+            person=person_in(frame, quad_42),
         )
         assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / f"{path.stem}.edited.png")), expected)
         assert np.abs(expected.astype(int) - frame).max() > 8, "the premise: the edit shows"

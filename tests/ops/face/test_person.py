@@ -11,8 +11,8 @@ import torch
 from ops.data.faces import load_faces
 from ops.face.mask import around_face
 from ops.face.paste import PasteSettings, paste
-from ops.face.person import PERSON_SEEN, allowed, person_weights
-from ops.networks.parts import PARTS_SIZE
+from ops.face.person import allowed, person_weights
+from ops.networks.parts import PARTS_SIZE, SEEN_SIZE
 from tests.ops.face.test_paste import FACE, QUAD
 
 
@@ -48,7 +48,7 @@ def test_a_paste_leaves_alone_what_is_not_the_person() -> None:
 @pytest.mark.slow
 def test_the_network_finds_faces_and_a_bar_before_them(shared: Path) -> None:
     """Held-out faces; a flat bar is put before the mouth."""
-    side = PERSON_SEEN[0]
+    side = SEEN_SIZE
     crops = load_faces(shared / "data" / "faces256.parquet", side, "held_out", limit=12).images
     barred = crops.copy()
     bar = (slice(round(0.66 * side), round(0.8 * side)), slice(0, side))
@@ -62,7 +62,7 @@ def test_the_network_finds_faces_and_a_bar_before_them(shared: Path) -> None:
 
 
 def test_weights_do_not_depend_on_threads() -> None:
-    crop = np.random.default_rng(1).integers(0, 256, (*PERSON_SEEN, 3), dtype=np.uint8)
+    crop = np.random.default_rng(1).integers(0, 256, (SEEN_SIZE, SEEN_SIZE, 3), dtype=np.uint8)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
