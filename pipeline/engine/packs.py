@@ -96,10 +96,11 @@ class Known:
         numbers: list[int] = []
         packs: list[int] = []
         marks: list[int] = []
+        inverted = packs_in(store, "invert")
         there: dict[str, dict[str, int]] = (
-            {table: sizes_below(joined(store.root, table)) for table in TABLES} if self._manifests("invert") else {}
+            {table: sizes_below(joined(store.root, table)) for table in TABLES} if inverted else {}
         )
-        for pack_id in self._manifests("invert"):
+        for pack_id in inverted:
             content = store.read_manifest("invert", pack_id) or {}
             parts = [(part.path.partition("/"), part.size_bytes) for part in store.vouched_parts(pack_id)]
             whole = all(there[table].get(name) == size_bytes for (table, _, name), size_bytes in parts)
@@ -125,16 +126,11 @@ class Known:
                     for one in (row["source_id"] for row in rows if row["reason"] not in PASSED_THROUGH):
                         self.failed.setdefault(one, set()).add(holder)
 
-    def _manifests(self, stage: str) -> list[str]:
-        return [
-            one.path.stem for one in listed(joined(self.store.root, f"manifests/{stage}"), ".json") if is_pack(one.path.stem)
-        ]
-
     def _look_at_renders(self) -> None:
         store, wanted = self.store, self.wanted
         if not wanted.rendering:
             return
-        for pack_id in self._manifests(wanted.rendering):
+        for pack_id in packs_in(store, wanted.rendering):
             content = store.read_manifest(wanted.rendering, pack_id) or {}
             outputs = content.get("outputs", [])
             for one, places in members_of(content).items():

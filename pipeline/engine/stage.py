@@ -60,8 +60,19 @@ class Source:
         return [Chunk(self, at, min(at + frames, end)) for at in range(start, end, frames)]
 
 
+class Uncut:
+    """What a `Chunk` says of its range, for items that are never cut. Abstract."""
+
+    frames: ClassVar[int] = 1
+    start: ClassVar[int] = 0
+    stop: ClassVar[int] = 1
+    key: ClassVar[str] = ""
+    """Nobody keeps account of one item: `pipeline.engine.packs` does it for those that were done together."""
+    pts_range: ClassVar[tuple[int, int]] = (0, 0)
+
+
 @dataclass(frozen=True, eq=False)
-class Picture:
+class Picture(Uncut):
     """The item of an image set: one picture, which nobody needs to have opened yet.
 
     Its key is known beforehand where somebody has probed it, or where a store remembers a file of that place, length and time
@@ -81,13 +92,6 @@ class Picture:
     found: bool = False
     """Found in a folder or by a pattern, so that nobody has asked for this file by name."""
 
-    frames: ClassVar[int] = 1
-    start: ClassVar[int] = 0
-    stop: ClassVar[int] = 1
-    key: ClassVar[str] = ""
-    """Nobody keeps account of one picture: `pipeline.engine.packs` does it for those that were done together."""
-    pts_range: ClassVar[tuple[int, int]] = (0, 0)
-
     @property
     def output_name(self) -> str:
         return self.name or PurePath(self.uri).name
@@ -106,7 +110,7 @@ class Picture:
 
 
 @dataclass(frozen=True, eq=False)
-class Joining:
+class Joining(Uncut):
     """The item of the step that makes a pack of what was done together: the entries that say what that is."""
 
     pack_id: str
@@ -119,12 +123,6 @@ class Joining:
     """Of pictures that no worker could write down itself."""
     done_inverting: frozenset[str] = frozenset()
     """Keys of pictures whose rows another pack has: of two inputs of the same bytes one counts."""
-
-    frames: ClassVar[int] = 1
-    start: ClassVar[int] = 0
-    stop: ClassVar[int] = 1
-    key: ClassVar[str] = ""
-    pts_range: ClassVar[tuple[int, int]] = (0, 0)
 
     @property
     def known_as(self) -> str:
