@@ -162,7 +162,7 @@ def invert_stages(store: Store, bundle: Bundle, settings: InvertSettings, comput
             writes=("tracks",),
             counted=("tracks",),
         ),
-        # The encoder, the lower half of the generator and E1: the reason for a GPU.
+        # The encoder, E1 and the generator, half of it or all, as the method needs to know its error: the reason for a GPU.
         Stage(
             "invert",
             Invert(root, model, compute.batch_size, compute.precision, compute.device, settings.crop, compute.backend),
