@@ -27,6 +27,7 @@ from ops.editing.recipe import parse_edits
 from ops.editing.smoothing import SmoothingSettings
 from ops.face.align import crop_face
 from ops.face.paste import PasteSettings, paste
+from ops.face.person import person_in
 from ops.generators.protocol import style_channels
 from ops.inversion.session import Session
 from ops.video.decode import FrameReader
@@ -175,7 +176,7 @@ def directly_edited(
         recipe = parse_edits(edits)
         loaded = load_edits(recipe.names, bundle.editors(), editors, bundle.config.generator)
         chosen = {name: edit.editor for name, edit in loaded.items()}
-        planned = plan_edits(recipe, chosen, wplus_NLD, seconds_N, track, SmoothingSettings(kind="none"))
+        planned = plan_edits(recipe, chosen, wplus_NLD, seconds_N, track, SmoothingSettings())
         offset_NS = np.zeros((len(pts_N), sum(style_channels(bundle.config.generator).values())), np.float32)
         if planned.style_active_N.any():
             offset_NS[planned.style_active_N] = planned.style_offset_AS
@@ -185,8 +186,16 @@ def directly_edited(
             if not planned.active_N[i]:
                 continue
             at = ordinal_at[pts]
+            seen_person = person_in(result[at], quads[i])
             result[at] = paste(
-                result[at], edited[i], base[i], quads[i], PasteSettings(), landmarks=landmarks[i], fade=float(fade_N[i])
+                result[at],
+                edited[i],
+                base[i],
+                quads[i],
+                PasteSettings(),
+                landmarks=landmarks[i],
+                fade=float(fade_N[i]),
+                person=seen_person,
             )
     return result
 
