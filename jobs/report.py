@@ -38,7 +38,7 @@ def report(
         if path.suffix.lower() not in (".html", ".htm"):
             raise UsageError(f"--out {out}: a report is an HTML file; name a file that ends so")
         below = None if results is None else str(results)
-        runs = [run for run in known_runs(store) if below is None or run.out == where or run.out == below]
+        runs = [run for run in known_runs(store) if below is None or run.out == below]
         title = Path(str(store.root) if results is None else str(results)).name
         pages = write_report(path, store, entries_of(store, below, keys), runs, title=title)
     for page in pages:

@@ -25,7 +25,7 @@ from pipeline.engine.course import Event, Lost, Noted, Settled, Status, Tally
 from pipeline.engine.stage import Source
 from pipeline.flow import Summary, lost_of
 from pipeline.sources.outputs import Outputs
-from pipeline.store.places import Place
+from pipeline.store.places import Place, place
 from pipeline.store.tables import Store, StoreError
 from schemas import NEVER_ACTS, Failure
 
@@ -244,6 +244,7 @@ class Reporter:
             self.note("report", f"not written for {count:,} sources unasked; styleres report {store.root} writes it")
             return
         seconds = time.monotonic() - self.started
+        out = None if out is None else str(place(out))  # as the store names what was written
         try:
             run = RunFacts.of(job, summary, inputs=inputs, seconds=seconds, out=out, typed=typed)
             if kept:

@@ -99,6 +99,20 @@ def test_a_job_leaves_a_report_of_what_it_did(tmp_path: Path, styleres: Styleres
     assert [one for one in read(tmp_path / "out.html")[1].ids if one.startswith("s-")] == sections
 
 
+def test_a_report_of_a_place_named_from_here(
+    tmp_path: Path, styleres: Styleres, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, page in (("o.mp4", "o.report.html"), ("folder/", "folder/report.html")):
+        ran = styleres("edit", other, "--edit", "warm=1", "--out", name, "--store", "store", "--no-contact-sheet", report=True)
+        assert ran.code == 0
+        text, parsed = read(tmp_path / page)
+        assert "inversion error over" in text and len([one for one in parsed.ids if one.startswith("s-")]) == 1
+        assert "--overwrite" in text, "the command that makes it again"
+    assert report("folder", "--out", "again.html").exit_code == 0
+    assert "--overwrite" in read(tmp_path / "again.html")[0]
+
+
 def test_no_report_where_none_is_wanted(tmp_path: Path, styleres: Styleres, other: Path) -> None:
     ran = styleres("edit", other, "--edit", "warm=1", "--out", tmp_path / "o.mp4", "--no-contact-sheet", "--no-report")
     assert ran.code == 0 and "report" not in ran.done and tree(tmp_path).keys() == {"o.mp4"}
