@@ -8,7 +8,8 @@ track. Coordinates: see the Convention of `detect` and `align`.
 
 People who meet. A motion says where somebody would be, not that they did not turn back behind somebody else. So a
 track that was out of sight takes no face from one that was in sight a frame ago, unless the face looks like it
-and not like the other; and when two who were close part again and their looks do not tell who is who, their
+and not like the other; when one face is left of two and its place speaks for one and its looks for the other, neither
+gets it; and when two who were close part again and their looks do not tell who is who, their
 tracks end there and new ones begin: an edit that stops is better than one that moves to another person. Where
 they are seen whole again soon after, and look like one of the two and not like the other, the ends are joined.
 """
@@ -338,10 +339,9 @@ def _link(frames: Sequence[FrameFaces], seconds: np.ndarray, settings: TrackSett
         faces = sorted(frame.faces, key=_place)
         pairs = _paired(open_threads, faces, float(now), row, settings)
         alone = _alone(faces)
-        replaced = {
-            i for i, j in pairs.items() if _is_replaced(open_threads[i], open_threads, faces[j], float(now), row, doubted)
-        }
-        ended = replaced | _in_doubt(open_threads, faces, pairs, row, settings)
+        replaced = {i for i, j in pairs.items() if _is_replaced(i, open_threads, faces[j], pairs, float(now), row, doubted)}
+        contested = {i for i, j in pairs.items() if _is_contested(i, open_threads, faces[j], pairs, float(now), row, settings)}
+        ended = replaced | contested | _in_doubt(open_threads, faces, pairs, row, settings)
         closed += [t for i, t in enumerate(open_threads) if i in ended]
         for i, j in pairs.items():
             if i not in ended:
@@ -416,8 +416,7 @@ def _paired(threads: Sequence[_Thread], faces: Sequence[Face], now: float, row: 
 
 def _holds(thread: _Thread, face: Face, now: float) -> bool:
     """Whether a face is where a thread that was just in sight must be by now."""
-    moved = float(np.linalg.norm(thread.predict(now) - face.landmarks_52, axis=1).mean())
-    return moved < HELD_DISTANCE * _size(face)
+    return _jump(thread, face, now) < HELD_DISTANCE
 
 
 def _looks_like(one: _Thread, other: _Thread, face: Face, settings: TrackSettings) -> _Thread | None:
@@ -454,20 +453,45 @@ def _in_doubt(
     return ended
 
 
-def _is_replaced(thread: _Thread, threads: Sequence[_Thread], face: Face, now: float, row: int, max_unlike: float) -> bool:
+def _is_replaced(
+    place: int, threads: Sequence[_Thread], face: Face, pairs: dict[int, int], now: float, row: int, max_unlike: float
+) -> bool:
     """Whether a face that was in sight a frame ago is elsewhere and looks other at once: somebody has come in its place.
 
     A head that moves fast looks like itself, and light that changes moves nobody. Where somebody else is near, half a face that
-    comes out from behind may jump and look other, too: that is for `_in_doubt`.
+    comes out from behind may jump and look other, too: that is for `_in_doubt`. Not so where the one who is near was in sight a
+    frame ago and got no face: this one may be theirs.
     """
+    thread = threads[place]
     if thread.rows[-1] < row - 1 or face.embedding is not None or face.appearance is None or not thread.looks:
         return False
-    jump = float(np.linalg.norm(thread.predict(now) - face.landmarks_52, axis=1).mean()) / _size(face)
+    jump = _jump(thread, face, now)
     if jump <= JUMP_DISTANCE or min(appearance_distance(face.appearance, look) for look in thread.looks) <= max_unlike:
         return False
     reach = MEETING_DISTANCE * _size(face)
     middle = face.landmarks_52.mean(0)
-    return all(t is thread or float(np.linalg.norm(t.predict(now).mean(0) - middle)) > reach for t in threads)
+    others = [t for k, t in enumerate(threads) if k != place and (k in pairs or t.rows[-1] < row - 1)]
+    return all(float(np.linalg.norm(t.predict(now).mean(0) - middle)) > reach for t in others)
+
+
+def _is_contested(
+    place: int, threads: Sequence[_Thread], face: Face, pairs: dict[int, int], now: float, row: int, settings: TrackSettings
+) -> bool:
+    """Whether one face is left of two that were in sight a frame ago, and stands nearer to where the one must be that got none.
+
+    Looks gave it to this thread, against its place, and those of half a face that comes before another are nobody's.
+    """
+    thread = threads[place]
+    if thread.rows[-1] < row - 1 or face.embedding is not None:
+        return False
+    rivals = [t for k, t in enumerate(threads) if k not in pairs and t.rows[-1] == row - 1]
+    mine = _cost(thread, face, now, row, settings)
+    return any(_cost(rival, face, now, row, settings) < mine for rival in rivals)
+
+
+def _jump(thread: _Thread, face: Face, now: float) -> float:
+    """How far a face is from where a thread must be by now, in face sizes."""
+    return float(np.linalg.norm(thread.predict(now) - face.landmarks_52, axis=1).mean()) / _size(face)
 
 
 def _met(hidden: _Thread, other: _Thread) -> bool:

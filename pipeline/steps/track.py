@@ -26,7 +26,7 @@ from schemas import Failure
 @final
 @dataclass(frozen=True)
 class TrackFaces(Step):
-    VERSION: ClassVar[int] = 3  # 2: looks tell people apart who meet. 3: a jump to other looks ends a track.
+    VERSION: ClassVar[int] = 4  # 3: a jump to other looks ends a track. 4: so does a face for which place and looks disagree.
 
     store: str
     settings: TrackSettings = field(default_factory=TrackSettings)

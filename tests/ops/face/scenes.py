@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
+from typing import Final
 
 import cv2
 import numpy as np
@@ -103,6 +104,61 @@ def unseen_scene(seed: int, people: int, count: int = 60) -> tuple[list[np.ndarr
     rows = rng.choice(faces_table().num_rows, people, replace=False)
     cast = [Person(still(int(row), seed * 7 + int(row), count), any_path(rng, count)) for row in rows]
     return scene(cast, count)
+
+
+PEOPLE: Final = (
+    "real/aoc.mp4", "real/d0.mp4", "real/d14.mp4", "real/d3.mp4", "real/d6.mp4", "real/kj5.mp4", "real/vr2.mp4", "real/vr4.mp4",
+    "real/wolfgang_360.mp4", "real/roop_1080.mp4", "rot90_meta.mp4", "lp_d12_motion_512.mp4",
+)  # fmt: skip
+MEETINGS: Final = ("rises before", "rises and sinks", "comes from the side", "passes close", "stands behind", "hops over")
+
+
+def meeting(kind: str, rng: np.random.Generator, count: int) -> list[Path]:
+    """Ways of two people of whom the second comes before or behind the first, at a place and a speed drawn by chance."""
+    x, y, drift = rng.uniform(220, 420), rng.uniform(105, 135), rng.uniform(-0.8, 0.8)
+    aside, down, begin = rng.uniform(-45, 45), rng.uniform(-15, 15), int(rng.integers(12, 22))
+    speed, side, stays = rng.uniform(12, 55), float(rng.choice([-1.0, 1.0])), int(rng.integers(8, 25))
+
+    def first(i: int) -> tuple[float, float]:
+        return x + drift * i, y + 5 * np.sin(i / 8)
+
+    def second(i: int) -> tuple[float, float] | None:
+        (a, b), late = first(i), i - begin
+        a, b = a + aside, b + down
+        match kind:
+            case "rises before" | "rises and sinks":
+                below = max(HEIGHT + HEAD / 2 - b - speed * late, 0.0)
+                if kind == "rises and sinks" and late > 10 + stays:
+                    below = speed * (late - 10 - stays)
+                return (a, b + below) if late >= 0 and b + below < HEIGHT + HEAD / 2 else None
+            case "comes from the side":
+                away = max(320 - speed * late, 0.0)
+                return (a + side * away, b) if late >= 0 else None
+            case "passes close":
+                return (x + side * (speed / 2 * (i - count / 2)), b)
+            case "stands behind":
+                away = max(300 - speed * late, 0.0) if late < 12 + stays else speed / 2 * (late - 12 - stays)
+                return (a + side * away, b)
+            case _:
+                return (
+                    a + side * (150 if late < 0 else -150 if late > 6 else 150 - 50 * late),
+                    b - (25 if 0 <= late <= 6 else 0),
+                )
+
+    return [first, second]
+
+
+def met_scene(seed: int, count: int = 60) -> tuple[list[np.ndarray], list[Truth]]:
+    """Two people of other clips, or one and its look-alike in a mirror, who meet; drawn by chance. As `scene` gives them."""
+    rng = np.random.default_rng(5000 + seed)
+    names = [str(name) for name in rng.choice(PEOPLE, 2, replace=False)]
+    heads = [heads_of(name, count) for name in names]
+    if seed % 3 == 2:
+        light = rng.uniform(0.85, 1.1, 3)
+        heads[1] = [np.clip(head[:, ::-1] * light, 0, 255).astype(np.uint8) for head in heads[0]]
+    ways = meeting(MEETINGS[seed % len(MEETINGS)], rng, count)
+    cast = [Person(one, way) for one, way in zip(heads, ways, strict=True)]
+    return scene(cast[::-1] if MEETINGS[seed % len(MEETINGS)] == "stands behind" else cast, count)
 
 
 @dataclass(frozen=True, eq=False)
