@@ -243,8 +243,9 @@ def picture_pair(source: str, result: str) -> bytes | None:
     if frames[0].shape != frames[1].shape:
         return None
     height, width = frames[0].shape[:2]
-    scale = THUMBNAIL_PIXELS / height
-    size = max(1, round(width * scale)), THUMBNAIL_PIXELS
+    # As high as the others, but never wider than a few of them: a banner of 4000 x 3 pixels is no strip of half a million.
+    scale = min(THUMBNAIL_PIXELS / height, 4 * THUMBNAIL_PIXELS / width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
     small = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX, reducing_gap=2.0)) for frame in frames]
     return webp(*small, quality=70)
 

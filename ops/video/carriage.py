@@ -39,6 +39,14 @@ SUFFIXES_OF_CODEC: dict[str, tuple[str, ...]] = {
 # Written by muxers about themselves or their file; wrong once copied.
 _MUXER_TAGS = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "rotate", "timecode"})
 _MUXER_PREFIXES = ("_statistics", "bps", "number_of_")
+# MXF's (SMPTE ST 377-1): which program packed the file when, and identifiers that must be of one file.
+_MXF_TAGS = frozenset(
+    {"uid", "generation_uid", "company_name", "product_name", "product_version", "product_version_num", "product_uid"}
+    | {"application_platform", "toolkit_version", "toolkit_version_num", "modification_date", "material_package_umid"}
+    | {"material_package_name", "file_package_umid", "file_package_name", "operational_pattern_ul", "reel_umid"}
+)
+_ASSUMED_RATE = frozenset({"m4v", "mjpeg", "obu", "h261", "h263"})
+"""Raw streams that state no rate, of which FFmpeg shows 25 frames a second."""
 # What an mp4 or mov file has an atom of its own for; everything else needs QuickTime's list of keys and values.
 _ATOM_TAGS = frozenset(
     {"title", "artist", "album_artist", "composer", "album", "date", "comment", "genre", "copyright", "grouping", "lyrics"}
@@ -121,6 +129,9 @@ def carriage_of(info: SourceInfo, options: EncodeOptions, suffix: str) -> Carria
             items.append(Item(f"time code {contents.timecode}", "dropped", f"{suffix} takes none of this form and frame rate"))
     if (moved := shift_ticks(info, copied) * info.time_base) != 0:
         items.append(Item(f"clock that begins at {float(moved):.3f} s", "converted", "begins at 0, all streams moved alike"))
+    if info.container in _ASSUMED_RATE:
+        rate = f"a raw stream states none: {float(contents.rate or 25):g} a second are assumed"
+        items.append(Item("frame times", "converted", rate))
     tags = kept_tags(dict(contents.tags))
     if tags:
         items.append(Item(f"tags {', '.join(sorted(tags))}", "kept"))
@@ -208,7 +219,15 @@ def container_for(info: SourceInfo, options: EncodeOptions, own: str, wanted: st
 
 def kept_tags(tags: dict[str, str]) -> dict[str, str]:
     """The tags that describe the content and not the file that held it."""
-    return {k: v for k, v in tags.items() if k.lower() not in _MUXER_TAGS and not k.lower().startswith(_MUXER_PREFIXES)}
+    is_mxf = any(k.lower() in ("operational_pattern_ul", "file_package_umid") for k in tags)
+    packed = _MUXER_TAGS | (_MXF_TAGS if is_mxf else frozenset())
+    return {
+        k: v
+        for k, v in tags.items()
+        if k.lower() not in packed
+        and not k.lower().startswith(_MUXER_PREFIXES)
+        and not (k.lower() == "software" and v.startswith("Lavf"))  # AVI's name of the program that packed it
+    }
 
 
 def _why_not(stream: StreamFacts, suffix: str) -> str:

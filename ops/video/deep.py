@@ -159,11 +159,39 @@ def _encoded(suffix: str, pixels: np.ndarray) -> bytes:
 def _chunks(png: bytes) -> list[tuple[bytes, bytes]]:
     """(name, the whole chunk) of a PNG, in order."""
     found, at = [], len(_SIGNATURE)
-    while at < len(png):
+    while at + 12 <= len(png):
         (size,) = struct.unpack_from(">I", png, at)
         found.append((png[at + 4 : at + 8], png[at : at + 12 + size]))
         at += 12 + size
     return found
+
+
+_COLOUR: Final = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
+_SRGB_GAMMA: Final = 45455
+_SRGB_POINTS: Final = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+
+
+def colour_chunks(png: bytes) -> tuple[tuple[str, bytes], ...]:
+    """Read the chunks of a PNG that say which colours its numbers are (PNG, third edition, 11.3.2), without its profile."""
+    found: list[tuple[str, bytes]] = []
+    for name, chunk in _chunks(png):
+        if name == b"IDAT":
+            break
+        if name in _COLOUR and name.decode() not in dict(found):
+            found.append((name.decode(), chunk[8:-4]))
+    return tuple(found)
+
+
+def says_srgb(chunks: tuple[tuple[str, bytes], ...]) -> bool:
+    """Whether such chunks say sRGB, which is what readers take for granted: the first of them that counts does."""
+    said = dict(chunks)
+    if "cICP" in said:
+        return said["cICP"] == bytes((1, 13, 0, 1))
+    if "sRGB" in said:
+        return True
+    gamma = struct.unpack(">I", said["gAMA"])[0] if len(said.get("gAMA", b"")) == 4 else _SRGB_GAMMA
+    points = struct.unpack(">8I", said["cHRM"]) if len(said.get("cHRM", b"")) == 32 else _SRGB_POINTS
+    return abs(gamma - _SRGB_GAMMA) < 500 and all(abs(a - b) < 500 for a, b in zip(points, _SRGB_POINTS, strict=True))
 
 
 def _with_pixels_of(told: bytes, pixels: bytes) -> bytes:

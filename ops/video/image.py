@@ -7,9 +7,10 @@ it; numbers that no editor of RGB can touch (CMYK, LAB, floats) are converted on
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ import pillow_heif
 from PIL import Image, ImageCms, ImageSequence, PngImagePlugin, UnidentifiedImageError
 
 from ops.files.atomic import replaced_file
-from ops.video.deep import read_deep, stored_bits, write_deep
+from ops.video.deep import colour_chunks, read_deep, says_srgb, stored_bits, write_deep
 from ops.video.errors import MediaError
 from ops.video.image_tags import (
     ORIENTATION,
@@ -76,9 +77,19 @@ _TAGGED = frozenset({"PNG", "TIFF", "JPEG", "WEBP", "HEIF", "AVIF"})
 """Formats with room for a profile, EXIF and XMP."""
 MOST_BITS = {"HEIF": 12}
 """Bits per sample that a format holds at most, where that is less than 16."""
+_SPLIT = "split it into a file for each"
+_INSTEAD = {
+    "PNG": "it is an animation: name it by itself, and it is edited as a video",
+    "WEBP": "it is an animation, of which FFmpeg decodes nothing: save it as a video or an animated PNG",
+    "AVIF": "it is an animation: save it as a video or an animated PNG",
+    "GIF": "it is an animation: name it .gif, and it is edited as a video",
+}
+"""What to do about several pictures in a file, by Pillow's name of its format."""
 _STILL_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif"})
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _PHOTOMETRIC = 262
+_TRAILER = re.compile(rb"\xff\xd9(?s:.){0,65536}?\0\0\0[\x08-\x40]ftyp")
+"""The video of a moving photograph behind a JPEG's end."""
 _UNSAID_DEPTH = frozenset({"PPM", "JPEG2000"})
 """Formats of which only reading tells the depth of colour."""
 
@@ -111,6 +122,10 @@ class PictureFacts:
     """Bits of a sample, as it can be read here."""
     further: int = 0
     """Photographs in the file beside the one that is edited."""
+    colour: str = ""
+    """A PNG's own chunks that say which colours its numbers are."""
+    srgb: bool = True
+    """True if they say what readers take for granted without them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +178,8 @@ class LoadedImage:
             bits=self.bits,
             read_bits=8 if self.deep is None else self.bits,
             further=self.further,
+            colour=", ".join(name for name, _ in self.carried.colour),
+            srgb=says_srgb(self.carried.colour),
         )
 
 
@@ -177,11 +194,9 @@ def load_image(path: str | Path, data: bytes | None = None) -> LoadedImage:
             warnings.simplefilter("ignore")  # of odd metadata: what cannot be carried is said by the plan
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path if data is None else io.BytesIO(data)) as image:
-                if _pages(image) > 1:
+                if (pages := _pages(image)) > 1:
                     raise MediaError(
-                        path,
-                        f"it holds {_pages(image)} pictures, and a still image has one",
-                        "split it, or convert it to a video",
+                        path, f"it holds {pages} pictures, and a still image has one", _INSTEAD.get(str(image.format), _SPLIT)
                     )
                 return _loaded(image, lambda: Path(path).read_bytes() if data is None else data)
     except MediaError:
@@ -189,7 +204,8 @@ def load_image(path: str | Path, data: bytes | None = None) -> LoadedImage:
     except FileNotFoundError:
         raise MediaError(path, "there is no such file", "check the path") from None
     except UnidentifiedImageError as error:
-        raise MediaError(path, "it is not an image that Pillow knows", "check the file's content and name") from error
+        remedy = "check the file's content and name; if it is an image, convert it to PNG or TIFF"
+        raise MediaError(path, "it is not an image that Pillow knows", remedy) from error
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes Pillow's plugins raise nearly anything
@@ -206,12 +222,25 @@ def is_still(path: str | Path) -> bool:
     if head.startswith(b"RIFF"):
         return head[8:12] == b"WEBP" and b"ANIM" not in head[:64]
     if head.startswith(b"\x89PNG"):
-        return b"acTL" not in head
+        return not _is_animated_png(head)
+    if head.startswith(b"GIF8"):
+        with Image.open(path) as image:
+            return not getattr(image, "is_animated", False)
     if head.startswith(b"\xff\xd8\xff"):
         return not str(path).lower().endswith((".mjpg", ".mjpeg"))
     if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():  # Netpbm
         return True
     return head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"\0\0\0\x0cjP  "))
+
+
+def is_animation(path: str | Path) -> bool:
+    """Whether a file is an animated PNG, which is a video, by its first bytes."""
+    with open(path, "rb") as file:
+        return _is_animated_png(file.read(1 << 16))
+
+
+def _is_animated_png(head: bytes) -> bool:
+    return head.startswith(b"\x89PNG") and b"acTL" in head[: head.find(b"IDAT") + 1 or None]
 
 
 def is_own(path: Path) -> bool:
@@ -303,6 +332,10 @@ def _loaded(image: Image.Image, read: Callable[[], bytes]) -> LoadedImage:
         hidden, frame = frame, frame.copy()
         frame[alpha == 0] = hidden[alpha > 0].mean(axis=0).round().astype(np.uint8)
     size = (frame.shape[1], frame.shape[0])
+    carried = travels(image, kind, size, converted=converted, colour=colour_chunks(read()) if form == "PNG" else ())
+    if form in ("JPEG", "MPO", "HEIF") and _is_moving(read()):
+        moving = ("moving photograph", "its video shows the face before the edit")
+        carried = replace(carried, dropped=(*carried.dropped, moving))
     return LoadedImage(
         frame=frame,
         orientation=orientation,
@@ -316,10 +349,17 @@ def _loaded(image: Image.Image, read: Callable[[], bytes]) -> LoadedImage:
         bits=bits,
         further=further,
         heif=_heif_options(image.info) if form == "HEIF" else (),
-        carried=travels(image, kind, size, converted=converted),
+        carried=carried,
         notes=tuple(notes),
         own=is_marked(image),
     )
+
+
+def _is_moving(data: bytes) -> bool:
+    """Whether a photograph's file holds a video as well: behind a JPEG's end, or in an HEIC's box of its own."""
+    if data.startswith(b"\xff\xd8"):
+        return b"ftyp" in data and _TRAILER.search(data) is not None  # the first is quick, and hardly ever true
+    return b"mpvd" in data
 
 
 def _heif_options(info: Mapping[Any, Any]) -> tuple[tuple[str, int], ...]:
@@ -488,9 +528,7 @@ def _fitting(source: LoadedImage, mode: str) -> Travels:
     grey_to_rgb = source.kind in GREY_KINDS and mode in ("RGB", "RGBA") and source.carried.profile is not None
     if not grey_to_rgb:
         return source.carried
-    return Travels(
-        source.carried.exif, source.carried.xmp, source.carried.text, srgb_profile(), source.carried.dpi, source.carried.kept
-    )
+    return replace(source.carried, profile=srgb_profile(), colour=(), dropped=())
 
 
 def _coding(form: str, carried: Travels) -> dict[str, Any]:
@@ -527,6 +565,8 @@ def _metadata(form: str, carried: Travels) -> dict[str, Any]:
         options["exif"] = carried.exif.tobytes()
     if form == "PNG":
         chunks = PngImagePlugin.PngInfo()
+        for name, data in carried.colour:
+            chunks.add(name.encode(), data)
         for key, value in carried.text:
             chunks.add_itxt(key, value) if not value.isascii() else chunks.add_text(key, value)
         if carried.xmp is not None:
@@ -564,6 +604,14 @@ def image_items(image: PictureFacts, suffix: str) -> Iterator[tuple[str, str, st
             yield "transparency", "kept", "", False
         else:
             yield "transparency", "dropped", f"{form} has none", image.transparent
+    if image.colour:
+        what = f"colour of the PNG ({image.colour})"
+        if form == "PNG":
+            yield what, "kept", "", False
+        elif image.srgb:
+            yield what, "dropped", f"{form} has no room for it, and it says sRGB, which is meant without it", False
+        else:
+            yield what, "dropped", f"{form} has no room for it, and its colours would be shown as sRGB", True
     if image.turned:
         yield "orientation", "converted", "the pixels are upright, and the tag is reset", False
     if image.kept:

@@ -47,16 +47,20 @@ class Travels:
     """Texts of PNG chunks and the comment of a JPEG."""
     profile: bytes | None = None
     dpi: tuple[float, float] | None = None
+    colour: tuple[tuple[str, bytes], ...] = ()
+    """Chunks of a PNG that say which colours its numbers are."""
     kept: tuple[str, ...] = ()
     dropped: tuple[tuple[str, str], ...] = ()
     """What, and why."""
 
 
-def travels(image: Image.Image, made_mode: str, size: tuple[int, int], *, converted: bool) -> Travels:
+def travels(
+    image: Image.Image, made_mode: str, size: tuple[int, int], *, converted: bool, colour: tuple[tuple[str, bytes], ...] = ()
+) -> Travels:
     """Return what an edited copy of a loaded image carries.
 
     `made_mode`: the copy's, a `Kind` of `ops.video.image`. `size`: its width and height. `converted`: its numbers are sRGB now,
-    because those of the source were of another kind.
+    because those of the source were of another kind. `colour`: a PNG's chunks of it.
     """
     kept: list[str] = []
     dropped: list[tuple[str, str]] = []
@@ -75,7 +79,7 @@ def travels(image: Image.Image, made_mode: str, size: tuple[int, int], *, conver
     if image.format == "MPO" and (count := int(getattr(image, "n_frames", 1)) - 1) > 0:
         dropped.append((f"{count} further pictures", "previews, depth or gain maps of the picture before the edit"))
     dpi = _density(image.info)
-    return Travels(exif, xmp, text, profile, dpi, tuple(kept), tuple(dropped))
+    return Travels(exif, xmp, text, profile, dpi, colour, tuple(kept), tuple(dropped))
 
 
 def marked(carried: Travels) -> Travels:
@@ -137,6 +141,9 @@ def _xmp(image: Image.Image) -> bytes | None:
         return None
     data = found.encode() if isinstance(found, str) else bytes(found)
     data = re.sub(rb'(tiff:Orientation\s*=\s*["\'])\d', rb"\g<1>1", data)
+    # Of a moving photograph and of a gain map, which stand behind the picture in the source's file and not in the copy.
+    data = re.sub(rb'((?:GCamera|Camera):(?:MotionPhoto|MicroVideo)\s*=\s*["\'])1', rb"\g<1>0", data)
+    data = re.sub(rb'\shdrgm:Version\s*=\s*(?:"[^"]*"|\'[^\']*\')', b"", data)
     return re.sub(rb"(<tiff:Orientation>)\s*\d\s*(</tiff:Orientation>)", rb"\g<1>1\g<2>", data)
 
 

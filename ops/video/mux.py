@@ -452,7 +452,7 @@ def _verify_plan(path: Path, source: Path, info: SourceInfo, options: EncodeOpti
         place = sum(s.index < info.stream_index for s in contents.streams if s.index in held.copied and s.kind == "video")
         made = videos[min(place, len(videos) - 1)]
         want, got = nominal_rate(info), made.average_rate
-        if got is None or abs(got - want) > want / 20:
+        if got is None or abs(float(got - want)) > max(float(want) / 20, _rate_of_count(info, float(want))):
             missing.append(f"the frame rate ({want} written, {got} read back)")
         had = [codec_name(original.streams[index]) for index in held.copied]
         found = [codec_name(s) for s in container.streams if s.index != made.index]

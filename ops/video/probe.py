@@ -29,7 +29,7 @@ from av.video.stream import VideoStream
 
 from ops.video.contents import TRIED_PACKETS, Contents, contents_of
 from ops.video.errors import MediaError
-from ops.video.image import IMAGE_SUFFIXES, LoadedImage, is_still, load_image
+from ops.video.image import IMAGE_SUFFIXES, LoadedImage, is_animation, is_still, load_image
 from ops.video.orientation import Orientation, orientation_of
 
 _PQ, _HLG = 16, 18  # transfer characteristics of ITU-T H.273
@@ -39,6 +39,10 @@ _ONE_FRAME_PER_PACKET = frozenset(
     {"h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg", "png", "ffv1", "prores", "dnxhd"}
     | {"rawvideo", "huffyuv", "ffvhuff", "utvideo", "qtrle", "v210"}
 )
+
+
+_WITHOUT_TIMES = frozenset({"h264", "hevc", "vvc"})
+"""Raw streams of FFmpeg's whose frames come in another order than they are shown in, and without any time."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ def probe(path: str | Path, *, allow_hdr: bool = False) -> SourceInfo:
     if not stat.S_ISREG(facts.st_mode):
         named = "pipe" if stat.S_ISFIFO(facts.st_mode) else "device or socket"
         raise MediaError(file, f"this is a {named}, and a file that can be read twice was expected", "save it to a file first")
-    if file.suffix.lower() in IMAGE_SUFFIXES or is_still(file):
+    if is_still(file) or (file.suffix.lower() in IMAGE_SUFFIXES and not is_animation(file)):
         return _probe_image(file)
     return _probe_video(file, allow_hdr)
 
@@ -200,6 +204,8 @@ def image_info(uri: str, image: LoadedImage, size_bytes: int, sha256: str) -> So
 
 def _probe_video(file: Path, allow_hdr: bool) -> SourceInfo:
     with open_media(file) as container:
+        if container.format.name == "ico" or container.format.name.endswith("_pipe"):
+            return _probe_image(file)  # FFmpeg shows a picture of any format as a video of one frame
         stream = _picture_stream(file, container)
         heads: dict[int, list[Packet]] = {}
         timing = _packet_timing(container, stream, heads)
@@ -214,6 +220,12 @@ def _probe_video(file: Path, allow_hdr: bool) -> SourceInfo:
             )
         if not _frames_follow_packets(container, stream, first, timing):
             timing = _decoded_timing(file, stream.index, timing)
+        if timing.pts.size == 0 and container.format.name in _WITHOUT_TIMES:
+            raise MediaError(
+                file,
+                f"it is a raw stream ({container.format.long_name}), which says nothing of when its frames are shown",
+                "put it into a container, with its rate: ffmpeg -framerate 25 -i IN -c:v libx264 -crf 12 OUT.mp4",
+            )
         if timing.pts.size == 0 or np.any(np.diff(timing.pts) <= 0):
             raise MediaError(
                 file,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
+from PIL import Image
 from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.common import report_page
 from jobs.common.report_data import entries_of, known_runs
+from jobs.common.report_page import picture_pair
 from pipeline.store.places import place
 from pipeline.store.tables import Store
 from tests import tiny
@@ -187,3 +191,12 @@ def test_mistakes_are_sentences(tmp_path: Path, styleres: Styleres, other: Path)
     ):
         done = report(*words)
         assert done.exit_code == 2 and said in done.stderr
+
+
+def test_a_banner_has_its_pair_of_pictures(tmp_path: Path) -> None:
+    """A picture of 4000 x 3 pixels was made half a million wide, and the report was not written."""
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        Image.fromarray(np.zeros((3, 4000, 3), np.uint8)).save(path)
+    pair = picture_pair(*map(str, paths))
+    assert pair is not None and max(Image.open(io.BytesIO(pair)).size) < 4000

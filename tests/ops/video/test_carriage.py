@@ -254,6 +254,51 @@ def test_a_stated_rate_that_the_frames_do_not_keep_is_not_believed(tmp_path: Pat
     assert cv2.VideoCapture(str(tmp_path / "o.mkv")).get(cv2.CAP_PROP_FPS) == pytest.approx(25, rel=0.02)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize(
+    "milliseconds",
+    [
+        [0, 40, 80, 600_120, 600_160],  # somebody has pressed pause
+        [0, 40, 120, 160, 280, 320],  # a GIF's delays
+        [0, 4, 8],  # a burst whose last frame stays for a whole one
+        [0, 5, 15, 35, 75, 155, 315],
+        [0, 30_000],
+    ],
+)
+def test_frames_at_any_times_are_written(tmp_path: Path, milliseconds: list[int], suffix: str) -> None:
+    """A mean over the frames and one over the file are two rates, and the render was lost at its end."""
+    frames = moving_frames(len(milliseconds), 96, 64)
+    source = make_video(tmp_path / "a.mp4", frames, pts=milliseconds, time_base=Fraction(1, 1000))
+    edited(source, tmp_path / f"b{suffix}")
+    assert [round(1000 * frame.time) for frame in frames_of(tmp_path / f"b{suffix}")] == milliseconds
+
+
+@pytest.mark.parametrize(("form", "codec"), [("h264", "libx264"), ("hevc", "libx265")])
+def test_a_raw_stream_without_times_is_refused_by_name(tmp_path: Path, form: str, codec: str) -> None:
+    options = {"x265-params": "log-level=none"} if form == "hevc" else {}
+    source = make_video(tmp_path / f"a.{form}", moving_frames(3, 96, 64), codec=codec, options=options)
+    with pytest.raises(MediaError, match=r"raw stream .* nothing of when .* -framerate 25"):
+        probe(source)
+
+
+def test_a_rate_that_is_assumed_is_said(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "a.mjpeg", moving_frames(3, 96, 64), codec="mjpeg", pix_fmt="yuvj420p", options={})
+    (item,) = [item for item in carriage_of(probe(source), FAST, ".mp4").items if item.what == "frame times"]
+    assert "25 a second are assumed" in item.how and not item.loss
+
+
+def test_what_says_who_packed_the_file_stays_behind(tmp_path: Path) -> None:
+    """An mp4 said to be packed as OP1a by the program that made the MXF, with its identifier."""
+    frames = moving_frames(3, 96, 64)
+    source = make_video(tmp_path / "a.mxf", frames, codec="mpeg2video", time_base=Fraction(1, 25), options={"b": "4M"})
+    with av.open(str(source)) as made:
+        assert "operational_pattern_ul" in made.metadata
+    _, held = edited(source, tmp_path / "b.mp4")
+    assert not [item for item in held.items if item.what.startswith("tags")]
+    with av.open(str(tmp_path / "b.mp4")) as made:
+        assert not {key for key in made.metadata if "uid" in key or "product" in key or "operational" in key}
+
+
 def test_a_source_of_another_kind_goes_where_nothing_is_lost(tmp_path: Path) -> None:
     info = probe(case("v_webvtt.webm"))
     assert container_for(info, FAST, ".webm") == ".mkv"
