@@ -31,7 +31,7 @@ from pipeline.steps.quality import quality_table
 from pipeline.steps.render import work_path
 from pipeline.steps.sheet import join_strips
 from pipeline.store.parts import Written
-from pipeline.store.places import joined, local_file, local_output, place, size_of, writing
+from pipeline.store.places import joined, local_file, local_output, place, writing
 from pipeline.store.tables import Store
 
 
@@ -55,6 +55,7 @@ class Finalize(Step):
             source, timer = chunk.source, Timer()
             output = self.outputs.of(source)
             made: list[Written] = []
+            segment_bytes: list[int] = []
             with timer("finalize"), ExitStack() as stack:
                 # Everything so far is filed under the digest of the source: its sound and metadata must be the same file's.
                 if is_sequence(source.info):
@@ -63,14 +64,16 @@ class Finalize(Step):
                 else:
                     original = FETCHER.path(source.uri)
                     require_unchanged(source, original, sha256_of(original))
-                    made += self._video(source, output, original, timer, stack)
+                    segments = self._segment_files(source, stack)
+                    segment_bytes = [segment.stat().st_size for segment in segments]
+                    made += self._video(source, output, original, segments, timer)
                 if output.contact_sheet is not None:
                     title = f"{PurePath(source.uri).name}: {self.title}"
                     with local_output(place(output.contact_sheet)) as path:
                         if join_strips(self.store, source, title, path):
                             made.append(facts_of(path, output.contact_sheet))
             in_one = PurePath(output.video).suffix.lower() in FORMATS
-            files = [self._segments(store, source, output)] if in_one and not is_sequence(source.info) else []
+            files = [self._segments(store, source, output, segment_bytes)] if in_one and segment_bytes else []
             rows = quality_table(self.store, source, self.recipe_id, output.video)
             if len(rows):
                 files.append(store.write_part("quality", source.source_id, part_of(self.recipe_id, output), rows))
@@ -78,12 +81,15 @@ class Finalize(Step):
 
         return finish
 
-    def _video(self, source: Source, output: Output, original: Path, timer: Timer, stack: ExitStack) -> list[Written]:
-        """Join the segments of a clip."""
-        made = []
+    def _segment_files(self, source: Source, stack: ExitStack) -> list[Path]:
+        """The segments of a clip, in order, on this machine."""
         starts = range(0, source.info.n_frames, self.encode.gop_frames)
         places = [work_path(self.store, source, "segments", f"{start:09d}.nut") for start in starts]
-        segments = [stack.enter_context(local_file(one)) for one in places]
+        return [stack.enter_context(local_file(one)) for one in places]
+
+    def _video(self, source: Source, output: Output, original: Path, segments: list[Path], timer: Timer) -> list[Written]:
+        """Join the segments of a clip."""
+        made = []
         with local_output(place(output.video)) as path:
             held = carriage_of(source.info, self.encode, place(output.video).suffix.lower())
             finalize(segments, source.info, original, path, held.encode, self.metadata, held)
@@ -117,10 +123,11 @@ class Finalize(Step):
             finalize(segments, source.info, segments[0], path, options, self.metadata, replace(held, encode=options))
             return [facts_of(path, output.video)]
 
-    def _segments(self, store: Store, source: Source, output: Output) -> Written:
+    def _segments(self, store: Store, source: Source, output: Output, sizes: list[int]) -> Written:
         """One row per piece of the edited file that was encoded by itself: where it can be cut without loss."""
         rows = []
-        for start in range(0, source.info.n_frames, self.encode.gop_frames):
+        starts = range(0, source.info.n_frames, self.encode.gop_frames)
+        for start, size_bytes in zip(starts, sizes, strict=True):
             stop = min(start + self.encode.gop_frames, source.info.n_frames)
             rows.append(
                 {
@@ -132,7 +139,7 @@ class Finalize(Step):
                     "frame_count": stop - start,
                     "path": output.video,
                     "codec": options_for(source.info, self.encode).codec,
-                    "size_bytes": size_of(work_path(self.store, source, "segments", f"{start:09d}.nut")) or 0,
+                    "size_bytes": size_bytes,
                 }
             )
         table = pa.Table.from_pylist(rows, schema=schemas.segments_schema())

@@ -19,7 +19,7 @@ from pipeline.engine.stage import Joining, Result, Step
 from pipeline.engine.timer import Timer
 from pipeline.store.packs import group_rows
 from pipeline.store.parts import Part, Written, read_footer, read_rows
-from pipeline.store.places import joined
+from pipeline.store.places import Listed, joined
 from pipeline.store.records import read_record
 from pipeline.store.tables import Store, range_part
 
@@ -45,7 +45,7 @@ class Join(Step):
                 for entry in entries:
                     for one in entry["files"]:
                         path = joined(store.root, one["path"])
-                        staged.setdefault(path.stem, []).append(read_footer(path, one["size_bytes"]))
+                        staged.setdefault(path.stem, []).append(read_footer(Listed(path, one["size_bytes"], "")))
                     for source_id, made in entry["rendered"].items():
                         rendered.setdefault(source_id, []).extend(made)
                     for step, kinds in entry["devices"].items():

@@ -33,7 +33,7 @@ from pipeline.engine.timer import Timer
 from pipeline.steps.model import open_model
 from pipeline.store.columns import array_from_column, edits_table, nested, rows_or_none, wplus_from_table
 from pipeline.store.parts import DamagedPart
-from pipeline.store.places import Place, joined, place, writing
+from pipeline.store.places import Listed, Place, joined, listed, opened, place, writing
 from pipeline.store.tables import Store, StoreError, Written
 from schemas import NEVER_ACTS, TURNED_AWAY, Failure
 
@@ -226,8 +226,12 @@ def by_track(rows: pa.Table) -> pa.Table:
     return rows.combine_chunks()
 
 
+def plan_folder(store: str, source: Source) -> Place:
+    return joined(place(store), f"work/plan/{source.source_id}")
+
+
 def plan_path(store: str, source: Source) -> Place:
-    return joined(place(store), f"work/plan/{source.source_id}/plan.parquet")
+    return plan_folder(store, source) / "plan.parquet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -431,6 +435,7 @@ class PlanOf:
     def __init__(self, store: str) -> None:
         self._store = store
         self._of: tuple[str, str] | None = None
+        self._file: Listed | None = None
         self._footer: pq.FileMetaData | None = None
         self._spans: list[tuple[int, int]] = []
 
@@ -438,13 +443,17 @@ class PlanOf:
         """The faces to render in a chunk; None where the recipe acts on nothing. Raises DamagedPart."""
         if not chunk.key:
             return read_plan(self._store, chunk.source, chunk.pts_range)
-        path = plan_path(self._store, chunk.source)
+        path, of = plan_path(self._store, chunk.source), (chunk.source.source_id, chunk.key)
+        known = self._footer if self._of == of else None
+        if known is None:
+            there = (one for one in listed(plan_folder(self._store, chunk.source)) if one.path == path)
+            self._file = next(there, Listed(path, 0, ""))
+        assert self._file is not None
         try:
-            with path.open("rb") as file:
-                known = self._footer if self._of == (chunk.source.source_id, chunk.key) else None
+            with opened(self._file) as file:
                 plan = pq.ParquetFile(file, metadata=known, page_checksum_verification=True, pre_buffer=True)
                 if known is None:
-                    self._footer, self._of = plan.metadata, (chunk.source.source_id, chunk.key)
+                    self._footer, self._of = plan.metadata, of
                     self._spans = pts_spans(plan.metadata)
                 first, last = chunk.pts_range
                 groups = [at for at, (start, stop) in enumerate(self._spans) if start <= last and first <= stop]
@@ -452,6 +461,7 @@ class PlanOf:
                     return None
                 rows = plan.read_row_groups(groups)
         except (OSError, pa.ArrowException) as error:
+            self._of = None  # another one may take its place
             raise DamagedPart({path: str(error)}) from error
         pts_N = rows["pts"].to_numpy()
         return planned_rows(rows.filter(pa.array((pts_N >= first) & (pts_N <= last))))

@@ -23,7 +23,7 @@ from ops.metrics.identity import IdentityNetwork, identity_crop
 from pipeline.engine.stage import Chunk, Source
 from pipeline.steps.sheet import sheet_moments
 from pipeline.store.parts import Written
-from pipeline.store.places import Place, joined, listed, place, writing
+from pipeline.store.places import Listed, Place, joined, listed, opened, place, writing
 
 THUMBNAILS: Final = 4
 """Of a source: small pictures, evenly spread over its edited frames."""
@@ -139,7 +139,7 @@ def folder(store: str, source: Source) -> Place:
 
 def quality_table(store: str, source: Source, recipe_id: str, path: str) -> pa.Table:
     """All rows of an edited file; pictures of its worst faces only."""
-    pieces = [read(file.path) for file in listed(folder(store, source), ".parquet")]
+    pieces = [read(file) for file in listed(folder(store, source), ".parquet")]
     rows = pa.concat_tables(pieces) if pieces else WORK_SCHEMA.empty_table()
     trouble_N = rows["trouble"].to_numpy()
     pictures = rows["picture"].to_pylist()
@@ -155,8 +155,8 @@ def quality_table(store: str, source: Source, recipe_id: str, path: str) -> pa.T
     return rows.select(schemas.quality_schema().names)
 
 
-def read(path: Place) -> pa.Table:
-    with path.open("rb") as file:
+def read(one: Listed) -> pa.Table:
+    with opened(one) as file:
         return pq.read_table(file)
 
 

@@ -22,7 +22,7 @@ from pipeline.engine.stage import Chunk, Result, Step
 from pipeline.engine.timer import Timer
 from pipeline.sources.readers import Readers
 from pipeline.store.columns import faces_table, frames_table
-from pipeline.store.deleted import deleted_of
+from pipeline.store.deleted import Deleted, deleted_of
 from pipeline.store.tables import Store, range_part
 
 
@@ -49,9 +49,16 @@ class Scan(Step):
             detector = self.detector.build(self.device)
             devices = (detector.device_kind,)
 
+        deleted: dict[tuple[str, str], Deleted] = {}
+        """Of the source that came last."""
+
         def scan(chunk: Chunk) -> Result:
             timer = Timer()
-            gone = deleted_of(store, chunk.source.source_id)
+            of = (chunk.source.source_id, chunk.key)
+            if not chunk.key or of not in deleted:  # without a key nobody vouches that it stays as it is
+                deleted.clear()
+                deleted[of] = deleted_of(store, chunk.source.source_id)
+            gone = deleted[of]
             pts: list[int] = []
             found: list[list[Face]] = []
 

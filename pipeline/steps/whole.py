@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.engine.stage import Chunk
-from pipeline.store.parts import Part
+from pipeline.store.parts import DamagedPart, range_of
+from pipeline.store.places import Listed
 from pipeline.store.tables import Store
 
 
@@ -50,10 +51,10 @@ class PartsOf:
     def __init__(self, store: Store, table: str) -> None:
         self._store, self._table = store, table
         self._of: tuple[str, str] | None = None
-        self._parts: list[Part] | None = None
+        self._files: list[Listed] = []
 
     def rows(self, chunk: Chunk, pts_range: tuple[int, int]) -> pa.Table:
-        """Rows with first <= pts <= last, in order of pts, then track; only parts that can hold them are opened.
+        """Rows of the chunk with first <= pts <= last, in order of pts, then track; only parts that can hold them are opened.
 
         Raises as `Store.read`.
         """
@@ -61,5 +62,17 @@ class PartsOf:
         if not chunk.key:  # nobody vouches that the parts stay as they are
             return self._store.read(self._table, source_id, pts_range)
         if self._of != (source_id, chunk.key):
-            self._parts, self._of = self._store.parts(self._table, source_id), (source_id, chunk.key)
-        return self._store.read(self._table, source_id, pts_range, parts=self._parts)
+            self._files, self._of = self._store.listing(self._table, source_id), (source_id, chunk.key)
+        near = [file for file in self._files if _may_hold(file, chunk)]
+        try:
+            parts = [self._store.part(self._table, source_id, file, whole=True) for file in near]
+            return self._store.read(self._table, source_id, pts_range, parts=parts)
+        except DamagedPart:
+            self._of = None  # others may take their places
+            raise
+
+
+def _may_hold(file: Listed, chunk: Chunk) -> bool:
+    """Whether a part has rows of a chunk's frames, as far as its name says it."""
+    span = range_of(file.path.stem)
+    return span is None or (span[0] < chunk.stop and chunk.start < span[1])

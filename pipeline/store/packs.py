@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.store.parts import DamagedPart, Part, conformed
+from pipeline.store.places import opened
 
 MARK_BYTES: Final = 8
 GROUP_ROWS: Final = 64
@@ -86,7 +87,7 @@ class Numbers:
 def ids_in(part: Part) -> np.ndarray:
     """The key of every row of a part, bytes [N]. Raises DamagedPart."""
     try:
-        with part.path.open("rb") as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+        with opened(part.listed) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
             column = file.read(columns=["source_id"])["source_id"]
     except (OSError, pa.ArrowException) as error:
         raise DamagedPart({part.path: str(error)}) from error
@@ -100,7 +101,7 @@ def read_members(part: Part, columns: list[str], schema: pa.Schema, source_ids: 
     """
     wanted_N = np.isin(ids_N, np.array(sorted(source_ids), "S16"))
     try:
-        with part.path.open("rb") as raw, pq.ParquetFile(raw, page_checksum_verification=True, pre_buffer=True) as file:
+        with opened(part.listed) as raw, pq.ParquetFile(raw, page_checksum_verification=True, pre_buffer=True) as file:
             rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
             stops = np.cumsum(rows)
             groups = [at for at, stop in enumerate(stops) if wanted_N[stop - rows[at] : stop].any()]

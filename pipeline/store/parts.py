@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,9 +14,21 @@ import pyarrow.parquet as pq
 
 import schemas
 from ops.files.digest import sha256_of
-from pipeline.store.places import Hashing, Place, Remote, size_of, tail_digest_of, writing
+from pipeline.store.places import (
+    TAIL_BYTES,
+    Hashing,
+    Listed,
+    Place,
+    contents,
+    known_contents,
+    opened,
+    size_of,
+    tail_digest_of,
+    writing,
+)
 
-WHOLE_BYTES = 16 << 20
+FOOTER_BYTES = 256 << 10
+"""Of a file that is not larger, all is read where only its footer is needed: that is one request."""
 KEY_COLUMNS = ("source_id", "track_id", "pts")
 _RANGE = re.compile(r"(?:part|joined)-(\d+)-(\d+)")
 
@@ -56,6 +69,12 @@ class Part:
     first_pts: int | None
     """Smallest pts in it; None where it has no row with a pts."""
     last_pts: int | None
+    version: str = ""
+    """As the listing showed it; empty where nobody listed it."""
+
+    @property
+    def listed(self) -> Listed:
+        return Listed(self.path, self.size_bytes, self.version)
 
 
 @dataclass(frozen=True)
@@ -180,9 +199,16 @@ def in_order(rows: pa.Table, table: str) -> pa.Table:
     return rows if in_place in (True, None) else rows.take(order)
 
 
-def read_footer(path: Place, size_bytes: int) -> Part:
+def read_footer(one: Listed, *, whole: bool = False) -> Part:
+    """What a part's footer says.
+
+    whole: its rows are read next, so that a small file of a bucket may come as a whole.
+
+    Raises DamagedPart.
+    """
+    path = one.path
     try:
-        with path.open("rb") as raw, pq.ParquetFile(raw) as file:
+        with opened(one) if whole or one.size_bytes <= FOOTER_BYTES else path.open("rb") as raw, pq.ParquetFile(raw) as file:
             footer = file.metadata
             version = (file.schema_arrow.metadata or {}).get(schemas.SCHEMA_VERSION_KEY, b"").decode()
             column = file.schema_arrow.names.index("pts")
@@ -199,19 +225,20 @@ def read_footer(path: Place, size_bytes: int) -> Part:
         if statistics is not None and statistics.has_min_max:
             bounds += [statistics.min, statistics.max]
     first, last = (min(bounds), max(bounds)) if bounds else (None, None)
-    return Part(path.stem, path, footer.num_rows, size_bytes, first, last)
+    return Part(path.stem, path, footer.num_rows, one.size_bytes, first, last, one.version)
 
 
-def opened(part: Part) -> Any:
-    """A part to read. A small one of a bucket comes as a whole: asking for its pages one by one takes longer."""
-    if isinstance(part.path, Remote) and part.size_bytes <= WHOLE_BYTES:
-        return pa.BufferReader(part.path.read_bytes())
-    return part.path.open("rb")
+def footer_digest_of(one: Listed) -> str:
+    """SHA-256 of a part's last `TAIL_BYTES`."""
+    data = known_contents(one)
+    if data is None and (one.size_bytes > FOOTER_BYTES or isinstance(one.path, Path)):
+        return tail_digest_of(one.path, one.size_bytes)
+    return hashlib.sha256((contents(one) if data is None else data)[-TAIL_BYTES:]).hexdigest()
 
 
 def read_rows(part: Part, columns: list[str], schema: pa.Schema) -> pa.Table:
     try:
-        with opened(part) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+        with opened(part.listed) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
             rows = file.read(columns=columns)
         for name in columns:
             if name not in rows.column_names and schema.field(name).nullable:  # written by an older minor version

@@ -25,13 +25,17 @@ import pyarrow as pa
 import pyarrow.fs as pa_fs
 
 from ops.files.atomic import PUBLISHING, replaced_file
-from pipeline.store.s3_pages import Access, Found, pages
+from pipeline.store import s3
+from pipeline.store.known import KNOWN
+from pipeline.store.s3 import Access, Found, pages
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 GOOGLE = ("gs", "gcs")
 """Kinds of URL of a store in which pyarrow sees no folder unless an object stands for it, as nobody's tools make one."""
 
 _PART_BYTES = 64 << 20
+WHOLE_BYTES = 16 << 20
+"""A file of a bucket that is not larger is read as a whole, and its bytes are kept for a while."""
 TAIL_BYTES = 16 << 10
 
 
@@ -101,7 +105,20 @@ class Remote:
     def open(self, mode: str = "rb") -> pa.NativeFile:
         return self.fs.open_input_file(self.key)
 
+    @property
+    def bucket(self) -> tuple[str, str]:
+        """The bucket's name, and the path in it."""
+        name, _, path = self.key.partition("/")
+        return name, path
+
+    @property
+    def access(self) -> Access | None:
+        """For whoever asks S3 itself; None where pyarrow has to."""
+        return Access.from_environment() if self.scheme == "s3" else None
+
     def read_bytes(self) -> bytes:
+        if (access := self.access) is not None:
+            return s3.read(access, *self.bucket)
         with self.fs.open_input_stream(self.key) as file:
             return file.read()
 
@@ -200,6 +217,8 @@ def writing(path: Place) -> Iterator[Hashing]:
         yield Hashing(buffer)
         with PUBLISHING.get()():
             upload(buffer.getbuffer(), path)
+        if path.suffix == ".parquet" and len(buffer.getbuffer()) <= WHOLE_BYTES:
+            KNOWN.add_written(path, buffer.getvalue())
         return
     with replaced_file(path) as temporary, open(temporary, "wb") as file:
         yield Hashing(file)
@@ -219,6 +238,14 @@ def write_text(path: Place, text: str) -> None:
 
 def listed(folder: Place, suffix: str = "") -> list[Listed]:
     """The files directly in a folder whose names end in `suffix`, by name; temporary ones never. [] where there is none."""
+    if isinstance(folder, Remote) and (access := folder.access) is not None:
+        bucket, path = folder.bucket
+        objects = (one for page in pages(access, bucket, f"{path}/" if path else "", "/") for one in page)
+        return [
+            Listed(Remote(folder.scheme, one.key), one.size_bytes, one.etag or str(one.modified_ns))
+            for one in objects
+            if one.key.endswith(suffix) and not one.key.endswith("/")
+        ]
     if isinstance(folder, Remote):
         return [
             Listed(folder / facts.base_name, facts.size, str(facts.mtime_ns))
@@ -261,9 +288,8 @@ def files_below(folder: Remote) -> Iterator[Remote]:
 
 def listed_below(folder: Remote) -> Iterator[Found]:
     """Every object below a folder, however deep, in the order of the store's listing; of S3 with the first page."""
-    access = Access.from_environment() if folder.scheme == "s3" else None
-    if access is not None:
-        bucket, _, path = folder.key.partition("/")
+    if (access := folder.access) is not None:
+        bucket, path = folder.bucket
         for page in pages(access, bucket, f"{path}/" if path else ""):
             yield from (one for one in page if not one.key.endswith("/"))
         return
@@ -304,10 +330,36 @@ def exists(path: Place) -> bool:
     return size_of(path) is not None
 
 
+def contents(one: Listed) -> bytes:
+    """All bytes of a file; from memory where it is a bucket's and this process has those of that version."""
+    if not isinstance(one.path, Remote):
+        return one.path.read_bytes()
+    data = known_contents(one)
+    if data is None:
+        data = one.path.read_bytes()
+        KNOWN.add(one.path, one.version, data)
+    return data
+
+
+def known_contents(one: Listed) -> bytes | None:
+    """All bytes of a file where nobody need be asked for them."""
+    return KNOWN.of(one.path, one.version)
+
+
+def opened(one: Listed) -> Any:
+    """A file to read. A small one of a bucket comes as a whole: asking for its pages one by one takes longer."""
+    if isinstance(one.path, Remote) and one.size_bytes <= WHOLE_BYTES:
+        return pa.BufferReader(contents(one))
+    return one.path.open("rb")
+
+
 def tail_digest_of(path: Place, size_bytes: int) -> str:
-    """SHA-256 of the last `TAIL_BYTES` of a file of that size."""
+    """SHA-256 of the last `TAIL_BYTES` of a file of that size, as they are there now."""
+    start = max(0, size_bytes - TAIL_BYTES)
+    if isinstance(path, Remote) and (access := path.access) is not None:
+        return hashlib.sha256(s3.read(access, *path.bucket, start)[: size_bytes - start]).hexdigest()
     with path.open("rb") as file:
-        file.seek(max(0, size_bytes - TAIL_BYTES))
+        file.seek(start)
         return hashlib.sha256(file.read()).hexdigest()
 
 
@@ -354,6 +406,10 @@ def local_file(path: Place) -> Iterator[Path]:
 
 
 def download(path: Remote, copy: Path) -> None:
+    if (access := path.access) is not None:
+        with open(copy, "wb") as file:
+            s3.copy(access, *path.bucket, file)
+        return
     with path.fs.open_input_stream(path.key) as source, open(copy, "wb") as file:
         shutil.copyfileobj(source, file, 1 << 20)
 

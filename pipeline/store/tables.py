@@ -42,6 +42,7 @@ from pipeline.store.parts import (
     StoreError,
     Written,
     conformed,
+    footer_digest_of,
     in_order,
     overlaps,
     range_part,
@@ -52,6 +53,7 @@ from pipeline.store.parts import (
     write_rows,
 )
 from pipeline.store.places import (
+    Listed,
     Place,
     Remote,
     exists,
@@ -114,8 +116,8 @@ class Store:
     def __init__(self, root: Place, info: StoreInfo) -> None:
         self.root = root
         self.info = info
-        # (table, source) -> {part name: (version, size, Part)}: footers are read once per file and process.
-        self._footers: dict[tuple[str, str], dict[str, tuple[str, int, Part]]] = {}
+        # (table, source) -> {a part's file name: Part}: footers are read once per file and process.
+        self._footers: dict[tuple[str, str], dict[str, Part]] = {}
         # (table, pack) -> (its parts' versions, the key of each row): which pictures lie there.
         self._ids: dict[tuple[str, str], tuple[list[Part], list[np.ndarray]]] = {}
         # stage -> (its packs' manifests as listed, picture -> pack).
@@ -268,16 +270,24 @@ class Store:
         Raises:
             StoreError: a part that is no whole Parquet file.
         """
-        folder = self._folder(table, source_id)
-        known = self._footers.get((table, source_id), {})
-        found: dict[str, tuple[str, int, Part]] = {}
-        for file in listed(folder, ".parquet"):
-            entry = known.get(file.path.name)
-            if entry is None or entry[:2] != (file.version, file.size_bytes):
-                entry = (file.version, file.size_bytes, read_footer(file.path, file.size_bytes))
-            found[file.path.name] = entry
-        self._footers[(table, source_id)] = found
-        return [entry[2] for entry in found.values()]
+        return [self.part(table, source_id, file) for file in self.listing(table, source_id)]
+
+    def listing(self, table: str, source_id: str) -> list[Listed]:
+        """The files of one table and source, by name, of which `part` tells more."""
+        files = listed(self._folder(table, source_id), ".parquet")
+        if (known := self._footers.get((table, source_id))) is not None:
+            there = {file.path.name for file in files}
+            for name in [name for name in known if name not in there]:
+                del known[name]
+        return files
+
+    def part(self, table: str, source_id: str, file: Listed, *, whole: bool = False) -> Part:
+        """What a file of `listing` holds; whole: its rows are read next. Raises as `parts`."""
+        known = self._footers.setdefault((table, source_id), {})
+        part = known.get(file.path.name)
+        if part is None or part.listed != file:
+            part = known[file.path.name] = read_footer(file, whole=whole)
+        return part
 
     def read(
         self,
@@ -318,10 +328,13 @@ class Store:
         else:
             holders = self.holders(table) if source_id is None else self.holders_of(table, source_id)
         for each in holders:
-            for at, part in enumerate(self.parts(table, each) if parts is None else parts):
+            files = self.listing(table, each) if parts is None else [part.listed for part in parts]
+            own = source_id in (None, each)
+            for at, file in enumerate(files):
+                part = self.part(table, each, file, whole=own and pts_range is None)
                 if not overlaps(part, pts_range):
                     continue
-                if source_id is None or each == source_id:
+                if source_id is None or own:
                     rows = read_rows(part, needed, schema)
                 else:
                     rows = read_members(part, needed, schema, [source_id], self.ids(table, each)[at])
@@ -434,11 +447,11 @@ class Store:
     def is_complete(self, source_id: str, stage: str = "invert") -> bool:
         """Return whether the manifest is there and every part that it lists is, with the size that it had."""
         manifest = self._manifest(stage, self.holder_of(source_id, stage))
-        return manifest is not None and not self._compared(manifest.files)[0]
+        return manifest is not None and not self._compared(manifest.files).lacking
 
     def lacking(self, source_id: str, stage: str = "invert") -> dict[Place, str]:
         """Parts that a manifest vouches for and that are not there as long as they were => what is; {} without a manifest."""
-        return self.compared(source_id, stage)[0]
+        return self._compared(self.vouched_parts(source_id, stage)).lacking
 
     def strangers(self, source_id: str) -> list[str]:
         """Parts of a finished source that nobody vouches for, by their names relative to the store: of a run that was given up.
@@ -449,23 +462,24 @@ class Store:
 
     def compared(self, source_id: str, stage: str = "invert") -> tuple[dict[Place, str], list[str]]:
         """`lacking` and `strangers` with one look at each folder; both empty without a manifest."""
-        return self._compared(self.vouched_parts(source_id, stage))
+        found = self._compared(self.vouched_parts(source_id, stage))
+        return found.lacking, found.strangers
 
-    def _compared(self, vouched: Sequence[Written]) -> tuple[dict[Place, str], list[str]]:
-        there: dict[str, dict[str, int]] = {}
+    def _compared(self, vouched: Sequence[Written]) -> _Compared:
+        there: dict[str, dict[str, Listed]] = {}
         lacking: dict[Place, str] = {}
         for file in vouched:
             folder, _, name = file.path.rpartition("/")
             if folder not in there:
-                files = listed(joined(self.root, folder), ".parquet")
-                there[folder] = {one.path.name: one.size_bytes for one in files}
-            size_bytes = there[folder].get(name)
-            if size_bytes != file.size_bytes:
-                what = "it is missing" if size_bytes is None else f"{size_bytes} bytes instead of {file.size_bytes}"
+                there[folder] = {one.path.name: one for one in listed(joined(self.root, folder), ".parquet")}
+            here = there[folder].get(name)
+            if here is None or here.size_bytes != file.size_bytes:
+                what = "it is missing" if here is None else f"{here.size_bytes} bytes instead of {file.size_bytes}"
                 lacking[joined(self.root, file.path)] = what
         known = {file.path for file in vouched}
-        found = (f"{folder}/{name}" for folder, names in there.items() for name in names)
-        return lacking, [name for name in found if name not in known and name.split("/")[0] in _tables_of("invert")]
+        found = {f"{folder}/{name}": one for folder, names in there.items() for name, one in names.items()}
+        strangers = [name for name in found if name not in known and name.split("/")[0] in _tables_of("invert")]
+        return _Compared(lacking, strangers, found)
 
     def require_sound(self, source_id: str, tables: Sequence[str]) -> None:
         """Every part of these tables that the inversion's manifest vouches for is there, and its footer is what was written.
@@ -477,12 +491,13 @@ class Store:
             DamagedPart: names all those that are not.
         """
         vouched = [file for file in self.vouched_parts(source_id) if file.path.split("/")[0] in tables]
-        found, _ = self._compared(vouched)
+        compared = self._compared(vouched)
+        found = compared.lacking
         for file in vouched:
             path = joined(self.root, file.path)
             if path in found or not file.tail_sha256:
                 continue
-            if tail_digest_of(path, file.size_bytes) != file.tail_sha256:
+            if footer_digest_of(compared.there[file.path]) != file.tail_sha256:
                 found[path] = "its footer is not the one that was written"
         if found:
             raise DamagedPart(found)
@@ -507,7 +522,7 @@ class Store:
         """The folders of a table that have rows of a source: its own, or the packs that a picture lies in."""
         if is_pack(source_id):
             return [source_id]
-        own = [source_id] if self.parts(table, source_id) else []
+        own = [source_id] if self.listing(table, source_id) else []
         # A picture of an earlier version's store has a folder of its own, and what was rendered of it since lies in a pack.
         if own and table not in ("failures", "edits"):
             return own
@@ -712,7 +727,7 @@ class Store:
             return f"{path}: its SHA-256 is not the one that it was written with; the file is damaged"
         try:
             schema = self.schema(name.split("/")[0])
-            read_rows(read_footer(path, size_bytes), schema.names, schema)
+            read_rows(read_footer(Listed(path, size_bytes, "")), schema.names, schema)
         except StoreError as error:
             return str(error)
         return None
@@ -772,6 +787,18 @@ class Store:
             return Manifest(tuple(files), dict(found["content"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BrokenRecord(path, f"not a manifest: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What is there of the files that somebody vouches for."""
+
+    lacking: dict[Place, str]
+    """Those that are not there as long as they were => what is."""
+    strangers: list[str]
+    """Names of parts beside them that nobody vouches for, relative to the store."""
+    there: dict[str, Listed]
+    """All files of their folders, by their names relative to the store."""
 
 
 _MANIFEST = ("stage", "source_id", "schema_version", "parts", "content")

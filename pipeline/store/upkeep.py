@@ -277,7 +277,7 @@ def _filtered(
         if only is not None and file.path.stem != only:
             continue
         try:
-            rows = read_rows(read_footer(file.path, file.size_bytes), schema.names, schema)
+            rows = read_rows(read_footer(file), schema.names, schema)
         except DamagedPart:
             store.put_aside(name)
             changed[name] = None
@@ -342,7 +342,7 @@ def _delete(store: Store, record: str, content: Mapping[str, Any] | None) -> tup
         schema = store.schema(table)
         for file in listed(joined(store.root, f"{table}/{source_id}"), ".parquet"):
             try:
-                rows = read_rows(read_footer(file.path, file.size_bytes), schema.names, schema)
+                rows = read_rows(read_footer(file), schema.names, schema)
             except DamagedPart:
                 remove(file.path)  # with whoever is in it; the next inversion makes it again, without the person
                 continue

@@ -1,0 +1,225 @@
+"""Listing and reading of an S3 bucket: a page of a listing is one request, and so is an object, or its end.
+
+pyarrow gives a listing when it has all of it and without the objects' ETags, and asks for the length of an object before it
+reads it. This asks itself, signed by AWS Signature Version 4, with the credentials and the endpoint of the environment; without
+a key there (a role of the machine, a profile) pyarrow has to do it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import http.client
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from threading import Lock
+from typing import IO, Final
+from urllib.parse import quote, urlsplit
+from xml.etree import ElementTree
+
+PAGE_KEYS: Final = 1000
+TIMEOUT_SECONDS: Final = 60.0
+ATTEMPTS: Final = 4
+WAIT_SECONDS: Final = 0.1
+"""Before the second attempt; four times as long before each further one."""
+BLOCK_BYTES: Final = 1 << 20
+MOST_IDLE: Final = 8
+"""Connections that wait for the next request."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object, as a listing shows it."""
+
+    key: str
+    """Bucket and path."""
+    size_bytes: int
+    modified_ns: int
+    etag: str = ""
+    """Of an object that was written by one request, and is not encrypted by a key of its owner's, the MD5 of its bytes."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who asks whom."""
+
+    endpoint: str
+    region: str
+    key: str
+    secret: str
+    token: str | None
+
+    @classmethod
+    def from_environment(cls) -> Access | None:
+        """None where the environment has no key, or says neither where the bucket is nor who serves it."""
+        key, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+        if not key or not secret:
+            return None
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if not region and not endpoint:
+            return None
+        region = region or "us-east-1"
+        return cls(endpoint or f"https://s3.{region}.amazonaws.com", region, key, secret, os.environ.get("AWS_SESSION_TOKEN"))
+
+
+def pages(access: Access, bucket: str, prefix: str, delimiter: str = "") -> Iterator[list[Found]]:
+    """The objects of a bucket whose keys begin so, a page at a time, in the order of their keys. Raises OSError.
+
+    delimiter: leaves out objects whose keys have it after the prefix.
+    """
+    token: str | None = None
+    while True:
+        query = {"list-type": "2", "max-keys": str(PAGE_KEYS), "prefix": prefix}
+        if delimiter:
+            query["delimiter"] = delimiter
+        if token is not None:
+            query["continuation-token"] = token
+        said = f"s3://{bucket}/{prefix}: listing"
+        root = ElementTree.fromstring(_answered(said, access, f"/{quote(bucket)}", query))
+        space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
+        found = []
+        for one in root.iter(f"{space}Contents"):
+            texts = (one.findtext(f"{space}{name}", "") for name in ("Key", "Size", "LastModified", "ETag"))
+            key, size, modified, etag = texts
+            found.append(Found(f"{bucket}/{key}", int(size), _nanoseconds(modified), etag.strip('"')))
+        yield found
+        token = root.findtext(f"{space}NextContinuationToken")
+        if root.findtext(f"{space}IsTruncated") != "true" or not token:
+            return
+
+
+def read(access: Access, bucket: str, key: str, start: int = 0) -> bytes:
+    """The bytes of an object, from one of them to its end. Raises OSError, FileNotFoundError where there is none."""
+    return _answered(f"s3://{bucket}/{key}: reading", access, f"/{quote(bucket)}/{quote(key)}", {}, start)
+
+
+def copy(access: Access, bucket: str, key: str, out: IO[bytes]) -> None:
+    """As `read`, into an empty file, a block at a time."""
+    _answered(f"s3://{bucket}/{key}: reading", access, f"/{quote(bucket)}/{quote(key)}", {}, out=out)
+
+
+def _nanoseconds(text: str) -> int:
+    """2026-01-31T12:00:00.250Z => ns since 1970."""
+    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return int(moment.timestamp()) * 1_000_000_000 + moment.microsecond * 1000
+
+
+def _answered(
+    said: str, access: Access, path: str, query: dict[str, str], start: int = 0, out: IO[bytes] | None = None
+) -> bytes:
+    """The answer's body. Raises OSError, also for an answer that is none."""
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(WAIT_SECONDS * 4 ** (attempt - 1))
+        if out is not None:
+            out.seek(0)
+            out.truncate()
+        try:
+            status, body = request(access, path, query, start, out)
+        except OSError:
+            if attempt == ATTEMPTS - 1:
+                raise
+            continue
+        if status in (200, 206):
+            return body
+        if status < 500 and status != 429:
+            break
+    kind = FileNotFoundError if status == 404 else OSError
+    raise kind(f"{said} was answered with {status}: {body[:300].decode('utf-8', 'replace')}")
+
+
+class _Idle:
+    """Connections on which an answer has ended."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._kept: dict[tuple[str, str], list[http.client.HTTPConnection]] = {}
+
+    def take(self, scheme: str, host: str) -> http.client.HTTPConnection:
+        with self._lock:
+            if kept := self._kept.get((scheme, host)):
+                return kept.pop()
+        kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
+        return kind(host, timeout=TIMEOUT_SECONDS)
+
+    def keep(self, scheme: str, host: str, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            kept = self._kept.setdefault((scheme, host), [])
+            if len(kept) < MOST_IDLE:
+                kept.append(connection)
+                return
+        connection.close()
+
+    def drop(self, scheme: str, host: str) -> None:
+        """The server has closed one, so the others are likely closed too."""
+        with self._lock:
+            kept = self._kept.pop((scheme, host), [])
+        for connection in kept:
+            connection.close()
+
+
+_IDLE = _Idle()
+
+
+def request(
+    access: Access, path: str, query: dict[str, str], start: int = 0, out: IO[bytes] | None = None
+) -> tuple[int, bytes]:
+    """One signed GET => (status, body). Raises OSError.
+
+    start: the first byte wanted. out: where the body goes to, if it is the object's.
+    """
+    parts = urlsplit(access.endpoint)
+    host, path = parts.netloc, parts.path.rstrip("/") + path
+    text = "&".join(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
+    headers = signed(access, host, path, text, datetime.now(UTC))
+    if start:
+        headers["range"] = f"bytes={start}-"
+    connection = _IDLE.take(parts.scheme, host)
+    try:
+        connection.request("GET", f"{path}?{text}" if text else path, headers=headers)
+        answer = connection.getresponse()
+        if out is None or answer.status not in (200, 206):
+            body = answer.read()
+        else:
+            body, length = b"", answer.length
+            while block := answer.read(BLOCK_BYTES):
+                out.write(block)
+            if length is not None and out.tell() != length:
+                raise OSError(f"{access.endpoint}{path}: the answer ended after {out.tell()} bytes of {length}")
+    except http.client.HTTPException as error:
+        connection.close()
+        _IDLE.drop(parts.scheme, host)
+        raise OSError(f"{access.endpoint}: {error!r}") from error
+    except BaseException:
+        connection.close()
+        _IDLE.drop(parts.scheme, host)
+        raise
+    if answer.will_close:
+        connection.close()
+    else:
+        _IDLE.keep(parts.scheme, host, connection)
+    return answer.status, body
+
+
+def signed(access: Access, host: str, path: str, query: str, now: datetime) -> dict[str, str]:
+    """Headers of a GET without a body, as "Signature Version 4 signing process" of AWS General Reference says."""
+    moment, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
+    empty = hashlib.sha256(b"").hexdigest()
+    headers = {"host": host, "x-amz-content-sha256": empty, "x-amz-date": moment}
+    if access.token:
+        headers["x-amz-security-token"] = access.token
+    names = ";".join(sorted(headers))
+    listed = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
+    canonical = "\n".join(["GET", path, query, listed, names, empty])
+    scope = f"{day}/{access.region}/s3/aws4_request"
+    to_sign = "\n".join(["AWS4-HMAC-SHA256", moment, scope, hashlib.sha256(canonical.encode()).hexdigest()])
+    key = f"AWS4{access.secret}".encode()
+    for part in (day, access.region, "s3", "aws4_request"):
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    signature = hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
+    credential = f"AWS4-HMAC-SHA256 Credential={access.key}/{scope}, SignedHeaders={names}, Signature={signature}"
+    return headers | {"authorization": credential}
