@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -21,10 +22,12 @@ from jobs.common.prepare import codec_for, definitions_from, open_store, recipe_
 from jobs.common.report import planned
 from jobs.common.settings import TABLE
 from jobs.common.values import Chosen, options_of
+from jobs.common.worker_size import ACCELERATED, WorkerSize, recommended
 from ops.checkpoints.bundle import DEFAULT, Bundle, open_bundle
+from ops.device import resolve_device
 from ops.video.encode import EncodeOptions
 from pipeline import flow
-from pipeline.engine.course import silent
+from pipeline.engine.course import Event, Settled
 from pipeline.engine.runner import InProcessRunner
 from pipeline.engine.stage import Source
 from pipeline.sources.inputs import Entry, entries, probed
@@ -55,6 +58,8 @@ class Estimate:
     store_bytes: int
     hours: dict[int, float]
     """Workers => hours, if all of them are busy all the time."""
+    worker: WorkerSize
+    """So that neither cores nor accelerators wait."""
 
 
 @options_of(TABLE, flow.InvertSettings, flow.Compute)
@@ -74,7 +79,10 @@ def plan(
     *,
     chosen: Chosen,
 ) -> None:
-    """Frames, faces, seconds of work, bytes and hours of an edit, measured on a few frames. Writes nothing."""
+    """Frames, faces, seconds of work, bytes and hours of an edit, and how large a worker should be: measured on a few frames.
+
+    Writes nothing.
+    """
     with explained():
         bundle = open_bundle(model)
         parsed = recipe_from(edit, recipe, bundle, definitions_from(editor, editors)) if edit or recipe else None
@@ -90,7 +98,8 @@ def plan(
         with tempfile.TemporaryDirectory(prefix="styleres-plan-") as folder:
             store = open_store(Path(folder) / "store", bundle, codec_for(Path(folder) / "store", residual_codec))
             measured = measure(sources, frames, store, bundle, inverting, rendering, compute)
-        estimate = extrapolated(count, len(found), sources, measured, workers)
+        size = recommended(measured.by_step, accelerator=resolve_device(compute.device) != "cpu")
+        estimate = extrapolated(count, len(found), sources, measured, workers, size)
         outputs = Outputs(".", encode=EncodeOptions(codec_is_default=True) if rendering is None else rendering.encode)
         carried = {source.uri: planned(source, outputs)["carriage"] for source in sources}
     if as_json:
@@ -117,7 +126,8 @@ class Measured:
 
     frames: int
     faces: int
-    seconds: dict[str, float]
+    by_step: dict[str, dict[str, float]]
+    """Step => part => seconds."""
     store_bytes: int
 
 
@@ -140,9 +150,16 @@ def measure(
     policy = flow.Policy()
     outputs = None if rendering is None else Outputs(str(store.root / "out"), encode=rendering.encode, sets=True)
 
+    by_step: dict[str, Counter[str]] = {}
+
+    def see(event: Event) -> None:
+        if isinstance(event, Settled) and event.outcome.result is not None:
+            by_step.setdefault(event.stage.name, Counter()).update(event.outcome.result.seconds)  # type: ignore[arg-type]
+
     def run(some: Sequence[Source]) -> flow.Summary:
         packs = flow.packs_of(store, bundle, inverting, rendering, compute, outputs, policy)
-        return flow.run(stages, some, store, runner, silent, policy, packs)
+        by_step.clear()
+        return flow.run(stages, some, store, runner, see, policy, packs)
 
     if len(sources) > 1 or sources[0].kind == "video":  # a picture is done once
         run([beginning(sources[0], WARM_FRAMES)])
@@ -152,7 +169,7 @@ def measure(
     summary = run(measured)
     if summary.lost:
         raise UsageError(f"the frames that were tried cannot be done: {summary.lost[0].message}")
-    seconds = {name: float(value) for name, value in summary.seconds.items()}
+    seconds = {step: {name: float(value) for name, value in parts.items()} for step, parts in by_step.items()}
     size = sum(store.sizes_bytes().values()) - warm
     done = sum(min(frames, source.info.n_frames) for source in measured)
     return Measured(done, summary.counts["faces"], seconds, max(size, 0))
@@ -167,12 +184,14 @@ def beginning(source: Source, frames: int) -> Source:
     return replace(source, source_id=sha256[:16], info=replace(source.info, pts=source.info.pts[:count], sha256=sha256))
 
 
-def extrapolated(count: int, looked_at: int, sources: Sequence[Source], measured: Measured, workers: int) -> Estimate:
+def extrapolated(
+    count: int, looked_at: int, sources: Sequence[Source], measured: Measured, workers: int, size: WorkerSize
+) -> Estimate:
     per_input = sum(source.info.n_frames for source in sources) / len(sources)
     frames = round(per_input * count * len(sources) / looked_at)
     scale = frames / measured.frames
-    model = sum(measured.seconds.get(name, 0.0) for name in ("detect", "model")) * scale
-    total = sum(measured.seconds.values()) * scale
+    model = sum(parts.get(name, 0.0) for parts in measured.by_step.values() for name in ACCELERATED) * scale
+    total = sum(sum(parts.values()) for parts in measured.by_step.values()) * scale
     several = sorted({1, *(1 << i for i in range(workers.bit_length())), workers})
     return Estimate(
         inputs=count,
@@ -184,6 +203,7 @@ def extrapolated(count: int, looked_at: int, sources: Sequence[Source], measured
         worker_seconds=total,
         store_bytes=round(measured.store_bytes * scale),
         hours={n: total / n / 3600 for n in several if n <= workers},
+        worker=size,
     )
 
 
@@ -196,6 +216,12 @@ def show(estimate: Estimate) -> None:
     table.add_row("store", f"{estimate.store_bytes / 1e9:,.2f} GB")
     for workers, hours in estimate.hours.items():
         table.add_row(f"hours on {workers} worker{'s' if workers > 1 else ''}", f"{hours:,.2f}")
+    size = estimate.worker
+    table.add_row("a worker", f"--cpus-per-worker {size.cpus_per_worker} --gpus-per-worker {size.gpus_per_worker:g}")
+    if size.workers_per_gpu:
+        table.add_row("workers on a GPU, so that it does not wait", str(size.workers_per_gpu))
+        table.add_row("cores that they take", str(size.cores_per_gpu))
+        table.add_row("share of the time in which the GPU computes", f"{size.gpu_busy:.0%}")
     if estimate.unreadable:
         table.add_row("could not be read, of those looked at", str(estimate.unreadable))
     Console().print(table)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
+from jobs.common.worker_size import WorkerSize, lap_seconds, recommended
 from ops.checkpoints.bundle import Bundle
+from ops.inversion.session import Session
+from pipeline.engine import timer
 from pipeline.store.tables import Store
 from tests import tiny
 from tests.jobs.conftest import Styleres, tree
@@ -28,9 +33,46 @@ def test_a_plan_is_close_to_what_the_job_does(tmp_path: Path, styleres: Styleres
     assert abs(estimate["faces"] - 52) <= 5 and estimate["hours"].keys() == {"1", "2", "4"}
     assert estimate["hours"]["1"] * 3600 == pytest.approx(estimate["worker_seconds"])
     assert 0 < estimate["model_seconds"] < estimate["worker_seconds"]
+    assert (estimate["worker"]["cpus_per_worker"], estimate["worker"]["gpus_per_worker"]) == (1, 0), "there is no GPU"
     done = styleres("invert", folder, "--store", tmp_path / "store")
     assert done.done["faces"] == 52
     assert estimate["store_bytes"] == pytest.approx(sum(Store.open(tmp_path / "store").sizes_bytes().values()), rel=0.5)
+
+
+def test_a_plan_says_how_many_workers_an_accelerator_needs(
+    tmp_path: Path, styleres: Styleres, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for an accelerator: it takes 50 s for a batch, so that one worker of one core is enough."""
+    monkeypatch.setattr("jobs.plan.resolve_device", lambda device: "cuda")
+    generate, clock, slept = Session.generate, time.perf_counter, [0.0]
+
+    def slow(self: Session, *values: Any, **named: Any) -> Any:
+        slept[0] += 50.0
+        return generate(self, *values, **named)
+
+    monkeypatch.setattr(timer, "CLOCK", lambda: clock() + slept[0])
+    monkeypatch.setattr(Session, "generate", slow)
+    (estimate,) = styleres("plan", clip, "--edit", "warm=1", "--frames", "8", "--json").lines
+    worker = estimate["worker"]
+    assert (worker["cpus_per_worker"], worker["gpus_per_worker"], worker["workers_per_gpu"]) == (1, 1.0, 1)
+    assert worker["gpu_busy"] > 0.9
+
+
+def test_neither_cores_nor_an_accelerator_wait() -> None:
+    """A step with 1 s of an accelerator and 4 s of cores: two workers of two cores keep it busy, as four of one core would."""
+    render = {"decode": 0.5, "model": 1.0, "paste": 2.0, "encode": 1.5}
+    assert lap_seconds("render", render, 1) == 4.0 and lap_seconds("render", render, 2) == 2.0
+    assert lap_seconds("render", render, 8) == 1.5, "a segment has one encoder"
+    assert recommended({"render": render}, accelerator=True) == WorkerSize(2, 0.5, 2, 4, 1.0)
+    assert recommended({"render": render}, accelerator=False) == WorkerSize(1, 0.0)
+    # An accelerator that takes longer than all the rest needs a worker with a core.
+    assert recommended({"render": render | {"model": 5.0}}, accelerator=True) == WorkerSize(1, 1.0, 1, 1, 1.0)
+    # Detection waits for its decoder: nothing overlaps there, so that a second worker has to.
+    scan = {"decode": 1.0, "detect": 1.0}
+    assert lap_seconds("scan", scan, 4) == 2.0
+    assert recommended({"scan": scan}, accelerator=True) == WorkerSize(1, 0.5, 2, 2, 1.0)
+    # Reading the next item overlaps with computing one.
+    assert lap_seconds("invert", {"decode": 0.5, "crop": 0.25, "model": 2.0, "store": 0.25}, 1) == 2.25
 
 
 def test_a_plan_of_nothing_is_one_sentence(tmp_path: Path, styleres: Styleres) -> None:
