@@ -6,8 +6,9 @@ monotonic clock and compare no times of two machines, so a clock that is wrong o
 
 Workers may outlive the run that sent them, and still write when the next one has begun. So whoever writes for a run carries its
 `Fence`, and at the moment in which a file is to appear looks whether that run still holds the store. On a disk the next holder
-waits until whoever is in that moment has left it. An object store has no such moment: what a worker was uploading just then may
-still arrive, and is put aside by the next run that comes past the source (`Ledger.intact`), or by `store verify`.
+waits until whoever is in that moment has left it. An object store has no such moment: whoever writes there looks again after
+`SETTLE_SECONDS`, and the next holder waits for as long before it begins. What a worker was uploading just then may still come,
+and is put aside by the next run that comes past the source (`Ledger.intact`), or by `store verify`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ WRITERS = ".writers.lock"
 BEAT_SECONDS = 10.0
 PATIENCE_BEATS = 4
 """A remote lock that did not change for so many beats has lost its holder."""
-SETTLE_SECONDS = 1.0
+SETTLE_SECONDS = 2.0
+"""A new holder of a remote lock waits so long before it begins, and who has seen that a run holds it need not look again."""
 WRITER_SECONDS = 60.0
 """A rename takes no time: a worker that is in the middle of one for so long was stopped."""
 
@@ -60,7 +62,11 @@ class Fence:
     def __call__(self) -> Iterator[None]:
         """Around the moment in which a file appears. Raises Superseded."""
         if isinstance(self.root, Remote):
-            self._require_held()
+            now = time.monotonic()
+            if now - _SEEN.get(self, -SETTLE_SECONDS) >= SETTLE_SECONDS:
+                _SEEN.pop(self, None)
+                self._require_held()
+                _SEEN[self] = now
             yield
             return
         try:
@@ -86,6 +92,10 @@ class Fence:
             )
 
 
+_SEEN: dict[Fence, float] = {}
+"""When this process last saw that a run holds a remote store."""
+
+
 @contextmanager
 def held(root: Place, job: str, *, beat_seconds: float = BEAT_SECONDS) -> Iterator[None]:
     """Hold the store for as long as the body runs; files that it writes appear only while it does.
@@ -95,8 +105,12 @@ def held(root: Place, job: str, *, beat_seconds: float = BEAT_SECONDS) -> Iterat
     """
     me = {"owner": secrets.token_hex(8), "job": job, "host": socket.gethostname(), "pid": os.getpid()}
     locked = _leased(root / NAME, me, beat_seconds) if isinstance(root, Remote) else _flocked(root / NAME, me)
-    with locked, fenced(Fence(root, str(me["owner"]))):
-        yield
+    fence = Fence(root, str(me["owner"]))
+    try:
+        with locked, fenced(fence):
+            yield
+    finally:
+        _SEEN.pop(fence, None)
 
 
 @contextmanager

@@ -237,20 +237,20 @@ def write_text(path: Place, text: str) -> None:
 
 
 def listed(folder: Place, suffix: str = "") -> list[Listed]:
-    """The files directly in a folder whose names end in `suffix`, by name; temporary ones never. [] where there is none."""
+    """The files directly in a folder whose names end in `suffix`, by name; hidden ones never. [] where there is none."""
     if isinstance(folder, Remote) and (access := folder.access) is not None:
         bucket, path = folder.bucket
         objects = (one for page in pages(access, bucket, f"{path}/" if path else "", "/") for one in page)
         return [
             Listed(Remote(folder.scheme, one.key), one.size_bytes, one.etag or str(one.modified_ns))
             for one in objects
-            if one.key.endswith(suffix) and not one.key.endswith("/")
+            if one.key.endswith(suffix) and not one.key.endswith("/") and "/." not in one.key.removeprefix(folder.key)
         ]
     if isinstance(folder, Remote):
         return [
             Listed(folder / facts.base_name, facts.size, str(facts.mtime_ns))
             for facts in _remote_entries(folder)
-            if facts.type == pa_fs.FileType.File and facts.base_name.endswith(suffix)
+            if facts.type == pa_fs.FileType.File and facts.base_name.endswith(suffix) and not facts.base_name.startswith(".")
         ]
     try:
         with os.scandir(folder) as entries:
@@ -318,6 +318,8 @@ def _remote_entries(folder: Remote) -> list[pa_fs.FileInfo]:
 def size_of(path: Place) -> int | None:
     """Bytes of a file; None where there is none."""
     if isinstance(path, Remote):
+        if (access := path.access) is not None:
+            return s3.size(access, *path.bucket)
         facts = path.fs.get_file_info(path.key)
         return facts.size if facts.type == pa_fs.FileType.File else None
     try:

@@ -102,6 +102,15 @@ def copy(access: Access, bucket: str, key: str, out: IO[bytes]) -> None:
     _answered(f"s3://{bucket}/{key}: reading", access, f"/{quote(bucket)}/{quote(key)}", {}, out=out)
 
 
+def size(access: Access, bucket: str, key: str) -> int | None:
+    """The bytes of an object; None where there is none. Raises OSError."""
+    try:
+        said = f"s3://{bucket}/{key}: asking for it"
+        return int(_answered(said, access, f"/{quote(bucket)}/{quote(key)}", {}, method="HEAD"))
+    except FileNotFoundError:
+        return None
+
+
 def _nanoseconds(text: str) -> int:
     """2026-01-31T12:00:00.250Z => ns since 1970."""
     moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
@@ -109,7 +118,13 @@ def _nanoseconds(text: str) -> int:
 
 
 def _answered(
-    said: str, access: Access, path: str, query: dict[str, str], start: int = 0, out: IO[bytes] | None = None
+    said: str,
+    access: Access,
+    path: str,
+    query: dict[str, str],
+    start: int = 0,
+    out: IO[bytes] | None = None,
+    method: str = "GET",
 ) -> bytes:
     """The answer's body. Raises OSError, also for an answer that is none."""
     for attempt in range(ATTEMPTS):
@@ -119,7 +134,7 @@ def _answered(
             out.seek(0)
             out.truncate()
         try:
-            status, body = request(access, path, query, start, out)
+            status, body = request(access, path, query, start, out, method)
         except OSError:
             if attempt == ATTEMPTS - 1:
                 raise
@@ -166,24 +181,26 @@ _IDLE = _Idle()
 
 
 def request(
-    access: Access, path: str, query: dict[str, str], start: int = 0, out: IO[bytes] | None = None
+    access: Access, path: str, query: dict[str, str], start: int = 0, out: IO[bytes] | None = None, method: str = "GET"
 ) -> tuple[int, bytes]:
-    """One signed GET => (status, body). Raises OSError.
+    """One signed GET => (status, body); of a HEAD that finds something the body is its length. Raises OSError.
 
     start: the first byte wanted. out: where the body goes to, if it is the object's.
     """
     parts = urlsplit(access.endpoint)
     host, path = parts.netloc, parts.path.rstrip("/") + path
     text = "&".join(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
-    headers = signed(access, host, path, text, datetime.now(UTC))
+    headers = signed(access, host, path, text, datetime.now(UTC), method)
     if start:
         headers["range"] = f"bytes={start}-"
     connection = _IDLE.take(parts.scheme, host)
     try:
-        connection.request("GET", f"{path}?{text}" if text else path, headers=headers)
+        connection.request(method, f"{path}?{text}" if text else path, headers=headers)
         answer = connection.getresponse()
         if out is None or answer.status not in (200, 206):
             body = answer.read()
+            if method == "HEAD" and answer.status == 200:
+                body = answer.getheader("Content-Length", "").encode()
         else:
             body, length = b"", answer.length
             while block := answer.read(BLOCK_BYTES):
@@ -205,8 +222,8 @@ def request(
     return answer.status, body
 
 
-def signed(access: Access, host: str, path: str, query: str, now: datetime) -> dict[str, str]:
-    """Headers of a GET without a body, as "Signature Version 4 signing process" of AWS General Reference says."""
+def signed(access: Access, host: str, path: str, query: str, now: datetime, method: str = "GET") -> dict[str, str]:
+    """Headers of a request without a body, as "Signature Version 4 signing process" of AWS General Reference says."""
     moment, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
     empty = hashlib.sha256(b"").hexdigest()
     headers = {"host": host, "x-amz-content-sha256": empty, "x-amz-date": moment}
@@ -214,7 +231,7 @@ def signed(access: Access, host: str, path: str, query: str, now: datetime) -> d
         headers["x-amz-security-token"] = access.token
     names = ";".join(sorted(headers))
     listed = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
-    canonical = "\n".join(["GET", path, query, listed, names, empty])
+    canonical = "\n".join([method, path, query, listed, names, empty])
     scope = f"{day}/{access.region}/s3/aws4_request"
     to_sign = "\n".join(["AWS4-HMAC-SHA256", moment, scope, hashlib.sha256(canonical.encode()).hexdigest()])
     key = f"AWS4{access.secret}".encode()

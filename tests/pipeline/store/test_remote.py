@@ -10,19 +10,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from jobs.common.prepare import open_store
 from jobs.doctor import storage
 from ops.checkpoints.bundle import Bundle
+from ops.files.atomic import PUBLISHING
 from pipeline.engine.ledger import Ledger
 from pipeline.engine.stage import Source
 from pipeline.sources.fetch import Fetcher
 from pipeline.sources.inputs import Probing, entries
 from pipeline.store import journal, places, upkeep
-from pipeline.store.lock import StoreBusy, held
-from pipeline.store.places import Place, Remote, exists, folders, joined, listed, local_file, place
+from pipeline.store.lock import StoreBusy, Superseded, fenced, held
+from pipeline.store.places import Place, Remote, exists, folders, joined, listed, local_file, place, upload
 from pipeline.store.tables import DamagedPart, Store
 from tests import needs, tiny
 from tests.pipeline import test_pictures
@@ -262,6 +265,41 @@ def test_a_part_that_another_process_replaced_is_read_anew(s3: str, bundle: Bund
 
 def contents_of(folder: Place) -> dict[str, bytes]:
     return {name: joined(folder, name).read_bytes() for name in places.sizes_below(folder)}
+
+
+def test_a_writer_looks_at_the_lock_now_and_then(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for each file; and never so late that the next run has begun."""
+    root, now = place(f"{s3}/fenced"), [100.0]
+    monkeypatch.setattr("pipeline.store.lock.SETTLE_SECONDS", 0.0)
+    with held(root, "edit", beat_seconds=60):
+        fence = PUBLISHING.get()
+        lock = (root / ".lock").read_text()
+    monkeypatch.setattr("pipeline.store.lock.SETTLE_SECONDS", 2.0)
+    monkeypatch.setattr("pipeline.store.lock.time", SimpleNamespace(monotonic=lambda: now[0]))
+    places.write_text(root / ".lock", lock)  # as a killed driver leaves it
+    with fenced(fence):
+        before = REQUESTS["GET"]
+        for at in range(8):
+            now[0] = 100 + 0.5 * at
+            places.write_text(root / "part", "mine")
+        assert REQUESTS["GET"] - before == 2
+        upload(memoryview(lock.replace('"owner": "', '"owner": "another').encode()), root / ".lock")
+        now[0] = 103.9
+        places.write_text(root / "part", "the next run waits until 104")
+        now[0] = 104.0
+        for _ in range(2):
+            with pytest.raises(Superseded):
+                places.write_text(root / "part", "late")
+    assert (root / "part").read_text() == "the next run waits until 104"
+
+
+def test_a_store_is_made_beside_the_lock_of_whoever_makes_it(bucket: str, bundle: Bundle) -> None:
+    """As every command does it: the lock first, and then the store."""
+    root = place(f"{bucket}/made/store")
+    with held(root, "invert", beat_seconds=5):
+        assert exists(root / ".lock") and listed(root) == []
+        open_store(root, bundle, "float16")
+    assert Store.open(str(root)).info.residual_codec == "float16"
 
 
 def test_doctor_looks_at_a_bucket(bucket: str) -> None:

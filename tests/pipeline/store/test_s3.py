@@ -11,7 +11,7 @@ from io import BytesIO
 import pytest
 
 from pipeline.store.known import Known, md5_of
-from pipeline.store.s3 import Access, copy, pages, read, request, signed
+from pipeline.store.s3 import Access, copy, pages, read, request, signed, size
 
 EXAMPLE = Access("https://examplebucket.s3.amazonaws.com", "us-east-1", "AKIAIOSFODNN7EXAMPLE", "", None)
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -69,6 +69,11 @@ class Objects(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     asked: list[tuple[str, str | None, int]] = []  # noqa: RUF012 (emptied by the test)
 
+    def do_HEAD(self) -> None:
+        self.send_response(404 if self.path == "/bucket/none" else 200)
+        self.send_header("Content-Length", str(len(OBJECT)))
+        self.end_headers()
+
     def do_GET(self) -> None:
         self.asked.append((self.path, self.headers["Range"], self.client_address[1]))
         data = OBJECT if self.path != "/bucket/none" else b"NoSuchKey"
@@ -105,6 +110,7 @@ def test_an_object_is_one_request_on_a_connection_that_stays(server: Access) -> 
     paths, ranges, ports = zip(*Objects.asked, strict=True)
     assert paths == ("/bucket/a%20b/c.bin", "/bucket/d.bin", "/bucket/d.bin") and ranges == (None, "bytes=9990-", None)
     assert len(set(ports)) == 1
+    assert size(server, "bucket", "d.bin") == len(OBJECT) and size(server, "bucket", "none") is None
     with pytest.raises(FileNotFoundError, match="s3://bucket/none: reading was answered with 404: NoSuchKey"):
         read(server, "bucket", "none")
 

@@ -182,9 +182,10 @@ def two_people(tmp_path: Path, bundle: Bundle) -> tuple[Source, Store]:
 @pytest.mark.nightly
 @pytest.mark.slow
 def test_a_deletion_that_is_killed_at_any_change_is_finished_by_whatever_command_comes_next(
-    two_people: tuple[Source, Store], tmp_path: Path, bundle: Bundle
+    two_people: tuple[Source, Store], tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By `invert` above all: it must not take the rows that are gone for work that is not done."""
+    tiny.command_finds_marks(monkeypatch)
     source, store = two_people
     killed = killed_states("delete-track", store, tmp_path / "killed")
     upkeep.delete_track(store, source.source_id, 0)
