@@ -19,7 +19,7 @@ from pipeline.engine.stage import Joining, Result, Step
 from pipeline.engine.timer import Timer
 from pipeline.store.packs import group_rows
 from pipeline.store.parts import Part, Written, read_footer, read_rows
-from pipeline.store.places import Listed, joined
+from pipeline.store.places import Listed, joined, listed
 from pipeline.store.records import read_record
 from pipeline.store.tables import Store, range_part
 
@@ -43,9 +43,12 @@ class Join(Step):
                 rendered: dict[str, list[dict[str, Any]]] = {}
                 devices: dict[str, set[str]] = {}
                 for entry in entries:
+                    folders = {one["path"].rpartition("/")[0] for one in entry["files"]}
+                    there = {one.path: one for name in folders for one in listed(joined(store.root, name))}
                     for one in entry["files"]:
                         path = joined(store.root, one["path"])
-                        staged.setdefault(path.stem, []).append(read_footer(Listed(path, one["size_bytes"], "")))
+                        part = read_footer(there.get(path, Listed(path, one["size_bytes"], "")), whole=True)
+                        staged.setdefault(path.stem, []).append(part)
                     for source_id, made in entry["rendered"].items():
                         rendered.setdefault(source_id, []).extend(made)
                     for step, kinds in entry["devices"].items():

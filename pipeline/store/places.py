@@ -377,6 +377,9 @@ def move(path: Place, to: Place) -> None:
 
 def remove(path: Place) -> None:
     """Remove a file; no error where there is none."""
+    if isinstance(path, Remote) and (access := path.access) is not None:
+        s3.delete(access, path.bucket[0], [path.bucket[1]])
+        return
     if isinstance(path, Remote):
         with contextlib.suppress(FileNotFoundError):
             path.fs.delete_file(path.key)
@@ -386,6 +389,11 @@ def remove(path: Place) -> None:
 
 def remove_tree(folder: Place) -> None:
     """Remove a folder and all in it; no error where there is none."""
+    if isinstance(folder, Remote) and (access := folder.access) is not None:
+        bucket, path = folder.bucket
+        for page in pages(access, bucket, f"{path}/"):
+            s3.delete(access, bucket, [one.key.partition("/")[2] for one in page])
+        return
     with contextlib.suppress(FileNotFoundError):
         if isinstance(folder, Remote) and folder.scheme in GOOGLE:
             folder.fs.delete_dir_contents(folder.key, missing_dir_ok=True)

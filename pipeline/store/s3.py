@@ -1,4 +1,4 @@
-"""Listing and reading of an S3 bucket: a page of a listing is one request, and so is an object, or its end.
+"""Listing, reading and emptying an S3 bucket: a page of a listing is one request, and so is an object, or its end.
 
 pyarrow gives a listing when it has all of it and without the objects' ETags, and asks for the length of an object before it
 reads it. This asks itself, signed by AWS Signature Version 4, with the credentials and the endpoint of the environment; without
@@ -7,12 +7,13 @@ a key there (a role of the machine, a profile) pyarrow has to do it.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import http.client
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Lock
@@ -111,6 +112,19 @@ def size(access: Access, bucket: str, key: str) -> int | None:
         return None
 
 
+def delete(access: Access, bucket: str, keys: Sequence[str]) -> None:
+    """Remove objects; no error for those that are not there. Raises OSError."""
+    for at in range(0, len(keys), PAGE_KEYS):
+        root = ElementTree.Element("Delete")
+        ElementTree.SubElement(root, "Quiet").text = "true"
+        for key in keys[at : at + PAGE_KEYS]:
+            ElementTree.SubElement(ElementTree.SubElement(root, "Object"), "Key").text = key
+        said = f"s3://{bucket}/{keys[at]}: removing it and {len(keys) - 1} more"
+        answer = _answered(said, access, f"/{quote(bucket)}", {"delete": ""}, method="POST", body=ElementTree.tostring(root))
+        if b"<Error>" in answer:
+            raise OSError(f"{said} was answered with {answer[:300].decode('utf-8', 'replace')}")
+
+
 def _nanoseconds(text: str) -> int:
     """2026-01-31T12:00:00.250Z => ns since 1970."""
     moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
@@ -125,6 +139,7 @@ def _answered(
     start: int = 0,
     out: IO[bytes] | None = None,
     method: str = "GET",
+    body: bytes = b"",
 ) -> bytes:
     """The answer's body. Raises OSError, also for an answer that is none."""
     for attempt in range(ATTEMPTS):
@@ -134,17 +149,17 @@ def _answered(
             out.seek(0)
             out.truncate()
         try:
-            status, body = request(access, path, query, start, out, method)
+            status, answer = request(access, path, query, start, out, method, body)
         except OSError:
             if attempt == ATTEMPTS - 1:
                 raise
             continue
         if status in (200, 206):
-            return body
+            return answer
         if status < 500 and status != 429:
             break
     kind = FileNotFoundError if status == 404 else OSError
-    raise kind(f"{said} was answered with {status}: {body[:300].decode('utf-8', 'replace')}")
+    raise kind(f"{said} was answered with {status}: {answer[:300].decode('utf-8', 'replace')}")
 
 
 class _Idle:
@@ -181,21 +196,29 @@ _IDLE = _Idle()
 
 
 def request(
-    access: Access, path: str, query: dict[str, str], start: int = 0, out: IO[bytes] | None = None, method: str = "GET"
+    access: Access,
+    path: str,
+    query: dict[str, str],
+    start: int = 0,
+    out: IO[bytes] | None = None,
+    method: str = "GET",
+    content: bytes = b"",
 ) -> tuple[int, bytes]:
-    """One signed GET => (status, body); of a HEAD that finds something the body is its length. Raises OSError.
+    """One signed request => (status, body); of a HEAD that finds something the body is its length. Raises OSError.
 
-    start: the first byte wanted. out: where the body goes to, if it is the object's.
+    start: the first byte wanted. out: where the body goes to, if it is the object's. content: what is sent.
     """
     parts = urlsplit(access.endpoint)
     host, path = parts.netloc, parts.path.rstrip("/") + path
     text = "&".join(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
-    headers = signed(access, host, path, text, datetime.now(UTC), method)
+    headers = signed(access, host, path, text, datetime.now(UTC), method, content)
+    if content:
+        headers["content-md5"] = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
     if start:
         headers["range"] = f"bytes={start}-"
     connection = _IDLE.take(parts.scheme, host)
     try:
-        connection.request(method, f"{path}?{text}" if text else path, headers=headers)
+        connection.request(method, f"{path}?{text}" if text else path, body=content or None, headers=headers)
         answer = connection.getresponse()
         if out is None or answer.status not in (200, 206):
             body = answer.read()
@@ -222,16 +245,18 @@ def request(
     return answer.status, body
 
 
-def signed(access: Access, host: str, path: str, query: str, now: datetime, method: str = "GET") -> dict[str, str]:
-    """Headers of a request without a body, as "Signature Version 4 signing process" of AWS General Reference says."""
+def signed(
+    access: Access, host: str, path: str, query: str, now: datetime, method: str = "GET", content: bytes = b""
+) -> dict[str, str]:
+    """Headers of a request, as "Signature Version 4 signing process" of AWS General Reference says."""
     moment, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
-    empty = hashlib.sha256(b"").hexdigest()
-    headers = {"host": host, "x-amz-content-sha256": empty, "x-amz-date": moment}
+    sha256 = hashlib.sha256(content).hexdigest()
+    headers = {"host": host, "x-amz-content-sha256": sha256, "x-amz-date": moment}
     if access.token:
         headers["x-amz-security-token"] = access.token
     names = ";".join(sorted(headers))
     listed = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
-    canonical = "\n".join([method, path, query, listed, names, empty])
+    canonical = "\n".join([method, path, query, listed, names, sha256])
     scope = f"{day}/{access.region}/s3/aws4_request"
     to_sign = "\n".join(["AWS4-HMAC-SHA256", moment, scope, hashlib.sha256(canonical.encode()).hexdigest()])
     key = f"AWS4{access.secret}".encode()

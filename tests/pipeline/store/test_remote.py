@@ -138,6 +138,18 @@ def test_places_read_and_write_the_same_here_and_there(bucket: str, tmp_path: Pa
         assert folders(root) == [] and not exists(joined(root, "a/deep/d.txt"))
 
 
+def test_a_folder_of_many_objects_goes_with_a_request_for_a_thousand(s3: str) -> None:
+    import boto3
+
+    client, root = boto3.client("s3"), place(f"{s3}/many")
+    for number in range(1005):
+        client.put_object(Bucket=BUCKET, Key=f"many/a & <b>/{number}", Body=b"x")
+    places.write_text(joined(root, "other"), "stays")
+    before = REQUESTS.total()
+    places.remove_tree(root / "a & <b>")
+    assert REQUESTS.total() - before == 4 and [one.path.name for one in listed(root)] == ["other"] and folders(root) == []
+
+
 def test_the_flow_gives_the_same_in_a_bucket_as_on_a_disk(bucket: str, tmp_path: Path, bundle: Bundle, source: Source) -> None:
     here, _ = tiny.inverted(tmp_path / "store", [source], bundle)
     (ours,), _ = tiny.rendered(tmp_path / "out", here, [source], bundle, "warm=1", sheet_frames=2)
