@@ -45,13 +45,20 @@ class RgbReader:
 
     def rgb(self, frame: VideoFrame) -> np.ndarray:
         """uint8 [h, w, 3], C-contiguous, not turned upright."""
+        # swscale refuses a matrix that it cannot compute (YCgCo, ICtCp, ...); it is read as an unspecified one is.
+        known = is_rgb(frame.format.name) or _matrix(frame.colorspace) is not None
+        matrix = None if known else Colorspace.ITU601
         match self._conversion:
             case "fast":
-                packed = self._reformatter.reformat(frame, format="rgb24", interpolation=_FAST, threads=1)
+                packed = self._reformatter.reformat(
+                    frame, format="rgb24", src_colorspace=matrix, interpolation=_FAST, threads=1
+                )
                 # An array is a view of its frame, and a frame that was RGB already may be one the decoder refers to.
                 return packed.to_ndarray().copy() if packed is frame else packed.to_ndarray()
             case "exact":
-                planar = self._reformatter.reformat(frame, format="gbrp", interpolation=_EXACT, threads=1)
+                planar = self._reformatter.reformat(
+                    frame, format="gbrp", src_colorspace=matrix, interpolation=_EXACT, threads=1
+                )
                 green, blue, red = (_plane(planar, i) for i in range(3))
                 # Planes and one merge: swscale's packed RGB output takes four times as long.
                 return cv2.merge([red, green, blue])
@@ -93,7 +100,7 @@ def encoded_color(info: SourceInfo, pix_fmt: str) -> EncodedColor:
 def kept_color(info: SourceInfo, pix_fmt: str) -> EncodedColor:
     """As `encoded_color`, for pictures whose native numbers are kept: then a matrix that swscale cannot write stays as well.
 
-    Such a matrix was read as BT.601, which swscale does, so what an edit changed is written back by the same.
+    Such a matrix was read as BT.601 (`RgbReader`), so what an edit changed is written back by the same.
     """
     if is_rgb(pix_fmt) or is_rgb(info.pix_fmt):
         return encoded_color(info, pix_fmt)

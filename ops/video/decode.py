@@ -20,7 +20,7 @@ from ops.video.convert import Conversion, Picture, RgbReader
 from ops.video.decord_source import DecordSource, decord_can_read, decord_is_bounded
 from ops.video.errors import MediaError
 from ops.video.image import load_image
-from ops.video.probe import SourceInfo, decoder_of, open_media, video_stream
+from ops.video.probe import SourceInfo, changed_size, decoder_of, open_media, video_stream
 
 Backend = Literal["auto", "decord", "pyav"]
 
@@ -196,12 +196,8 @@ class _PyavSource:
     def _upright(self, frame: VideoFrame, target: int) -> np.ndarray:
         rgb = self._info.orientation.upright(self._reader.rgb(frame))
         if rgb.shape != (self._info.height, self._info.width, 3):
-            raise MediaError(
-                self._info.uri,
-                f"the picture's size changes to {rgb.shape[1]}x{rgb.shape[0]} at pts {target}"
-                f" (it begins with {self._info.width}x{self._info.height})",
-                "cut the file where the size changes",
-            )
+            upright = self._info.width, self._info.height
+            raise changed_size(self._info.uri, (rgb.shape[1], rgb.shape[0]), upright, target)
         return rgb
 
     def _key_ordinal(self, i: int) -> int:

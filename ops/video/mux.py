@@ -16,6 +16,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -465,9 +466,9 @@ def _verify_plan(path: Path, source: Path, info: SourceInfo, options: EncodeOpti
             missing.append(f"the time code {held.timecode}")
         if len(container.chapters()) < contents.chapters:
             missing.append("the chapters")
-        written = {k.lower() for k in container.metadata}
+        written = {_tag_name(k) for k in container.metadata}
         for name in kept_tags(dict(contents.tags)):
-            if name.lower() not in written and name.lower() not in _REPLACED_TAGS:
+            if _tag_name(name) not in written and name.lower() not in _REPLACED_TAGS:
                 missing.append(f"the tag {name}")
         index = made.index
     frame = first_frame(path, index)
@@ -536,6 +537,11 @@ def _rate_of_count(info: SourceInfo, want: float) -> float:
     """By how much a rate may differ that was measured from the first frame to the end of the last, which may last for long."""
     seconds = float((info.end_pts - int(info.pts[0])) * info.time_base)
     return abs(want - info.n_frames / seconds) * 1.1 if seconds else want
+
+
+def _tag_name(name: str) -> str:
+    """A tag's name as every container keeps it: Matroska has no spaces and no small letters, and another code for `-deu`."""
+    return re.sub(r"-[a-z]{2,3}$", "-", name.lower().replace(" ", "_"))
 
 
 # Said anew by every muxer, or turned into a field of the header.

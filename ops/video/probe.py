@@ -463,8 +463,11 @@ def decoded_frames(file: str | Path, index: int) -> Iterator[VideoFrame]:
 
 def _decoded_timing(file: Path, index: int, packets: _Timing) -> _Timing:
     pts: list[int] = []
-    last_duration = 0
+    last_duration, size = 0, (0, 0)
     for frame in decoded_frames(file, index):
+        if pts and (frame.width, frame.height) != size:
+            raise changed_size(file, (frame.width, frame.height), size, frame.pts)
+        size = frame.width, frame.height
         if frame.pts is None:
             return _Timing(_frozen([]), _frozen([]), 0, False, False, packets.damaged, packets.end_seconds)
         pts.append(frame.pts)
@@ -473,6 +476,12 @@ def _decoded_timing(file: Path, index: int, packets: _Timing) -> _Timing:
     # A key frame is a place to start only if it is also a frame with that timestamp.
     keyframes = np.intersect1d(packets.keyframe_pts, array)
     return _Timing(array, keyframes, last_duration, False, False, packets.damaged, packets.end_seconds)
+
+
+def changed_size(file: str | Path, found: tuple[int, int], first: tuple[int, int], pts: int | None) -> MediaError:
+    """The error of a file whose pictures do not all have one size."""
+    reason = f"the picture's size changes to {found[0]}x{found[1]} at pts {pts} (it begins with {first[0]}x{first[1]})"
+    return MediaError(file, reason, "cut the file where the size changes")
 
 
 def _check_complete(file: Path, container: InputContainer, stream: VideoStream, timing: _Timing) -> None:

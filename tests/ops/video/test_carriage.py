@@ -287,6 +287,45 @@ def test_a_rate_that_is_assumed_is_said(tmp_path: Path) -> None:
     assert "25 a second are assumed" in item.how and not item.loss
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_tags_of_any_name_go_through(tmp_path: Path, suffix: str) -> None:
+    """Matroska writes a space as `_`, and the tag counted as lost when everything was rendered."""
+    tags = {
+        "Encoding Params": "vers",
+        "title-deu": "Haus",
+        "weird=;#": "a=b;",
+        "empty": "",
+        "long": "x" * 70_000,
+        "Ü": "日本語 🎬\n2",
+    }
+    source = remuxed(make_video(tmp_path / "a.mp4", moving_frames(3, 96, 64)), tmp_path / "b.mp4", **tags)
+    edited(source, tmp_path / f"c{suffix}")
+    with av.open(str(tmp_path / f"c{suffix}")) as made:
+        assert {"vers", "Haus", "a=b;", "x" * 70_000, "日本語 🎬\n2"} <= set(made.metadata.values())
+
+
+@pytest.mark.parametrize("matrix", [8, 10, 14])
+def test_a_matrix_that_swscale_lacks_is_read_and_kept(tmp_path: Path, matrix: int) -> None:
+    """FFmpeg 8 refuses YCgCo and its like; the message said that x264 cannot encode the size."""
+    source = make_video(tmp_path / "a.mkv", moving_frames(3, 96, 64), pix_fmt="yuv444p", color=(1, 1, matrix, 1))
+    edited(source, tmp_path / "b.mkv", replace(FAST, codec="ffv1", codec_is_default=False, quality=None))
+    old, new = frames_of(source), frames_of(tmp_path / "b.mkv")
+    assert new[0].colorspace == matrix
+    for before, after in zip(planes(old[1]), planes(new[1]), strict=True):
+        assert np.array_equal(before[:16], after[:16])
+
+
+def test_a_size_that_changes_is_known_before_anything_is_done(tmp_path: Path) -> None:
+    parts = []
+    for at, size in enumerate([(96, 64), (128, 96)]):
+        pts = [(10 * at + i) * 3600 for i in range(10)]
+        part = make_video(tmp_path / f"{at}.ts", moving_frames(10, *size), pts=pts, time_base=Fraction(1, 90000))
+        parts.append(part.read_bytes())
+    (tmp_path / "a.ts").write_bytes(b"".join(parts))
+    with pytest.raises(MediaError, match="size changes to 128x96"):
+        probe(tmp_path / "a.ts")
+
+
 def test_what_says_who_packed_the_file_stays_behind(tmp_path: Path) -> None:
     """An mp4 said to be packed as OP1a by the program that made the MXF, with its identifier."""
     frames = moving_frames(3, 96, 64)
