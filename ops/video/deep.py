@@ -182,6 +182,11 @@ def colour_chunks(png: bytes) -> tuple[tuple[str, bytes], ...]:
     return tuple(found)
 
 
+def without_texts(png: bytes) -> bytes:
+    """The same PNG without its texts."""
+    return _SIGNATURE + b"".join(chunk for name, chunk in _chunks(png) if name not in (b"tEXt", b"zTXt", b"iTXt"))
+
+
 def says_srgb(chunks: tuple[tuple[str, bytes], ...]) -> bool:
     """Whether such chunks say sRGB, which is what readers take for granted: the first of them that counts does."""
     said = dict(chunks)

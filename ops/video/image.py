@@ -19,7 +19,7 @@ import pillow_heif
 from PIL import Image, ImageCms, ImageSequence, PngImagePlugin, UnidentifiedImageError
 
 from ops.files.atomic import replaced_file
-from ops.video.deep import colour_chunks, read_deep, says_srgb, stored_bits, write_deep
+from ops.video.deep import colour_chunks, read_deep, says_srgb, stored_bits, without_texts, write_deep
 from ops.video.errors import MediaError
 from ops.video.image_tags import (
     ORIENTATION,
@@ -190,6 +190,19 @@ def load_image(path: str | Path, data: bytes | None = None) -> LoadedImage:
     Raises `MediaError` if it is damaged, no image, or has several pages; whatever else a decoder raises becomes one too.
     """
     try:
+        return _read(path, data)
+    except MediaError as error:
+        if not isinstance(error.__cause__, ValueError) or "MAX_TEXT" not in str(error.__cause__):
+            raise
+        # Pillow refuses a PNG for a text, such as the workflow of a program that made it; the picture is no worse for it.
+        small = without_texts(Path(path).read_bytes() if data is None else data)
+        image = _read(path, small)
+        texts = ("texts", "they are longer than Pillow reads")
+        return replace(image, carried=replace(image.carried, dropped=(*image.carried.dropped, texts)))
+
+
+def _read(path: str | Path, data: bytes | None) -> LoadedImage:
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata: what cannot be carried is said by the plan
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -206,6 +219,8 @@ def load_image(path: str | Path, data: bytes | None = None) -> LoadedImage:
     except UnidentifiedImageError as error:
         remedy = "check the file's content and name; if it is an image, convert it to PNG or TIFF"
         raise MediaError(path, "it is not an image that Pillow knows", remedy) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise MediaError(path, f"the image is too large: {error}", "make it smaller, or cut it into parts") from error
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes Pillow's plugins raise nearly anything
@@ -253,8 +268,8 @@ def is_own(path: Path) -> bool:
 
 
 def _pages(image: Image.Image) -> int:
-    if image.format in ("MPO", "HEIF"):
-        return 1  # a photograph whose further pictures are previews, depth and the like; Pillow is at the main one
+    if image.format in ("MPO", "HEIF", "PSD"):
+        return 1  # a photograph whose further pictures are previews, depth, layers and the like; Pillow is at the main one
     count = 0
     for page in ImageSequence.Iterator(image):
         reduced = getattr(page, "tag_v2", {}).get(254, 0) & 1  # NewSubfileType: a smaller copy of another page

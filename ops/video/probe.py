@@ -204,8 +204,11 @@ def image_info(uri: str, image: LoadedImage, size_bytes: int, sha256: str) -> So
 
 def _probe_video(file: Path, allow_hdr: bool) -> SourceInfo:
     with open_media(file) as container:
-        if container.format.name == "ico" or container.format.name.endswith("_pipe"):
+        form = container.format.name
+        if form in ("ico", "image2", "jpegxl_anim") or form.endswith("_pipe"):
             return _probe_image(file)  # FFmpeg shows a picture of any format as a video of one frame
+        if form == "mjpeg" and not _begins_with(file, b"\xff\xd8"):  # FFmpeg plays any file with a JPEG in it, such as a PDF
+            raise MediaError(file, "it is no media file, though there is a JPEG in it", "give the pictures themselves")
         stream = _picture_stream(file, container)
         heads: dict[int, list[Packet]] = {}
         timing = _packet_timing(container, stream, heads)
@@ -263,6 +266,11 @@ def _probe_video(file: Path, allow_hdr: bool) -> SourceInfo:
             sha256=source_digest(file),
             contents=contents_of(container, stream, first, heads, _measured_rate(timing, seconds_per_tick(stream))),
         )
+
+
+def _begins_with(file: Path, first: bytes) -> bool:
+    with open(file, "rb") as opened:
+        return opened.read(len(first)) == first
 
 
 def _measured_rate(timing: _Timing, tick: Fraction) -> Fraction | None:

@@ -188,3 +188,25 @@ def test_a_moving_photograph_is_one_without_its_video(tmp_path: Path) -> None:
     assert [what for what, _ in source.facts.dropped] == ["moving photograph"]
     made = encoded_image("b.jpg", source.frame, like=source)
     assert b'MotionPhoto="0"' in made and b'MicroVideo="0"' in made and b"hdrgm:Version" not in made and b"ftyp" not in made
+
+
+def test_a_text_does_not_cost_the_picture(tmp_path: Path) -> None:
+    """Pillow refuses a PNG for a compressed text of more than 1 MiB."""
+    from PIL import PngImagePlugin
+
+    told = PngImagePlugin.PngInfo()
+    told.add_text("workflow", "a" * 2_000_000, zip=True)
+    (frame,) = moving_frames(1, 32, 24)
+    Image.fromarray(frame).save(tmp_path / "a.png", pnginfo=told)
+    image = load_image(tmp_path / "a.png")
+    assert np.array_equal(image.frame, frame) and ("texts", "they are longer than Pillow reads") in image.facts.dropped
+
+
+def test_layers_are_one_picture_and_a_pdf_is_none(tmp_path: Path) -> None:
+    (frame,) = moving_frames(1, 32, 24)
+    head = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 24, 32, 8, 3) + bytes(12) + b"\0\0"
+    (tmp_path / "a.psd").write_bytes(head + frame.transpose(2, 0, 1).tobytes())
+    assert np.array_equal(load_image(tmp_path / "a.psd").frame, frame) and probe(tmp_path / "a.psd").kind == "image"
+    Image.fromarray(frame).save(tmp_path / "a.pdf")
+    with pytest.raises(MediaError, match="no media file"):
+        probe(tmp_path / "a.pdf")
