@@ -150,6 +150,14 @@ def probe(path: str | Path, *, allow_hdr: bool = False) -> SourceInfo:
     unless `allow_hdr`: then its numbers are passed on as if they were display-referred, without tone mapping.
     """
     file = Path(path).absolute()
+    require_file(file)
+    if is_still(file) or (file.suffix.lower() in IMAGE_SUFFIXES and not is_animation(file)):
+        return _probe_image(file)
+    return _probe_video(file, allow_hdr)
+
+
+def require_file(file: Path) -> None:
+    """Raise `MediaError` unless there is a file with something in it, which can be read twice and has an end."""
     try:
         facts = file.stat()
     except FileNotFoundError:
@@ -163,9 +171,6 @@ def probe(path: str | Path, *, allow_hdr: bool = False) -> SourceInfo:
     if not stat.S_ISREG(facts.st_mode):
         named = "pipe" if stat.S_ISFIFO(facts.st_mode) else "device or socket"
         raise MediaError(file, f"this is a {named}, and a file that can be read twice was expected", "save it to a file first")
-    if is_still(file) or (file.suffix.lower() in IMAGE_SUFFIXES and not is_animation(file)):
-        return _probe_image(file)
-    return _probe_video(file, allow_hdr)
 
 
 def _probe_image(file: Path) -> SourceInfo:

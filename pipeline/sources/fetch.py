@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from ops.files.digest import sha256_of
 from ops.video.errors import MediaError
+from ops.video.probe import require_file
 from pipeline.engine.stage import Source
 from pipeline.store.places import Remote, download, is_url, place
 
@@ -98,7 +99,12 @@ class Fetcher:
         try:
             if member := member_of(uri):
                 return self._member_bytes(*member)
-            return place(uri).read_bytes()
+            where = place(uri)
+            if isinstance(where, Path):
+                require_file(where)  # reading a pipe would never end
+            return where.read_bytes()
+        except MediaError:
+            raise
         except (OSError, KeyError, ValueError, IndexError, tarfile.TarError, pa.ArrowException) as error:
             said = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise MediaError(uri, f"it cannot be read: {said}", "check that it is still there") from error

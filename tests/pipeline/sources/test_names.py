@@ -7,6 +7,7 @@ import io
 import json
 import os
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ import pytest
 from PIL import Image
 
 from jobs.common.report import Reporter
+from ops.video.errors import MediaError
 from pipeline.engine.stage import Source
 from pipeline.sources import inputs
+from pipeline.sources.fetch import FETCHER
 from pipeline.sources.inputs import Entry, Probing, entries, made_here
 from pipeline.sources.outputs import Outputs, edited_name
 from schemas import Failure, failures_table
@@ -189,6 +192,16 @@ def test_a_pipe_is_called_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.mp4")
     found, lost = listed(tmp_path)
     assert not found and "this is a pipe" in lost[0].message
+
+
+@pytest.mark.parametrize(("make", "said"), [(os.mkfifo, "a pipe"), (os.mkdir, "a folder"), (Path.touch, "is empty")])
+def test_whoever_reads_a_picture_asks_first_whether_it_is_a_file(
+    tmp_path: Path, make: Callable[[Path], object], said: str
+) -> None:
+    """Of a picture in a folder nothing is read before its worker reads it, which waited for a pipe for ever."""
+    make(tmp_path / "x.png")
+    with pytest.raises(MediaError, match=said):
+        FETCHER.data(str(tmp_path / "x.png"))
 
 
 def test_equal_names_below_several_places_stay_apart(tmp_path: Path) -> None:
