@@ -26,6 +26,8 @@ from ops.video.image import PictureFacts
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Containers that can be written, by suffix, with FFmpeg's names."""
 TRIED_PACKETS = 2
+USUAL_RATE, MOST_RATE = Fraction(25), Fraction(1000)
+"""Frames per second of a single frame of which nothing better is known: FFmpeg guesses the ticks of its clock."""
 
 StreamKind = Literal["video", "audio", "subtitle", "data", "attachment", "unknown"]
 StreamRole = Literal["edited", "companion", "cover", "timecode", "chapters", "attachment"]
@@ -154,9 +156,9 @@ def _rate(stream: VideoStream, measured: Fraction | None) -> Fraction | None:
     A file's last frame rarely lasts as long as the others, and some files state a rate of 1000 or 12800.
     """
     for stated in (stream.guessed_rate, stream.average_rate):
-        if stated and (measured is None or abs(stated - measured) < measured * Fraction(3, 100)):
+        if stated and (stated <= MOST_RATE if measured is None else abs(stated - measured) < measured * Fraction(3, 100)):
             return stated
-    return None if measured is None else measured.limit_denominator(1001)
+    return USUAL_RATE if measured is None else measured.limit_denominator(1001)
 
 
 def _timecode(container: InputContainer, stream_tags: Mapping[str, str]) -> str | None:

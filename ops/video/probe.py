@@ -27,7 +27,7 @@ from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from ops.video.contents import TRIED_PACKETS, Contents, contents_of
+from ops.video.contents import MOST_RATE, TRIED_PACKETS, USUAL_RATE, Contents, contents_of
 from ops.video.errors import MediaError
 from ops.video.image import IMAGE_SUFFIXES, LoadedImage, is_animation, is_still, load_image
 from ops.video.orientation import Orientation, orientation_of
@@ -511,13 +511,13 @@ def _check_complete(file: Path, container: InputContainer, stream: VideoStream, 
 
 
 def _last_duration(timing: _Timing, stream: VideoStream) -> int:
-    if timing.last_duration > 0:
-        return timing.last_duration
+    tick = seconds_per_tick(stream)
     if timing.pts.size > 1:
-        return int(np.median(np.diff(timing.pts)))
-    if stream.average_rate:
-        return max(1, round(1 / (stream.average_rate * seconds_per_tick(stream))))
-    return 1
+        return timing.last_duration if timing.last_duration > 0 else int(np.median(np.diff(timing.pts)))
+    if timing.last_duration * tick * MOST_RATE >= 1:
+        return timing.last_duration
+    rate = stream.average_rate if stream.average_rate and stream.average_rate <= MOST_RATE else USUAL_RATE
+    return max(1, round(1 / (rate * tick)))
 
 
 def _frozen(values: list[int] | np.ndarray) -> np.ndarray:

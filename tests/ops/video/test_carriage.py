@@ -273,6 +273,16 @@ def test_frames_at_any_times_are_written(tmp_path: Path, milliseconds: list[int]
     assert [round(1000 * frame.time) for frame in frames_of(tmp_path / f"b{suffix}")] == milliseconds
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_single_frame_has_a_rate_that_a_player_can_take(tmp_path: Path, suffix: str) -> None:
+    """FFmpeg takes the ticks of a transport stream's clock for the rate: 90,000 frames a second."""
+    source = make_video(tmp_path / "a.ts", moving_frames(1, 96, 64), time_base=Fraction(1, 90000))
+    info, _ = edited(source, tmp_path / f"b{suffix}")
+    assert info.contents.rate == 25 and info.last_duration == 3600
+    with av.open(str(tmp_path / f"b{suffix}")) as made:
+        assert made.streams.video[0].average_rate == 25
+
+
 @pytest.mark.parametrize(("form", "codec"), [("h264", "libx264"), ("hevc", "libx265")])
 def test_a_raw_stream_without_times_is_refused_by_name(tmp_path: Path, form: str, codec: str) -> None:
     options = {"x265-params": "log-level=none"} if form == "hevc" else {}
