@@ -16,6 +16,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -500,6 +501,8 @@ def _verify_by_opencv(path: Path, info: SourceInfo, options: EncodeOptions, held
     It shows a file's first video, so another one that stands before the edited one is not looked at.
     """
     before = any(s.index < info.stream_index for s in info.contents.streams if s.index in held.copied and s.kind == "video")
+    # Its FFmpeg says on the terminal that it shows no interlaced pictures, which is no news of the file.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
         video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     except (cv2.error, UnicodeError):
