@@ -454,7 +454,7 @@ def _verify_plan(path: Path, source: Path, info: SourceInfo, options: EncodeOpti
         place = sum(s.index < info.stream_index for s in contents.streams if s.index in held.copied and s.kind == "video")
         made = videos[min(place, len(videos) - 1)]
         want, got = nominal_rate(info), made.average_rate
-        if got is None or abs(float(got - want)) > max(float(want) / 20, _rate_of_count(info, float(want))):
+        if got is None or not _is_a_rate_of(info, float(got)):
             missing.append(f"the frame rate ({want} written, {got} read back)")
         had = [codec_name(original.streams[index]) for index in held.copied]
         found = [codec_name(s) for s in container.streams if s.index != made.index]
@@ -516,7 +516,7 @@ def _verify_by_opencv(path: Path, info: SourceInfo, options: EncodeOptions, held
         video.release()
     wrong = []
     want = float(nominal_rate(info))
-    if abs(rate - want) > max(0.05 * want, _rate_of_count(info, want)):
+    if not _is_a_rate_of(info, rate):
         wrong.append(f"{rate:g} frames a second instead of {want:g}")
     # Matroska does not say how many there are; readers take the length of the longest stream times the rate.
     counted = out.suffix.lower() in (".mp4", ".mov")
@@ -536,10 +536,14 @@ def _verify_by_opencv(path: Path, info: SourceInfo, options: EncodeOptions, held
         )
 
 
-def _rate_of_count(info: SourceInfo, want: float) -> float:
-    """By how much a rate may differ that was measured from the first frame to the end of the last, which may last for long."""
-    seconds = float((info.end_pts - int(info.pts[0])) * info.time_base)
-    return abs(want - info.n_frames / seconds) * 1.1 if seconds else want
+def _is_a_rate_of(info: SourceInfo, rate: float) -> bool:
+    """Whether a reader's frames per second are a mean of these frames' times: over the frames, the file, or decode times.
+
+    Where the times are uneven those are several numbers, each between the rates of the longest and of the shortest step.
+    """
+    steps = np.append(np.diff(info.pts), info.last_duration) * float(info.time_base)
+    rates = float(nominal_rate(info)), 1 / float(steps.max()), 1 / float(steps.min())
+    return 0.95 * min(rates) <= rate <= 1.05 * max(rates)
 
 
 def _tag_name(name: str) -> str:

@@ -23,6 +23,7 @@ from ops.video import EncodeOptions, FrameReader, MediaError, encode_segment, fi
 from ops.video.carriage import Carriage, carriage_of, container_for, options_for, refusal
 from ops.video.contents import FORMATS, side_data_numbers
 from ops.video.convert import Picture, without_second_field
+from ops.video.encode import Preset
 from ops.video.probe import SourceInfo
 from tests import needs
 from tests.ops.video.media import make_video, moving_frames
@@ -265,11 +266,12 @@ def test_a_stated_rate_that_the_frames_do_not_keep_is_not_believed(tmp_path: Pat
         [0, 30_000],
     ],
 )
-def test_frames_at_any_times_are_written(tmp_path: Path, milliseconds: list[int], suffix: str) -> None:
-    """A mean over the frames and one over the file are two rates, and the render was lost at its end."""
+@pytest.mark.parametrize("preset", ["ultrafast", "medium"])
+def test_frames_at_any_times_are_written(tmp_path: Path, milliseconds: list[int], suffix: str, preset: Preset) -> None:
+    """Means over the frames, the file and decode times are different rates, and the render was lost at its end."""
     frames = moving_frames(len(milliseconds), 96, 64)
     source = make_video(tmp_path / "a.mp4", frames, pts=milliseconds, time_base=Fraction(1, 1000))
-    edited(source, tmp_path / f"b{suffix}")
+    edited(source, tmp_path / f"b{suffix}", replace(FAST, preset=preset))
     assert [round(1000 * frame.time) for frame in frames_of(tmp_path / f"b{suffix}")] == milliseconds
 
 
