@@ -17,10 +17,12 @@ from ops.checkpoints.bundle import Bundle
 from ops.video.decode import FrameReader
 from ops.video.probe import probe
 from pipeline.engine.ledger import Ledger
+from pipeline.steps import pictures
 from pipeline.store.tables import Store
 from tests import tiny
 from tests.jobs.conftest import Styleres, tree
 from tests.ops.video.media import decode_all, payloads
+from tests.pipeline import test_pictures
 
 RGB = ("--codec", "ffv1", "--pix-fmt", "bgr0")  # the numbers that an edit works with
 
@@ -659,3 +661,32 @@ def test_on_a_terminal_there_is_a_bar_for_each_step_and_last_lines(tmp_path: Pat
         assert step in result.stderr
     assert "frames/s" in result.stderr and "1 lost" in result.stderr
     assert "track 9" in result.stderr.replace("\n", " ")
+
+
+def test_of_two_runs_at_once_one_is_refused_and_nothing_of_a_pack_is_there_twice(
+    tmp_path: Path, styleres: Styleres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second comes when the first has written rows of a batch, and has neither its entry nor a pack."""
+    test_pictures.write(tmp_path / "in", 12)
+    command = ("edit", tmp_path / "in", "--edit", "warm=1", "--out", tmp_path / "out", "--store", tmp_path / "store")
+    command += ("--progress", "json", "--chunk-frames", "4")
+    record, refused = pictures.write_record, []
+
+    def meanwhile(path: Path, content: Any) -> None:
+        if not refused and path.parent.name == "pictures":
+            assert list((tmp_path / "store/work/pictures").rglob("latents.parquet")), "the premise"
+            refused.append(styleres(*command))
+        record(path, content)
+
+    monkeypatch.setattr(pictures, "write_record", meanwhile)
+    first = styleres(*command)
+    assert first.code == 0 and first.done["edits"] == 12
+    (second,) = refused
+    assert second.code == 2 and "works on this store; wait for it to end, or use another --store" in second.error
+    store, third = Store.open(tmp_path / "store"), styleres(*command)
+    assert third.code == 0 and third.done["inputs_finished_before"] == 12 and third.done["edits"] == 0
+    (pack_id,) = store.holders()
+    assert store.verify(pack_id) == {}
+    for table in ("sources", "frames", "latents", "residuals", "edits"):
+        keys = [(row["source_id"], row.get("track_id")) for row in store.read(table).to_pylist()]
+        assert len(keys) == len(set(keys)) == 12, table
