@@ -4,7 +4,8 @@
 
 edit        `edit` with a store, in this process, of COUNT small JPEGs with one face each, which are made of FACES (a table of
             aligned faces). Milliseconds are the processor's, so that other work on the machine changes them little
-overhead    all of it but decode, detect, model and encode: reading, hashing, tracking, cropping, pasting, rows, entries, packs
+overhead    all of it but decode, encode and the networks (detect, model, person): reading, hashing, tracking, cropping,
+            pasting, rows, entries, packs
 again       the same command over finished pictures
 growth      the driver alone over 1,000 to 100,000 listed pictures whose worker only writes rows: seconds and memory
 """
@@ -51,8 +52,8 @@ from pipeline.store.places import joined
 from pipeline.store.records import write_record
 from pipeline.store.tables import Store, StoreInfo
 
-OWN_WORK = ("decode", "detect", "model", "encode")
-"""Parts that are not overhead."""
+OWN_WORK = ("decode", "detect", "model", "person", "encode")
+"""Parts that are not overhead: the picture's own, and networks."""
 INFO = StoreInfo("none", "0" * 64, (1, 8), (1, 1, 1), "float32", 1, "0")
 
 

@@ -49,7 +49,8 @@ def lap_seconds(step: str, parts: Mapping[str, float], cores: int) -> float:
     """Seconds that a step takes a worker with so many cores and an accelerator: as long as the longest of what overlaps."""
     accelerated = sum(parts.get(name, 0.0) for name in ACCELERATED)
     rest = sum(parts.values()) - accelerated
-    decode, paste, crop = (parts.get(name, 0.0) for name in ("decode", "paste", "crop"))
+    decode, crop = parts.get("decode", 0.0), parts.get("crop", 0.0)
+    paste = parts.get("paste", 0.0) + parts.get("person", 0.0)
     match step:
         case "render":  # a decoder, the model, a pool that pastes, an encoder (steps/render.py)
             lines = [decode, accelerated, rest - decode - paste, paste / max(1, cores - 1)]

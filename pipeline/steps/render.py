@@ -288,8 +288,7 @@ class Render(Step):
         frame, one = made.frame, made.frame.one
         result = frame.rgb
         for face, edited_crop, base_crop, reference in made.faces:
-            with timer("paste"):
-                result = paste_face(result, face, edited_crop, reference, self.paste)
+            result = paste_face(result, face, edited_crop, reference, self.paste, timer)
             if frame.pts in one.sheet:
                 assert base_crop is not None
                 with timer("sheet"):
@@ -365,13 +364,23 @@ def planned_faces(store: Store, source: Source, plan: PlannedRows, tracks: pa.Ta
 
 
 def paste_face(
-    frame: np.ndarray, face: Face, edited_crop: np.ndarray, reference: np.ndarray | None, settings: PasteSettings
+    frame: np.ndarray,
+    face: Face,
+    edited_crop: np.ndarray,
+    reference: np.ndarray | None,
+    settings: PasteSettings,
+    timer: Timer | None = None,
 ) -> np.ndarray:
     """A frame uint8 [H, W, 3] with one face's edit in it; picture and reference as `generate` gives them."""
-    where = person_in(frame, face.quad_42) if settings.within == "person" else None
-    return paste(
-        frame, edited_crop, reference, face.quad_42, settings, landmarks=face.landmarks_52, fade=face.fade, person=where
-    )
+    timer = timer or Timer()
+    where = None
+    if settings.within == "person":
+        with timer("person"):
+            where = person_in(frame, face.quad_42)
+    with timer("paste"):
+        return paste(
+            frame, edited_crop, reference, face.quad_42, settings, landmarks=face.landmarks_52, fade=face.fade, person=where
+        )
 
 
 def paste_needs_base(settings: PasteSettings, session: Session, size: int, *, own_codes: bool) -> bool:

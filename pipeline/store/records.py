@@ -31,9 +31,7 @@ def write_record(path: Place, content: Mapping[str, Any]) -> None:
         StoreError: a value that JSON cannot hold.
     """
     try:
-        text = json.dumps(
-            dict(content) | {CHECK: _check(content)}, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False
-        )
+        text = json.dumps(dict(content) | {CHECK: _check(content)}, sort_keys=True, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise StoreError(f"{path}: only finite JSON values can be kept ({error})") from error
     write_text(path, text + "\n")
