@@ -64,7 +64,8 @@ from pipeline.store.columns import (
     wplus_from_table,
 )
 from pipeline.store.deleted import Deleted, deleted_of
-from pipeline.store.parts import DamagedPart, Written, write_rows
+from pipeline.store.packs import is_pack
+from pipeline.store.parts import DamagedPart, StoreError, Written, write_rows
 from pipeline.store.places import Place, exists, joined, listed, local_output, place, remove, writing
 from pipeline.store.records import write_record
 from pipeline.store.tables import Store
@@ -448,7 +449,7 @@ class _Worker:
             )
 
     def read_codes(self, group: Sequence[Opened], timer: Timer) -> None:
-        """Codes of pictures whose rows are in the store. A damaged pack costs nothing but the work: they are made again."""
+        """Codes of pictures whose rows are in the store. Damage costs nothing but the work: what it hit is made again."""
         if not group:
             return
         with timer("store"):
@@ -458,15 +459,30 @@ class _Worker:
                 by_holder.setdefault(held, []).append(one)
             again: list[Opened] = []
             for holder, mine in by_holder.items():
+                if not is_pack(holder) and not self.store.has_manifest("invert", holder):
+                    again += mine  # damage has cost their rows since this run began
+                    continue
                 try:
                     self.read_from(holder, mine)
                 except DamagedPart:
                     if self.step.inverting is None:
                         raise
-                    again += mine
+                    again += self.damaged(holder, mine)
+            if again and self.step.inverting is None:
+                raise StoreError(f"{again[0].picture.uri}: its rows are damaged; run styleres invert, or edit, with this store")
             for one in again:
                 one.stored, one.codes = False, []
         self.scan(again, timer)
+
+    def damaged(self, holder: str, group: Sequence[Opened]) -> list[Opened]:
+        """Those of a damaged pack whose own rows cannot be read; the others get their codes."""
+        found = []
+        for one in group:
+            try:
+                self.read_from(holder, [one])
+            except DamagedPart:
+                found.append(one)
+        return found
 
     def read_from(self, holder: str, group: Sequence[Opened]) -> None:
         ids = {one.source.source_id for one in group}
@@ -524,8 +540,7 @@ class _Worker:
             with timer("model"):
                 made = generate([face for _, face in mine], self.session, self.framing, rendering.paste, shown, own_codes)
             for (one, _), (face, edited_crop, base_crop, reference) in zip(mine, made, strict=True):
-                with timer("paste"):
-                    frames[id(one)] = paste_face(frames[id(one)], face, edited_crop, reference, rendering.paste)
+                frames[id(one)] = paste_face(frames[id(one)], face, edited_crop, reference, rendering.paste, timer)
                 one.edits += 1
                 if base_crop is None:
                     continue

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.store.parts import DamagedPart, Part, conformed
-from pipeline.store.places import opened
+from pipeline.store.places import Listed, opened
 
 MARK_BYTES: Final = 8
 GROUP_ROWS: Final = 64
@@ -111,6 +111,25 @@ def read_members(part: Part, columns: list[str], schema: pa.Schema, source_ids: 
     mask_M = np.concatenate([wanted_N[stops[at] - rows[at] : stops[at]] for at in groups] or [np.zeros(0, bool)])
     found = conformed(found, pa.schema([schema.field(name) for name in columns]), where=str(part.path))
     return found if mask_M.all() else found.filter(pa.array(mask_M))
+
+
+def readable_rows(one: Listed, schema: pa.Schema, members: Collection[str]) -> tuple[pa.Table, set[str]]:
+    """Of a damaged part (the rows of its sound row groups, the pictures whose rows are lost).
+
+    members: who has rows in it, where it does not say it itself any more.
+    """
+    pieces, hit = [schema.empty_table()], set[str]()
+    try:
+        with opened(one) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+            for group in range(file.metadata.num_row_groups):
+                ids = file.read_row_group(group, columns=["source_id"])["source_id"].to_pylist()
+                try:
+                    pieces.append(conformed(file.read_row_group(group), schema, where=str(one.path)))
+                except (OSError, pa.ArrowException):
+                    hit.update(ids)
+    except (OSError, ValueError, pa.ArrowException):
+        return schema.empty_table(), set(members)
+    return pa.concat_tables(pieces), hit
 
 
 def group_rows(rows: pa.Table) -> int:

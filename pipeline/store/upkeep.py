@@ -24,7 +24,7 @@ from ops.video.probe import source_digest
 from pipeline.store import journal
 from pipeline.store.columns import array_from_column
 from pipeline.store.deleted import deleted_from, deleted_of, detections, remember
-from pipeline.store.packs import group_rows, is_pack, members_of
+from pipeline.store.packs import group_rows, is_pack, members_of, readable_rows
 from pipeline.store.parts import (
     DamagedPart,
     Part,
@@ -62,6 +62,8 @@ REPORT = "report.html"
 """The name of a report, in a folder of results or in a store; of one file's, what its name ends in."""
 PICTURES = ("thumbnail", "picture")
 """Columns of `quality` that show a face and what is beside it."""
+INVERTED_TABLES = ("sources", "frames", "faces", "tracks", "latents", "residuals")
+"""Those with rows of every face or picture that was inverted."""
 JOINED_TABLES = ("frames", "faces", "tracks", "latents", "residuals")
 
 
@@ -235,16 +237,29 @@ def delete_track(store: Store, source_id: str, track_id: int) -> tuple[dict[str,
 def drop_members(store: Store, pack_id: str, source_ids: Collection[str]) -> None:
     """Remove all rows of some pictures from a pack, and from what renders vouch for, because newer ones take their place.
 
-    Once begun it is finished, by this command or the next. A part that nobody can read is put aside.
+    Once begun it is finished, by this command or the next. A part that nobody can read is put aside, and what can be read of it
+    stays: pictures whose rows are lost go, too, so that they are made again.
     """
     record = f"drop-{pack_id}"
     journal.begin(store.root, record, {"members": sorted(source_ids)})
     changed: dict[str, Written | None] = {}
-    for table in (*JOINED_TABLES, "sources", "failures"):
-        changed |= _without_rows(store, pack_id, table, source_ids)
+    try:
+        for table in (*JOINED_TABLES, "sources", "failures"):
+            changed |= _without_rows(store, pack_id, table, source_ids)
+    except _Hit as hit:
+        drop_members(store, pack_id, {*source_ids, *hit.source_ids})
+        return
     revouch(store, pack_id, changed, "invert", source_ids)
     _forget_renders(store, source_ids)
     journal.end(store.root, record)
+
+
+class _Hit(Exception):
+    """Damage has cost more pictures their rows than are to go."""
+
+    def __init__(self, source_ids: set[str]) -> None:
+        super().__init__(source_ids)
+        self.source_ids = source_ids
 
 
 def drop_rows(store: Store, pack_id: str, table: str, source_ids: Collection[str], part: str | None = None) -> None:
@@ -264,12 +279,21 @@ def _without_rows(
     def kept(rows: pa.Table) -> pa.Array:
         return pc.invert(pc.is_in(rows["source_id"], gone))
 
-    return _filtered(store, pack_id, table, kept, part)
+    return _filtered(store, pack_id, table, kept, part, source_ids)
 
 
 def _filtered(
-    store: Store, pack_id: str, table: str, kept: Callable[[pa.Table], Any], only: str | None = None
+    store: Store,
+    pack_id: str,
+    table: str,
+    kept: Callable[[pa.Table], Any],
+    only: str | None = None,
+    going: Collection[str] | None = None,
 ) -> dict[str, Written | None]:
+    """As `_without_rows`. going: the pictures whose rows go, so that those of a damaged part stay that can be read.
+
+    Raises _Hit for a damaged part with rows of others that cannot be read, before it is touched.
+    """
     schema = store.schema(table)
     changed: dict[str, Written | None] = {}
     for file in listed(joined(store.root, f"{table}/{pack_id}"), ".parquet"):
@@ -279,9 +303,13 @@ def _filtered(
         try:
             rows = read_rows(read_footer(file), schema.names, schema)
         except DamagedPart:
+            rows = schema.empty_table()
+            if going is not None and table in INVERTED_TABLES:
+                rows, hit = readable_rows(file, schema, members_of(store.read_manifest("invert", pack_id)))
+                if not hit <= set(going):
+                    raise _Hit(hit) from None
             store.put_aside(name)
             changed[name] = None
-            continue
         left = rows.filter(kept(rows))
         if len(left):
             # Also where nothing goes: who was killed has written it, and its manifest does not know.

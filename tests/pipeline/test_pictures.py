@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -439,3 +440,34 @@ def test_a_run_that_is_killed_at_any_moment_is_continued(
         shutil.rmtree(folder)
         count += 8
     assert killed > 8, "the premise"
+
+
+def test_damage_in_a_pack_costs_the_pictures_that_it_hit(
+    tmp_path: Path, bundle: Bundle, detected: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bit flips in the codes of one row group, of two pictures; others keep theirs, and nobody's edit is forgotten."""
+    monkeypatch.setattr("pipeline.store.packs.GROUP_ROWS", 2)
+    monkeypatch.setattr("pipeline.store.places.TAIL_BYTES", 256)  # as of a pack that is large
+    paths = write(tmp_path / "in", 12)
+    edit(tmp_path, bundle)
+    before = rows_of(tmp_path)
+    (file,) = (tmp_path / "store/latents").rglob("*.parquet")
+    group = pq.ParquetFile(file).metadata.row_group(2)
+    column = next(group.column(at) for at in range(group.num_columns) if group.column(at).path_in_schema.startswith("wplus"))
+    data = bytearray(file.read_bytes())
+    data[column.data_page_offset + column.total_compressed_size // 2] ^= 4
+    file.write_bytes(data)
+    hit = pq.ParquetFile(file).read_row_group(2, columns=["source_id"])["source_id"].to_pylist()
+    detected.clear()
+    # Some of the pictures first, so that the pack is changed for those, and then all.
+    some = [path for path in paths if key_of(path) == hit[0]] + paths[:1]
+    summary = edit(tmp_path, bundle, *some, out="cold", recipe="cold=1")
+    assert not summary.lost and summary.counts["edits"] == len(set(some))
+    summary = edit(tmp_path, bundle, out="cold", recipe="cold=1")
+    assert not summary.lost and detected["looked"] == 2, "both of the row group, and no other"
+    after = rows_of(tmp_path)
+    for table in ("sources", "frames", "faces", "tracks", "latents", "residuals"):
+        assert after[table] == before[table], table
+    assert len(after["edits"]) == 24
+    store = Store.open(tmp_path / "store")
+    assert all(store.verify(pack_id) == {} for pack_id in store.holders())
