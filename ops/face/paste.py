@@ -7,7 +7,8 @@ composite frame + mask · (m · (warp(edited + L(source - reference)) - frame) +
           the old one takes its place. Elsewhere the frame, with the edit's change of tone, L; no difference, no change.
           Detail that is merely lost in the edited picture, as at hair and background, is no change of structure.
           In the face, a model of 128 px and more adds its change of detail too, as `delta` does: wrinkles are no structure;
-          and what it draws is sharpened by as much as its reconstruction is softer than the source.
+          and what it draws is sharpened by as much as its reconstruction is softer than the source, or a little where the
+          edited face is: the old detail goes with what it was on.
 replace   frame + mask · (warp(edited) - frame). Shows exactly what the model drew, at the model's resolution.
 
 Convention: as in `align` (TL BL BR TR, integer coordinate = pixel centre). The warp is made so that a crop
@@ -45,7 +46,8 @@ TONE_SHARE: Final = 9 / 64
 EDGE_SHARE: Final = 5 / 64
 STRUCTURE_FROM, STRUCTURE_TO = 0.02 * 127.5, 0.06 * 127.5  # grey levels; lower than in training: what moved at all is redrawn
 SHARPENED_SHARE: Final = 1 / 256  # standard deviation of the blur whose loss is given back to what a large model draws
-SHARPEN_LIMIT: Final = 1.5
+SHARPEN_LIMIT: Final = 1.5  # where the reconstruction is softer than the source
+CRISPEN_LIMIT: Final = 0.5  # where only the edited face is, which may have a reason to
 AROUND_FACTOR: Final = 3.0  # of both, beyond the face: what an edit drags along at ears, collar and background stays as it is
 
 
@@ -168,11 +170,14 @@ def _composite_change(
     if not changed.any():
         return _warp_layer(rest, quad_42, source_from_window, wh)
     crop = crop_face(frame, quad_42, edited.shape[:2]).astype(np.float32)
+    where = changed[:, :, None]
     drawn = edited + _smoothed(crop - reference, TONE_SHARE)
     if side >= DRAWS_DETAIL:
-        drawn = drawn + _missing_sharpness(crop, reference, 1 - around) * _fine(drawn)
+        fine, shown = _fine(drawn), where * drawn + (1 - where) * (crop + rest)
+        missing = _missing_sharpness(crop, reference, _fine(reference), 1 - around, SHARPEN_LIMIT)
+        missing = max(missing, _missing_sharpness(crop, shown, where * fine, 1 - around, CRISPEN_LIMIT))
+        drawn = drawn + missing * fine
     # One warp of what is added and, as a fourth channel, of the share of the source that goes: they move together.
-    where = changed[:, :, None]
     layer = _warp_layer(np.dstack([where * drawn + (1 - where) * rest, changed]), quad_42, source_from_window, wh)
     return cv2.cvtColor(layer, cv2.COLOR_RGBA2RGB) - _per_channel(cv2.extractChannel(layer, 3)) * source
 
@@ -183,20 +188,20 @@ def _fine(picture: np.ndarray) -> np.ndarray:
     return picture - cv2.GaussianBlur(picture, (0, 0), deviation, borderType=cv2.BORDER_REPLICATE)
 
 
-def _missing_sharpness(source: np.ndarray, reference: np.ndarray, weight: np.ndarray) -> float:
-    """k with which reference + k fine(reference) has the source's gradient energy under a weight, 0 to SHARPEN_LIMIT.
+def _missing_sharpness(source: np.ndarray, soft: np.ndarray, fine: np.ndarray, weight: np.ndarray, limit: float) -> float:
+    """k with which soft + k fine has the source's gradient energy under a weight, 0 to a limit.
 
-    With g the gradients, sum w |g(r) + k g(f)|^2 = sum w |g(s)|^2 is a quadratic equation in k. Measured on the reconstruction,
-    as colours are: an edit may smooth a face or wrinkle it.
+    With g the gradients, sum w |g(r) + k g(f)|^2 = sum w |g(s)|^2 is a quadratic equation in k.
     """
     size = (MASK_SIZE, MASK_SIZE)
-    s, r, w = (cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in (source.mean(2), reference.mean(2), weight))
-    gradients = [np.stack(np.gradient(one)) for one in (s, r, _fine(r))]
-    of_s, of_r, of_f = gradients
+    s, r, f, w = (
+        cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in (source.mean(2), soft.mean(2), fine.mean(2), weight)
+    )
+    of_s, of_r, of_f = (np.stack(np.gradient(one)) for one in (s, r, f))
     a, b, c = (float((w * one).sum()) for one in (of_f**2, of_r * of_f, of_r**2 - of_s**2))
     if a <= 0.0 or c >= 0.0:
         return 0.0
-    return min((-b + math.sqrt(b * b - a * c)) / a, SHARPEN_LIMIT)
+    return min((-b + math.sqrt(b * b - a * c)) / a, limit)
 
 
 def _per_channel(plane: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from ops.face.mask import around_face
 from ops.networks.parts import PARTS, SEEN_SIZE, face_parts, parts_of
 from ops.spaces import images_from_crops
 
-GROWN_SHARE: Final = 1 / 24  # of the side: how far beyond its outline a head may grow by an edit
+GROWN_SHARE: Final = 1 / 96  # of the side: how far beyond its outline a head may grow; of more, what is behind shows a halo
 SEEN_FROM, SEEN_TO = 0.3, 0.7  # of the probability
 STRANGE_BELOW, KNOWN_FROM = 0.05, 0.2  # of the oval's share in which a person is seen
 

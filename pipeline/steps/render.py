@@ -122,7 +122,7 @@ class Generated:
 @final
 @dataclass(frozen=True)
 class Render(Step):
-    VERSION: ClassVar[int] = 4  # 4: an edit shows where the person is seen; ffv1 and ProRes keep the source's format.
+    VERSION: ClassVar[int] = 5  # 5: an edited face is sharpened to the source's gradient energy.
 
     store: str
     model: str

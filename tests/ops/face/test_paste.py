@@ -278,13 +278,38 @@ def test_what_a_large_model_draws_is_as_sharp_as_the_source() -> None:
     rng = np.random.default_rng(0)
     source = cv2.GaussianBlur(rng.normal(128, 60, (256, 256, 3)).astype(np.float32), (0, 0), 1.2)
     weight = np.ones((256, 256), np.float32)
-    assert _missing_sharpness(source, source, weight) == 0.0
+    assert _missing_sharpness(source, source, _fine(source), weight, SHARPEN_LIMIT) == 0.0
     blurred = cv2.GaussianBlur(source, (0, 0), 0.7)
-    share = _missing_sharpness(source, blurred, weight)
+    share = _missing_sharpness(source, blurred, _fine(blurred), weight, SHARPEN_LIMIT)
     assert 0.1 < share < SHARPEN_LIMIT
 
     def energy(picture: np.ndarray) -> float:
         return float(sum((one**2).sum() for one in np.gradient(picture.mean(2))))
 
     assert energy(blurred + share * _fine(blurred)) == pytest.approx(energy(source), rel=0.02)
-    assert _missing_sharpness(source, np.full_like(source, 128), weight) == 0.0
+    flat = np.full_like(source, 128)
+    assert _missing_sharpness(source, flat, _fine(flat), weight, SHARPEN_LIMIT) == 0.0
+
+
+def test_an_edited_face_is_sharpened_to_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reconstruction is the source, and the edit has redrawn the middle of it, softer."""
+    rng, size = np.random.default_rng(0), 256
+    frame = np.clip(cv2.GaussianBlur(rng.normal(128, 60, (size, size, 3)), (0, 0), 0.6), 0, 255).astype(np.uint8)
+    quad = np.array([[0, 0], [0, size - 1], [size - 1, size - 1], [size - 1, 0]], np.float64)
+    y, x = np.indices((size, size))
+    inside = (np.hypot(x - 128, y - 140) < 30).astype(np.float32)[:, :, None]
+    redrawn = np.roll(frame, 37, axis=0).astype(np.float32)
+    edited = frame + inside * (cv2.GaussianBlur(redrawn, (0, 0), 0.6) - frame)
+
+    def energy() -> float:
+        """In the middle of what was redrawn, as a share of the source's."""
+        out = paste(frame, edited, frame.astype(np.float32), quad, PasteSettings(mode="composite"))
+        pasted, before = (
+            sum((one**2)[115:165, 103:153].sum() for one in np.gradient(picture.astype(np.float64).mean(2)))
+            for picture in (out, frame)
+        )
+        return float(pasted / before)
+
+    sharpened = energy()
+    monkeypatch.setattr("ops.face.paste.CRISPEN_LIMIT", 0.0)
+    assert energy() < 0.75 and energy() + 0.05 < sharpened < 1.1
