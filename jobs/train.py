@@ -80,6 +80,7 @@ from ops.training.run import (
     load_edits,
     model_on_prior,
     save_edits,
+    unpack_light,
 )
 from ops.training.trainer import LoopSettings, images_seen, load_result, result_weights, save_result
 from ops.training.trainer import train as train_task
@@ -313,6 +314,16 @@ def directions_command(
         found = find_edits(model.eval(), known, CELEBA_EDITS, pose=True, components=GANSPACE_COMPONENTS)
         print("\n".join(found.lines))
         save_edits(out, found.entries, found.tensors)
+
+
+@app.command("unpack")
+def unpack_command(
+    bundle: Annotated[str, typer.Argument(help="A bundle of the preset light, by name or folder.")],
+    out: Out,
+) -> None:
+    """Write a bundle's prior, parts and edits as their trainings leave them, to train any of them further."""
+    with explained():
+        unpack_light(bundle, out)
 
 
 @app.command("mix")

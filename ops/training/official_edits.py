@@ -18,7 +18,7 @@ from ops.editing.gradctrl import CONTROLS, load_heads
 from ops.editing.official_folder import definitions_in
 
 ABOUT = {
-    "smile": "more smile; 1.2 is a plain one, up to 2",
+    "smile": "more smile; 1 is a plain one, up to 2",
     "age": "older; 2 to 4 are plain, up to 5",
     "pose": "the head turns",
 }

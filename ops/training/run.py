@@ -431,6 +431,38 @@ def light_residual_weights(source: str) -> dict[str, torch.Tensor]:
     return light_parts(inverter).state_dict()
 
 
+def unpack_light(source: str, out: Path) -> None:
+    """A light bundle => `out` as its trainings leave it: prior, e0.pt, residual.pt, picture.pt, a NAME.pt of each tail, edits.
+
+    Weights are the bundle's, so rounded as it stores them. Raises TrainingError for another bundle, and for an `out` where a
+    training has left one of these.
+    """
+    bundle = open_bundle(source)
+    model = bundle.load("all")
+    if not isinstance(model, LightStyleRes) or model.encoder is None or not isinstance(model.generator, Mobile):
+        raise TrainingError(f"{source}: expected a bundle of the preset light, this is one of {bundle.method}")
+    parts: dict[str, torch.nn.Module] = {
+        "e0": model.encoder,
+        "residual": light_parts(model),
+        "picture": PictureParts(model),
+        **{f"tail{tail.size}": model.generator.synthesis.tails[f"px{tail.size}"] for tail in model.generator.config.tails},
+    }
+    there = [name for name in parts if (out / f"{name}.pt").exists()]
+    if there or (out / PRIOR).exists():
+        raise TrainingError(f"{out}: expected an empty folder, it holds {', '.join(there) or PRIOR}; give another --out")
+    for name, part in parts.items():
+        save_result(out / f"{name}.pt", part.state_dict(), 0)
+    prior = Prior(model.generator.config, _on_cpu(model.generator), None)
+    write_prior(
+        out / PRIOR,
+        prior,
+        licence=bundle.licence,
+        source=f"the bundle {bundle.name}",
+        card=f"# The generator of the bundle {bundle.name}\n",
+    )
+    save_edits(out, bundle.edits, load_file(bundle.path / DIRECTIONS))
+
+
 def write_trained_prior(path: Path, plan: TrainingPlan, learnt: Anchored, discriminator: Discriminator, seen: int) -> None:
     """The averaged networks as a prior's folder, with the anchor's codes counted from the mean code as E0's are."""
     generator, encoder = learnt.generator, learnt.encoder

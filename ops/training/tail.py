@@ -45,6 +45,8 @@ class TailSettings:
     """Cells a side of the part of the features that a step sees."""
     margin: int = 4
     """Cells at a window's border that do not count: convolutions find zeros beyond it."""
+    photograph_share: float = 0.4
+    """Of the pairs that are of photographs, where there are any; the others are of drawn codes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +57,6 @@ class Inverted:
     faces: np.ndarray
     """uint8 [N, S, S, 3]."""
     directions_KD: Tensor | None
-    share: float = 0.6
-    """Of the pairs that are of photographs."""
 
     @torch.no_grad()
     def draw(self, draws: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -75,14 +75,15 @@ class PairPool:
     """Features and pictures of drawn codes, and of photographs."""
 
     def __init__(
-        self, generator: Mobile, tail: TailConfig, size: int, refresh_every: int, seed: int, inverted: Inverted | None = None
+        self, generator: Mobile, tail: TailConfig, settings: TailSettings, seed: int, inverted: Inverted | None = None
     ):
         self.generator, self.tail, self.inverted = generator, tail, inverted
+        self.photograph_share = settings.photograph_share
         self.place = f"layers.{generator.config.layer_of(tail)}.conv2"
-        self.rotation = Rotation(size, refresh_every, seed)
-        self.features: list[Tensor] = [torch.empty(0)] * size
-        self.pictures: list[Tensor] = [torch.empty(0)] * size
-        self.rows: list[Tensor] = [torch.empty(0)] * size
+        self.rotation = Rotation(settings.pool, settings.refresh_every, seed)
+        self.features: list[Tensor] = [torch.empty(0)] * settings.pool
+        self.pictures: list[Tensor] = [torch.empty(0)] * settings.pool
+        self.rows: list[Tensor] = [torch.empty(0)] * settings.pool
 
     def at(self, step: int) -> None:
         """Bring the pool to what it is in a step."""
@@ -90,7 +91,7 @@ class PairPool:
             self._fill(slot, draws)
 
     def _fill(self, slot: int, draws: torch.Generator) -> None:
-        if self.inverted is not None and float(torch.rand((), generator=draws)) < self.inverted.share:
+        if self.inverted is not None and float(torch.rand((), generator=draws)) < self.photograph_share:
             x, wplus_NLD = self.inverted.draw(draws)
             features, picture = pair_of(
                 self.generator, x, self.inverted.model.config.place, wplus_NLD, self.place, self.tail.size
@@ -173,7 +174,7 @@ class TailTask(Task):
         module = generator.synthesis.tails[f"px{size}"]
         assert isinstance(module, Tail)
         module.requires_grad_(True)
-        self.pool = PairPool(generator, self.tail, settings.pool, settings.refresh_every, seed, inverted)
+        self.pool = PairPool(generator, self.tail, settings, seed, inverted)
         self.judged = held_out
         self.first = generator.order[f"tails.px{size}.linear"]
         optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)

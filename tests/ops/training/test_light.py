@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from jobs.train import mix_command
 from ops.checkpoints.bundle import write_bundle
 from ops.generators.mobile import Mobile, Window
-from ops.inversion.light import FEATURE_SCALE, cells
+from ops.inversion.light import FEATURE_SCALE, LightStyleRes, cells
 from ops.spaces import images_from_crops
 from ops.training.degrade import DegradeSettings, degraded
 from ops.training.light import (
@@ -23,6 +24,7 @@ from ops.training.light import (
     LightPictureTask,
     LightResidualSettings,
     LightResidualTask,
+    PictureParts,
     face_window,
     find_basis,
     keep_channels,
@@ -30,10 +32,10 @@ from ops.training.light import (
     sharpness,
     start_light_encoder,
 )
-from ops.training.run import anchor_weights, light_residual_weights, light_weights
+from ops.training.run import anchor_weights, light_residual_weights, light_weights, load_edits, prior_weights, unpack_light
 from ops.training.synthetic import CodeSettings, draw_codes
 from ops.training.tail import Inverted, PairPool, TailSettings, TailTask, counted, pair, start_tail
-from ops.training.trainer import LoopSettings, Task, result_weights, save_result, train
+from ops.training.trainer import LoopSettings, Task, TrainingError, load_result, result_weights, save_result, train
 from tests.small_light import CONFIG, GENERATOR, light_model
 
 FACES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
@@ -171,7 +173,7 @@ def test_a_pool_follows_from_the_step_alone() -> None:
     generator = light_model().generator
     assert isinstance(generator, Mobile)
     (tail,) = GENERATOR.tails
-    walked, jumped = (PairPool(generator, tail, 3, 2, seed=1) for _ in range(2))
+    walked, jumped = (PairPool(generator, tail, TailSettings(pool=3, refresh_every=2), seed=1) for _ in range(2))
     for step in range(10):
         walked.at(step)
     jumped.at(9)
@@ -228,8 +230,36 @@ def test_the_face_lies_in_its_window() -> None:
 def test_a_bundle_is_where_a_training_may_begin(tmp_path: Path) -> None:
     """Its E0, E1 and E2 are those of the model that was written, to half precision."""
     model = light_model(trained=True)
+    written(tmp_path / "light", model)
+    found = light_residual_weights(str(tmp_path / "light"))
+    for name, value in residual_parts(model).state_dict().items():
+        torch.testing.assert_close(found[name], value, atol=1e-2, rtol=1e-2)
+    assert model.encoder is not None
+    assert anchor_weights(str(tmp_path / "light")).keys() == model.encoder.state_dict().keys()
+
+
+def test_an_unpacked_bundle_gives_the_same_bundle(tmp_path: Path) -> None:
+    written(tmp_path / "light", light_model(trained=True))
+    out = tmp_path / "out"
+    unpack_light(str(tmp_path / "light"), out)
+    model = light_model()
+    assert model.encoder is not None
+    load_result(model.encoder, out / "e0.pt")
+    load_result(residual_parts(model), out / "residual.pt")
+    load_result(PictureParts(model), out / "picture.pt")
+    model.generator.load_state_dict(prior_weights(out / "prior" / "generator.safetensors"))
+    again, before = light_weights(model), load_file(tmp_path / "light" / "weights.safetensors")
+    assert again.keys() == before.keys() and all(torch.equal(again[name], value) for name, value in before.items())
+    tail = result_weights(out / "tail16.pt")
+    assert torch.equal(tail["to_img.weight"], model.generator.state_dict()["synthesis.tails.px16.to_img.weight"])
+    assert load_edits(out)[1].keys() == {"none"}
+    with pytest.raises(TrainingError, match="expected an empty folder, it holds e0, residual, picture, tail16"):
+        unpack_light(str(tmp_path / "light"), out)
+
+
+def written(folder: Path, model: LightStyleRes) -> None:
     write_bundle(
-        tmp_path / "light",
+        folder,
         name="light",
         method="styleres_light",
         config=CONFIG,
@@ -239,11 +269,6 @@ def test_a_bundle_is_where_a_training_may_begin(tmp_path: Path) -> None:
         directions={"none": torch.zeros(1)},
         card="# light\n",
     )
-    found = light_residual_weights(str(tmp_path / "light"))
-    for name, value in residual_parts(model).state_dict().items():
-        torch.testing.assert_close(found[name], value, atol=1e-2, rtol=1e-2)
-    assert model.encoder is not None
-    assert anchor_weights(str(tmp_path / "light")).keys() == model.encoder.state_dict().keys()
 
 
 def test_weights_between_two_trainings(tmp_path: Path) -> None:
