@@ -273,7 +273,15 @@ def packs_of(
         sheets: Literal["job", "each", "none"] = rendering.contact_sheets if rendering.sheet_frames else "none"
         title = rendering.plan.recipe.to_text()
         renders = Rendering(
-            rendering.plan, recipe_id, paste, outputs, title, sheets, rendering.sheet_frames, admit=policy.admit
+            rendering.plan,
+            recipe_id,
+            paste,
+            outputs,
+            title,
+            sheets,
+            rendering.sheet_frames,
+            rendering.identity,
+            policy.admit,
         )
     out = "" if outputs is None or outputs.file is not None else outputs.folder
     wanted = Wanted(key, name, recipe_id, decides, policy.overwrite, out)

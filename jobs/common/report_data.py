@@ -130,7 +130,7 @@ class Entry:
     medians: Mapping[str, float] = field(default_factory=dict)
     """Of `MEASURES`, those that were measured."""
     worst: float | None = None
-    """Largest trouble of any frame."""
+    """Largest trouble of any frame; None where nothing was measured that could be one."""
     failures: tuple[Failure, ...] = ()
 
     @property
@@ -266,7 +266,7 @@ def _entries_of(store: Store, source_id: str, out: str | None, made: Sequence[st
             recipe_id=recipe_id,
             edits=len(mine),
             medians=medians,
-            worst=pc.max(mine["trouble"]).as_py(),
+            worst=pc.max(mine["trouble"]).as_py() if medians else None,
             failures=failures,
         )
 
@@ -292,8 +292,7 @@ def details_of(store: Store, entry: Entry) -> Details:
     """Read what the section of an edited file shows. Raises StoreError for damaged parts."""
     source = store.read("sources", entry.source_id).to_pylist()[0]
     tick, begin = source["time_base_num"] / source["time_base_den"], source["pts"]
-    rows = store.read("quality", entry.source_id)
-    rows = rows.filter(pc.and_(pc.equal(rows["path"], entry.output), pc.equal(rows["recipe_id"], entry.recipe_id)))
+    rows = measures_of(store, entry)
     seconds_N = (rows["pts"].to_numpy() - begin) * tick
     pictures = [(at, one) for at, one in enumerate(rows["picture"].to_pylist()) if one is not None]
     worst = sorted((_worst_frame(entry, rows, at, float(seconds_N[at]), one) for at, one in pictures), key=lambda w: -w.trouble)
@@ -311,6 +310,18 @@ def details_of(store: Store, entry: Entry) -> Details:
         strengths_of(store, entry, begin, tick),
         cuts_of(store, entry, begin, tick),
     )
+
+
+def measures_of(store: Store, entry: Entry) -> pa.Table:
+    """The rows of `quality` of an edited file."""
+    rows = store.read("quality", entry.source_id)
+    return rows.filter(pc.and_(pc.equal(rows["path"], entry.output), pc.equal(rows["recipe_id"], entry.recipe_id)))
+
+
+def worst_face(store: Store, entry: Entry, picture: bytes) -> WorstFrame:
+    """The worst face of an edited picture, shown by the whole of it. Raises StoreError for damaged parts."""
+    rows = measures_of(store, entry)
+    return _worst_frame(entry, rows, int(np.argmax(rows["trouble"].to_numpy())), 0.0, picture)
 
 
 def worst_of(store: Store, entry: Entry, count: int) -> list[WorstFrame]:

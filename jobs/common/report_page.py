@@ -23,12 +23,13 @@ from jobs.common.report_data import (
     clock_of,
     details_of,
     reasons,
+    worst_face,
     worst_of,
 )
 from ops.video.errors import MediaError
 from ops.video.image import load_image
 from pipeline.sources.fetch import FETCHER
-from pipeline.steps.quality import THUMBNAIL_PIXELS, webp
+from pipeline.steps.quality import PICTURE_PIXELS, THUMBNAIL_PIXELS, webp
 from pipeline.store.places import Place, joined, place, write_text
 from pipeline.store.tables import Store, StoreError
 from pipeline.store.upkeep import REPORT
@@ -181,10 +182,17 @@ def worst_frames(store: Store, entries: Sequence[Entry]) -> list[WorstFrame]:
     found: list[WorstFrame] = []
     for entry in candidates:
         try:
-            found += worst_of(store, entry, GALLERY)
+            found += worst_of(store, entry, GALLERY) or whole_picture(store, entry)
         except StoreError:
             continue  # its section says so
     return sorted(found, key=lambda one: -one.trouble)[:GALLERY]
+
+
+def whole_picture(store: Store, entry: Entry) -> list[WorstFrame]:
+    """An edited picture of which nothing but measures is stored, read from its files."""
+    assert entry.output is not None
+    pair = picture_pair(entry.uri, entry.output, PICTURE_PIXELS) if entry.kind == "image" else None
+    return [] if pair is None else [worst_face(store, entry, pair)]
 
 
 def report_place(out: str, *, is_file: bool) -> Place:
@@ -220,13 +228,13 @@ def row_of(entry: Entry, page: str) -> dict[str, Any]:
 def section_of(store: Store, entry: Entry, again: str | None, *, several: bool) -> Section:
     if entry.output is None:
         return Section(entry, None, (), (), again)
-    if entry.recipe_id is None:
-        pair = picture_pair(entry.uri, entry.output)
-        return Section(entry, None if pair is None else Details(((0.0, pair),)), (), (), again)
     try:
-        details = details_of(store, entry)
+        details = None if entry.recipe_id is None else details_of(store, entry)
     except StoreError as error:
         return Section(entry, None, (), (), again, str(error))
+    if details is None or (entry.kind == "image" and not details.thumbnails):
+        pair = picture_pair(entry.uri, entry.output, THUMBNAIL_PIXELS)
+        return Section(entry, None if pair is None else Details(((0.0, pair),)), (), (), again)
     shown = details.worst[: 3 if several else 1]
     if entry.kind == "image" and not several:
         shown = ()  # the thumbnail is the picture
@@ -234,8 +242,9 @@ def section_of(store: Store, entry: Entry, again: str | None, *, several: bool) 
     return Section(entry, details, tuple(picture_of(one, full=several) for one in shown), plots, again)
 
 
-def picture_pair(source: str, result: str) -> bytes | None:
-    """A picture before and after as WebP, small, read from its files; None where one of them cannot be read any more."""
+def picture_pair(source: str, result: str, pixels: int) -> bytes | None:
+    """A picture before and after as WebP, read from its files and `pixels` high at most; None where one of them cannot be
+    read any more."""
     try:
         frames = [load_image(uri, FETCHER.data(uri)).frame for uri in (source, result)]
     except (OSError, MediaError, ValueError):
@@ -244,7 +253,7 @@ def picture_pair(source: str, result: str) -> bytes | None:
         return None
     height, width = frames[0].shape[:2]
     # As high as the others, but never wider than a few of them: a banner of 4000 x 3 pixels is no strip of half a million.
-    scale = min(THUMBNAIL_PIXELS / height, 4 * THUMBNAIL_PIXELS / width)
+    scale = min(1.0, pixels / height, 4 * pixels / width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX, reducing_gap=2.0)) for frame in frames]
     return webp(*small, quality=70)

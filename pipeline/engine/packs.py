@@ -42,6 +42,8 @@ PACK_BYTES: Final = 512 << 20
 ENTRIES: Final = "ledger/pictures"
 STAGED: Final = "work/pictures"
 STRIPS: Final = "work/sheet/pictures"
+RENDERED: Final = ("edits", "quality")
+"""Tables whose rows are a render's; a pack has one part of each, called by its recipe."""
 
 
 @dataclass(frozen=True)
@@ -333,7 +335,7 @@ class Packs:
         renders = [one for one in folders(self.store.root / "manifests") if one.startswith("render-")]
         rendered = {pack_id for one in renders for pack_id in packs_in(self.store, one)}
         for table in TABLES:
-            vouched = rendered if table == "edits" else inverted
+            vouched = rendered if table in RENDERED else inverted
             for holder in self.store.holders(table):
                 if is_pack(holder) and holder not in vouched:
                     remove_tree(joined(self.store.root, f"{table}/{holder}"))
@@ -468,6 +470,7 @@ class Packs:
         gone: list[tuple[str, str]] = []
         members: dict[str, set[str]] = {}
         edits: set[str] = set()
+        made_anew: set[str] = set()
         touched = {one.source_id for one in failures}
         for entry in entries:
             content = read_record(joined(self.store.root, f"{ENTRIES}/{entry}.json"))
@@ -483,12 +486,14 @@ class Packs:
                     self.store.delete_source(one)
             if recipe_id == self.wanted.recipe_id:
                 edits |= {one for one in content["edited"] if number_of(one) in self.known.edited}
+                made_anew |= {file["path"] for made in content["rendered"].values() for file in made}
         for pack_id, ids in members.items():
             upkeep.drop_members(self.store, pack_id, ids)
         if edits:
-            for pack_id in self.store.holders("edits"):
-                if is_pack(pack_id):
-                    upkeep.drop_rows(self.store, pack_id, "edits", edits, recipe_id)
+            for pack_id in filter(is_pack, self.store.holders("edits")):
+                upkeep.drop_rows(self.store, pack_id, "edits", edits, recipe_id)
+            for pack_id in filter(is_pack, self.store.holders("quality")):
+                upkeep.drop_files(self.store, pack_id, made_anew)
         for one in touched & self.known.failed.keys():
             gone += [(pack_id, one) for pack_id in self.known.failed.pop(one)]
         for pack_id in {pack_id for pack_id, _ in gone}:
@@ -503,7 +508,8 @@ class Packs:
         members, rendered = about["members"], about["rendered"]
         common = {"failures": [], "failed": False, "after": "", "devices": about["devices"], "uri": item.uri}
         losses = [file for file in files if file.path.startswith("failures/")]
-        mine = [file for file in files if not file.path.startswith(("edits/", "failures/"))]
+        of_render = [file for file in files if file.path.partition("/")[0] in RENDERED]
+        mine = [file for file in files if file not in of_render and file not in losses]
         if members or losses:
             content = common | {
                 "key": self.wanted.inverting,
@@ -519,9 +525,7 @@ class Packs:
                 places[source_id] = list(range(len(outputs), len(outputs) + len(made)))
                 outputs += made
             content = common | {"key": item.rendering, "decides": {}, "outputs": outputs, "members": places}
-            self.store.write_manifest(
-                item.rendering, item.pack_id, content, [file for file in files if file.path.startswith("edits/")]
-            )
+            self.store.write_manifest(item.rendering, item.pack_id, content, of_render)
         for source_id in members:
             self.known.inverted.add(number_of(source_id))
         if item.rendering == self.wanted.rendering:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
-from pipeline.engine.packs import ENTRIES
+from pipeline.engine.packs import ENTRIES, RENDERED
 from pipeline.engine.stage import Joining, Result, Step
 from pipeline.engine.timer import Timer
 from pipeline.store.packs import group_rows
@@ -79,8 +79,8 @@ class Join(Step):
         for part in parts:
             rows = read_rows(part, schema.names, schema)
             ids = set(pc.unique(rows["source_id"]).to_pylist())
-            if table not in ("failures", "segments"):
-                # Two files of the same bytes, which two workers had at once.
+            if table not in ("failures", "segments", "quality"):
+                # Two files of the same bytes, which two workers had at once. Rows of `quality` are of their edited files.
                 twice = ids & (seen if table == "edits" else seen | item.done_inverting)
                 if twice:
                     rows = rows.filter(pc.invert(pc.is_in(rows["source_id"], pa.array(sorted(twice), pa.string()))))
@@ -92,7 +92,7 @@ class Join(Step):
 
     def _written(self, store: Store, table: str, item: Joining, rows: pa.Table) -> Written:
         ids = pc.count_distinct(rows["source_id"]).as_py()
-        part = item.recipe_id if table == "edits" else range_part(0, ids)
+        part = item.recipe_id if table in RENDERED else range_part(0, ids)
         return store.write_part(table, item.pack_id, part, rows.combine_chunks(), group_rows=group_rows(rows))
 
 

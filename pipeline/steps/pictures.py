@@ -34,6 +34,7 @@ from ops.face.paste import PasteSettings
 from ops.face.track import FrameFaces, TrackResult, TrackSettings, track_faces, track_whole_frames
 from ops.face.turn import turned_degrees
 from ops.inversion.session import Precision, Session
+from ops.metrics.identity import IdentitySettings, open_identity
 from ops.video.errors import MediaError
 from ops.video.image import LoadedImage, encoded_image, load_image
 from ops.video.probe import image_info
@@ -47,6 +48,7 @@ from pipeline.sources.outputs import Admission, Outputs
 from pipeline.sources.rows import source_row
 from pipeline.steps.model import open_model
 from pipeline.steps.plan import PlanSettings, covering, largest_side, never_acting, records_of, turned, unknown_tracks
+from pipeline.steps.quality import compared, kept_identity, row_of
 from pipeline.steps.render import Face as FaceToRender
 from pipeline.steps.render import generate, paste_face
 from pipeline.steps.scan import require_same_detector
@@ -69,7 +71,7 @@ from pipeline.store.parts import DamagedPart, StoreError, Written, write_rows
 from pipeline.store.places import Place, exists, joined, listed, local_output, place, remove, writing
 from pipeline.store.records import write_record
 from pipeline.store.tables import Store
-from schemas import Failure, failures_table, source_id_from_sha256, source_id_of_unreadable
+from schemas import Failure, failures_table, quality_schema, source_id_from_sha256, source_id_of_unreadable
 
 HELD_BYTES: Final = 256 << 20
 """Decoded pictures in memory at most, but for the one that is more by itself."""
@@ -102,6 +104,8 @@ class Rendering:
     title: str
     sheets: Sheets = "job"
     sheet_rows: int = 6
+    identity: IdentitySettings | None = None
+    """The recogniser that measures how much of a face's identity an edit keeps; None measures none."""
     admit: Callable[[Source], Failure | None] = lambda source: None
     """Why the results of a picture must not be written, or would lack something of it."""
 
@@ -156,6 +160,8 @@ class Rows:
     drawn: dict[str, Callable[[], bytes]] = field(default_factory=dict)
     """Place of a strip => what draws it."""
     failures: list[Failure] = field(default_factory=list)
+    measured: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `quality`."""
     pictures: list[str] = field(default_factory=list)
 
     def add(self, table: str, rows: pa.Table) -> None:
@@ -210,6 +216,7 @@ class _Worker:
             loaded = load_edits(recipe.names, bundle.editors(), recipe.editors, bundle.config.generator)
             self.editors = {name: edit.editor for name, edit in loaded.items()}
             self.records = records_of(recipe, loaded, step.rendering.recipe_id)
+            self.identity = None if step.rendering.identity is None else open_identity(step.rendering.identity)
         self.known = Known(self.store, step.wanted)
         self.there: set[str] = set()
         """Places of edited files of the batch at which there is something already."""
@@ -541,6 +548,8 @@ class _Worker:
                 made = generate([face for _, face in mine], self.session, self.framing, rendering.paste, shown, own_codes)
             for (one, _), (face, edited_crop, base_crop, reference) in zip(mine, made, strict=True):
                 frames[id(one)] = paste_face(frames[id(one)], face, edited_crop, reference, rendering.paste, timer)
+                with timer("quality"):
+                    self.measure(one, face, reference, edited_crop, frames[id(one)], rows)
                 one.edits += 1
                 if base_crop is None:
                     continue
@@ -550,6 +559,17 @@ class _Worker:
             assert one.output is not None
             with timer("encode"):
                 one.edited = encoded_image(one.output, frames[id(one)], like=one.image)
+
+    def measure(
+        self, one: Opened, face: FaceToRender, reference: np.ndarray | None, edited: np.ndarray, result: np.ndarray, rows: Rows
+    ) -> None:
+        """A row of `quality`. Another face's edit may be in `result`, too."""
+        assert one.output is not None and self.step.rendering is not None
+        source = one.image.frame
+        kept = kept_identity(self.identity, source, result, face.landmarks_52)
+        row = row_of(0, face.track, compared(source, reference, edited, face.quad_42), None, kept)
+        of = {"source_id": one.source.source_id, "recipe_id": self.step.rendering.recipe_id, "path": one.output}
+        rows.measured.append(row | of)
 
     def is_shown(self, one: Opened, rendering: Rendering) -> bool:
         """Whether a contact sheet shows the picture for certain; among the worst it may come too, where a paste compares."""
@@ -661,6 +681,8 @@ class _Worker:
             rows.failures += [failure for one in done for failure in one.failures]
             if rows.failures:
                 rows.add("failures", failures_table(rows.failures))
+            if rows.measured:
+                rows.add("quality", pa.Table.from_pylist(rows.measured, schema=quality_schema()))
             files = []
             for table, pieces in rows.tables.items():
                 name = f"{STAGED}/{entry}/{table}.parquet"

@@ -1,4 +1,5 @@
 """The rows of `quality`: measured by render, frame by frame, and put together by finalize, a file for each edited file.
+Pictures, which are rendered in one step, have rows without pictures of their own: a report reads those from the files.
 
 Flicker compares a frame with the one before it in the same segment, so that a segment's rows do not depend on who did the
 others; the first frame of a segment has none.
@@ -37,6 +38,54 @@ AROUND: Final = 1.25
 
 
 @dataclass(frozen=True, eq=False)
+class Compared:
+    """A face's pictures against each other."""
+
+    layer: np.ndarray
+    """What the edit adds, levels [h, w, 3]."""
+    edit_size: float
+    inversion_error: float | None
+
+
+def compared(source: np.ndarray, base: np.ndarray | None, edited: np.ndarray, quad_42: np.ndarray) -> Compared:
+    """source: a frame, uint8 [H, W, 3]; base, edited: the model's pictures of the face in the quad, levels [h, w, 3].
+
+    base: None where the render needed no reconstruction, because the model gives the source back; the edit is then measured
+    against the source's own crop.
+    """
+    small_edited = measured(edited)
+    seen = measured(crop_face(source, quad_42, small_edited.shape[:2]))
+    small_base = seen if base is None else measured(base)
+    error = None if base is None else mean_change(small_base, seen)
+    return Compared(small_edited - small_base, mean_change(small_edited, small_base), error)
+
+
+def kept_identity(
+    network: IdentityNetwork | None, source: np.ndarray, result: np.ndarray, landmarks_52: np.ndarray
+) -> float | None:
+    """Cosine of a recogniser's vectors of a face in two frames."""
+    if network is None:
+        return None
+    one, other = network.embed(np.stack([identity_crop(frame, landmarks_52) for frame in (source, result)]))
+    return float(one @ other)
+
+
+def row_of(pts: int, track: int, face: Compared, flicker: float | None, identity: float | None) -> dict[str, Any]:
+    """A row of `quality`, but for whose file it is of; without pictures."""
+    return {
+        "track_id": track,
+        "pts": pts,
+        "inversion_error": face.inversion_error,
+        "edit_size": face.edit_size,
+        "flicker": flicker,
+        "identity": identity,
+        "trouble": trouble(face.inversion_error, flicker, identity),
+        "thumbnail": None,
+        "picture": None,
+    }
+
+
+@dataclass(frozen=True, eq=False)
 class _Before:
     """A track's face in the frame before."""
 
@@ -70,33 +119,14 @@ class Quality:
         quad_42: np.ndarray,
         landmarks_52: np.ndarray,
     ) -> None:
-        """source, result: the frame before and after, uint8 [H, W, 3]; base, edited: the model's pictures, levels [h, w, 3].
-
-        base: None where the render needed no reconstruction, because the model gives the source back; the edit is then measured
-        against the source's own crop.
-        """
+        """source, result: the frame before and after, uint8 [H, W, 3]; base, edited, quad_42: as `compared` takes them."""
         info = self.chunk.source.info
         ordinal = int(np.searchsorted(info.pts, pts))
-        small_edited = measured(edited)
-        seen = measured(crop_face(source, quad_42, small_edited.shape[:2]))
-        small_base = seen if base is None else measured(base)
-        layer, before = small_edited - small_base, self._before.get(track)
-        self._before[track] = _Before(ordinal, layer)
+        face, before = compared(source, base, edited, quad_42), self._before.get(track)
+        self._before[track] = _Before(ordinal, face.layer)
         follows = before is not None and before.ordinal == ordinal - 1 and ordinal % self.gop_frames
-        flicker = mean_change(layer, before.layer) if before is not None and follows else None
-        error = None if base is None else mean_change(small_base, seen)
-        identity = self._kept_identity(source, result, landmarks_52)
-        row: dict[str, Any] = {
-            "track_id": track,
-            "pts": pts,
-            "inversion_error": error,
-            "edit_size": mean_change(small_edited, small_base),
-            "flicker": flicker,
-            "identity": identity,
-            "trouble": trouble(error, flicker, identity),
-            "thumbnail": None,
-            "picture": None,
-        }
+        flicker = mean_change(face.layer, before.layer) if before is not None and follows else None
+        row = row_of(pts, track, face, flicker, kept_identity(self.identity, source, result, landmarks_52))
         if pts in self.moments:
             row["thumbnail"] = webp(*(thumbnail(frame, quad_42) for frame in (source, result)), quality=70)
         self.rows.append(row)
@@ -107,13 +137,6 @@ class Quality:
                 self.rows[worst]["picture"] = None
             self._worst[segment] = len(self.rows) - 1
             row["picture"] = webp(*(surroundings(frame, quad_42) for frame in (source, result)), quality=80)
-
-    def _kept_identity(self, source: np.ndarray, result: np.ndarray, landmarks_52: np.ndarray) -> float | None:
-        """Cosine of a recogniser's two vectors."""
-        if self.identity is None:
-            return None
-        one, other = self.identity.embed(np.stack([identity_crop(frame, landmarks_52) for frame in (source, result)]))
-        return float(one @ other)
 
     def write(self, store: str) -> Written:
         """Into the work folder of a store."""

@@ -524,7 +524,7 @@ class Store:
             return [source_id]
         own = [source_id] if self.listing(table, source_id) else []
         # A picture of an earlier version's store has a folder of its own, and what was rendered of it since lies in a pack.
-        if own and table not in ("failures", "edits"):
+        if own and table not in ("failures", "edits", "quality"):
             return own
         key = source_id.encode()
         return own + [

@@ -264,10 +264,14 @@ class _Hit(Exception):
 
 def drop_rows(store: Store, pack_id: str, table: str, source_ids: Collection[str], part: str | None = None) -> None:
     """Remove the rows of some pictures from one table of a pack, or from one part of it."""
-    changed = _without_rows(store, pack_id, table, source_ids, part)
-    for stage in folders(store.root / "manifests"):
-        if store.has_manifest(stage, pack_id):
-            revouch(store, pack_id, changed, stage)
+    _revouch_all(store, pack_id, _without_rows(store, pack_id, table, source_ids, part))
+
+
+def drop_files(store: Store, pack_id: str, paths: Collection[str]) -> None:
+    """Remove what a pack's table `quality` says of edited files that were made anew."""
+    gone = pa.array(sorted(paths), pa.string())
+    changed = _filtered(store, pack_id, "quality", lambda rows: pc.invert(pc.is_in(rows["path"], gone)))
+    _revouch_all(store, pack_id, changed)
 
 
 def _without_rows(
@@ -428,7 +432,7 @@ def _delete_from_packs(
         removed[table] = removed.get(table, 0) + stays.count(False)
         return pa.array(stays)
 
-    for table in ("latents", "residuals", "edits", "faces", "failures", "tracks"):
+    for table in ("latents", "residuals", "quality", "edits", "faces", "failures", "tracks"):
         for holder in store.holders(table):
             if is_pack(holder) and source_id in store.members(holder, table):
                 _revouch_all(store, holder, _filtered(store, holder, table, kept))

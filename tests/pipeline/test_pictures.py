@@ -70,6 +70,7 @@ def edit(
     out: str = "out",
     recipe: str = "warm=1",
     inverting: flow.InvertSettings = tiny.INVERTING,
+    paste: PasteSettings = PasteSettings(),  # noqa: B008 (frozen)
     overwrite: bool = False,
     sheets: Any = "job",
     report: Callable[[Event], None] = silent,
@@ -83,7 +84,7 @@ def edit(
     found = Probing(entries(given), lost.append, open_pictures=False)
     outputs = Outputs(str(joined(folder, out)), encode=tiny.LOSSLESS, sets=True)
     settings = flow.RenderSettings(
-        PlanSettings(parse_edits([recipe])), encode=tiny.LOSSLESS, sheet_frames=2, contact_sheets=sheets
+        PlanSettings(parse_edits([recipe])), paste, encode=tiny.LOSSLESS, sheet_frames=2, contact_sheets=sheets
     )
     compute = flow.Compute("cpu", "fp32", 4, chunk_frames)
     policy = flow.Policy(overwrite, Admission(outputs, overwrite, False))
@@ -174,7 +175,7 @@ def test_a_thousand_pictures_are_few_files(tmp_path: Path, bundle: Bundle, monke
     assert not summary.lost and summary.counts["edits"] == 90
     files = [p.relative_to(tmp_path / "store") for p in (tmp_path / "store").rglob("*") if p.is_file()]
     assert Counter(p.parts[0] for p in files) == Counter(
-        {table: 3 for table in ("sources", "frames", "faces", "tracks", "latents", "residuals", "edits")}
+        {table: 3 for table in ("sources", "frames", "faces", "tracks", "latents", "residuals", "edits", "quality")}
         | {"manifests": 6, "README.md": 1, "meta": 1}
     )
     store = Store.open(tmp_path / "store")
@@ -321,6 +322,29 @@ def test_two_pictures_of_the_same_bytes_are_one_source_and_two_results(tmp_path:
     assert edit(tmp_path, bundle).sources_skipped == 22
 
 
+def measured(store: Store) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = store.read("quality").to_pylist()
+    return rows
+
+
+def test_each_edited_picture_is_measured_and_a_new_one_takes_its_rows(tmp_path: Path, bundle: Bundle) -> None:
+    paths = write(tmp_path / "in", 5)
+    edit(tmp_path, bundle)
+    store = Store.open(tmp_path / "store")
+    rows = measured(store)
+    assert sorted(row["path"] for row in rows) == [str(tmp_path / "out" / f"{path.stem}.edited.png") for path in paths]
+    assert all(row["edit_size"] > 0 and row["inversion_error"] > 0 and row["flicker"] is None for row in rows)
+    assert all(row["trouble"] == pytest.approx(row["inversion_error"] / 20) and row["picture"] is None for row in rows)
+    other = PasteSettings(mode="delta")
+    edit(tmp_path, bundle, paste=other, overwrite=True)
+    assert len(measured(store)) == 5, "of the files that are there"
+    edit(tmp_path, bundle, out="second")
+    again = measured(store)
+    assert len(again) == 10 and len({row["path"] for row in again}) == 10, "a second folder has rows of its own"
+    found = [name for holder in store.holders() for name in store.verify(holder)]
+    assert all(name.startswith("manifests/render-") for name in found), "only that edited files were replaced"
+
+
 # ------------------------------------------------------------------------------------------------------ the store's jobs
 
 
@@ -330,7 +354,7 @@ def test_a_person_is_deleted_from_a_pack(tmp_path: Path, bundle: Bundle) -> None
     store, key = Store.open(tmp_path / "store"), key_of(paths[2])
     before = rows_of(tmp_path)
     removed, made = upkeep.delete_track(store, key, 0)
-    assert removed == {"latents": 1, "residuals": 1, "edits": 1, "faces": 1, "tracks": 1}
+    assert removed == {"latents": 1, "residuals": 1, "quality": 1, "edits": 1, "faces": 1, "tracks": 1}
     assert made == [str(tmp_path / "out" / "0002.edited.png")]
     after = rows_of(tmp_path)
     for table in ("latents", "residuals", "edits", "faces", "tracks"):
