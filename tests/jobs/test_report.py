@@ -198,5 +198,5 @@ def test_a_banner_has_its_pair_of_pictures(tmp_path: Path) -> None:
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for path in paths:
         Image.fromarray(np.zeros((3, 4000, 3), np.uint8)).save(path)
-    pair = picture_pair(*map(str, paths))
+    pair = picture_pair(*map(str, paths), 112)
     assert pair is not None and max(Image.open(io.BytesIO(pair)).size) < 4000
