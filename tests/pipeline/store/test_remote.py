@@ -210,7 +210,7 @@ def test_pictures_in_a_bucket(bucket: str, tmp_path: Path, bundle: Bundle, monke
     }
     store = Store.open(str(joined(root, "store")))
     (pack_id,) = store.holders()
-    assert store.verify(pack_id) == {} and len(contents_of(store.root)) == 11
+    assert store.verify(pack_id) == {} and len(contents_of(store.root)) == 12
     with monkeypatch.context() as patch:
         patch.setattr(Fetcher, "data", None)
         assert test_pictures.edit(root, bundle).sources_skipped == 10
