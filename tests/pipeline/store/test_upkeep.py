@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from jobs.common.prepare import open_settled
 from ops.checkpoints.bundle import Bundle
+from ops.face.detect import DetectorSettings
 from ops.face.track import TrackSettings
 from pipeline import flow
 from pipeline.engine.course import silent
@@ -186,6 +187,7 @@ def test_a_deletion_that_is_killed_at_any_change_is_finished_by_whatever_command
 ) -> None:
     """By `invert` above all: it must not take the rows that are gone for work that is not done."""
     tiny.command_finds_marks(monkeypatch)
+    monkeypatch.setattr(DetectorSettings, "decides", lambda self: tiny.MarkFactory().decides())
     source, store = two_people
     killed = killed_states("delete-track", store, tmp_path / "killed")
     upkeep.delete_track(store, source.source_id, 0)
