@@ -40,13 +40,14 @@ import numpy as np
 import torch
 
 from jobs.common.prepare import open_store
-from ops.checkpoints.bundle import Bundle, open_bundle
+from ops.checkpoints.bundle import DEFAULT, Bundle, open_bundle
 from ops.editing.plan import plan_edits
 from ops.editing.recipe import EditRecipe, parse_edits
 from ops.editing.smoothing import SMOOTHING_KINDS, SmoothingSettings, smooth_codes
 from ops.face.align import crop_face
 from ops.face.mask import MaskSettings
 from ops.face.paste import PasteSettings, paste
+from ops.inversion.light import LightStyleRes
 from ops.inversion.session import Session
 from ops.inversion.styleres import StyleRes
 from ops.metrics.regions import frame_mask
@@ -62,10 +63,9 @@ from schemas import source_id_from_sha256
 
 Residual = Literal["own", "smoothed", "recomputed"]
 """own: as stored, each frame's. smoothed: filtered like the code. recomputed: E1 run again on the smoothed code."""
-PasteMode = Literal["delta", "replace"]
+PasteMode = Literal["composite", "delta", "replace"]
 
 MOUTH = ((0.62, 0.90), (0.28, 0.72))  # rows, columns of an FFHQ crop
-LATE_ROW = 7  # rows of W+ from here on carry texture and colour in mini64: 32 pixels and finer
 BATCH = 8
 
 
@@ -96,6 +96,7 @@ class Row:
     clip: str
     paste: PasteMode
     smoothing: str
+    """Filter, and what it is of: what an edit adds, or the code itself."""
     shared_from_row: int | None
     residual: Residual
     flicker: float
@@ -129,7 +130,7 @@ def load_faces(clip: Path, bundle: Bundle, start: int, count: int, work: Path) -
     with FrameReader(info, conversion="exact") as reader:
         decoded = dict(reader.read(first, first + len(pts)))
     frames = np.stack([decoded[int(at)] for at in pts])  # a track has no holes: its gaps are interpolated
-    size = bundle.config.encoder.input_size
+    size = bundle.config.input_size
     return Faces(
         clip.stem,
         frames,
@@ -144,21 +145,20 @@ def load_faces(clip: Path, bundle: Bundle, start: int, count: int, work: Path) -
     )
 
 
-def variants() -> Iterator[tuple[SmoothingSettings, Residual]]:
-    """Every smoothing with the residual as it is; the residual's other treatments where the code changes at all."""
-    for kind in SMOOTHING_KINDS:
-        for shared in (None, LATE_ROW):
-            settings = SmoothingSettings(kind=kind, shared_from_row=shared)
-            yield settings, "own"
-            if kind != "none" and shared is None:
-                yield settings, "smoothed"
-                yield settings, "recomputed"
-    yield SmoothingSettings(kind="gaussian", sigma_seconds=0.04), "own"
-    yield SmoothingSettings(kind="gaussian", sigma_seconds=0.16), "own"
+def variants(late_row: int) -> Iterator[tuple[SmoothingSettings, Residual]]:
+    """No smoothing, the default one, and every smoothing of codes with the residual as it is; the residual's other treatments
+    for the default filter. late_row: rows of W+ from there on carry texture and colour."""
+    yield SmoothingSettings(kind="none"), "own"
+    yield SmoothingSettings(), "own"
+    for kind in SMOOTHING_KINDS[1:]:
+        yield SmoothingSettings(kind=kind, target="code"), "own"
+    yield SmoothingSettings(kind="none", target="code", shared_from_row=late_row), "own"
+    yield SmoothingSettings(target="code"), "smoothed"
+    yield SmoothingSettings(target="code"), "recomputed"
 
 
 def residual_for(
-    faces: Faces, treatment: Residual, base_NLD: np.ndarray, settings: SmoothingSettings, model: StyleRes
+    faces: Faces, treatment: Residual, base_NLD: np.ndarray, settings: SmoothingSettings, model: StyleRes | LightStyleRes
 ) -> np.ndarray:
     match treatment:
         case "own":
@@ -172,14 +172,20 @@ def residual_for(
             with torch.inference_mode():
                 for start in range(0, len(base_NLD), BATCH):
                     batch = slice(start, start + BATCH)
-                    _, features = model.encoder(images_from_crops(faces.crops[batch]))
-                    found.append(model.residual(features, torch.from_numpy(base_NLD[batch])).numpy())
+                    images, code = images_from_crops(faces.crops[batch]), torch.from_numpy(base_NLD[batch])
+                    if isinstance(model, LightStyleRes):
+                        found.append(model.detail(images, code).numpy())
+                        continue
+                    _, features = model.encoder(images)
+                    found.append(model.residual(features, code).numpy())
             return np.concatenate(found)
 
 
-def measure(faces: Faces, recipe: EditRecipe, bundle: Bundle, session: Session, model: StyleRes) -> Iterator[Row]:
-    editors = bundle.editors()
-    size = bundle.config.generator.resolution
+def measure(
+    faces: Faces, recipe: EditRecipe, bundle: Bundle, session: Session, model: StyleRes | LightStyleRes
+) -> Iterator[Row]:
+    editors, generator = bundle.editors(), bundle.config.generator
+    size = min(bundle.config.input_size, generator.resolution)
     at_model_size = np.stack([crop_face(frame, quad, size) for frame, quad in zip(faces.frames, faces.quads, strict=True)])
     ovals = np.stack(
         [
@@ -187,11 +193,11 @@ def measure(faces: Faces, recipe: EditRecipe, bundle: Bundle, session: Session, 
             for mask, quad in zip(faces.masks, faces.quads, strict=True)
         ]
     )
-    for settings, treatment in variants():
+    for settings, treatment in variants(generator.num_ws // 2):
         planned = plan_edits(recipe, editors, faces.wplus_NLD, faces.seconds_N, 0, settings)
         residual = residual_for(faces, treatment, planned.base_NLD, settings, model)
-        edited = session.generate(planned.edited_NLD, residual, unedited_NLD=planned.base_NLD)
-        base = session.generate(planned.base_NLD, residual)
+        edited = session.generate(planned.edited_NLD, residual, unedited_NLD=planned.base_NLD, size=size)
+        base = session.generate(planned.base_NLD, residual, size=size)
         misfit = float(np.average(np.abs(base - at_model_size).mean(-1), weights=ovals))
         for mode in get_args(PasteMode):
             pasted = np.stack(
@@ -204,7 +210,7 @@ def measure(faces: Faces, recipe: EditRecipe, bundle: Bundle, session: Session, 
             )
             layer = pasted.astype(np.float32) - faces.frames
             moved_residue, plain_flicker = changes(layer, faces)
-            drawn = edited - (base if mode == "delta" else at_model_size)
+            drawn = edited - (at_model_size if mode == "replace" else base)
             drawn_changes = np.abs(np.diff(drawn, axis=0)).mean(-1)
             kept, follows, lag = mouth_motion(pasted, at_model_size, faces.quads, size)
             yield Row(
@@ -225,9 +231,7 @@ def measure(faces: Faces, recipe: EditRecipe, bundle: Bundle, session: Session, 
 
 
 def label(settings: SmoothingSettings) -> str:
-    if settings.kind == "gaussian":
-        return f"gaussian {settings.sigma_seconds:g} s"
-    return settings.kind
+    return settings.kind if settings.kind == "none" else f"{settings.kind} of the {settings.target}"
 
 
 def changes(layer: np.ndarray, faces: Faces) -> tuple[float, float]:
@@ -275,12 +279,12 @@ def main() -> None:
     parser.add_argument("--edit", action="append", help="NAME=STRENGTH, several times; smile=2 if not given.")
     parser.add_argument("--frames", type=int, default=100, help="Frames of the longest track.")
     parser.add_argument("--start", type=int, default=0, help="The first of them.")
-    parser.add_argument("--model", default="mini64", help="A bundle of method styleres.")
+    parser.add_argument("--model", default=DEFAULT, help="A bundle of StyleRes, by name or folder.")
     parser.add_argument("--json", type=Path, help="Write every row here.")
     options = parser.parse_args()
     bundle = open_bundle(options.model)
     model = bundle.load("all").eval()
-    if not isinstance(model, StyleRes):
+    if not isinstance(model, StyleRes | LightStyleRes):
         parser.error(f"{bundle.name} has no residual")
     recipe = parse_edits(options.edit or ["smile=2"])
     recipe.require_known([entry.name for entry in bundle.edits])

@@ -318,6 +318,10 @@ class LightStyleRes(Inverter):
 
     def invert(self, images: Tensor) -> Inversion:
         wplus_NLD = self.code(images)
+        return Inversion(wplus_NLD, self.detail(images, wplus_NLD))
+
+    def detail(self, images: Tensor, wplus_NLD: Tensor) -> Tensor:
+        """F_a and q of images with that unedited code: what `generate` takes [N, C + K, R, R] float32."""
         kept: list[Tensor] = []
 
         def unedited(features: Tensor) -> Tensor:
@@ -325,7 +329,7 @@ class LightStyleRes(Inverter):
             return self.with_residual(features, features, kept[0]).features
 
         picture = self.drawn(self.generator.styles(wplus_NLD), unedited, self.config.drawn_size)
-        return Inversion(wplus_NLD, torch.cat([kept[0].float(), self.rest(images, picture)], dim=1))
+        return torch.cat([kept[0].float(), self.rest(images, picture)], dim=1)
 
     def code(self, images: Tensor) -> Tensor:
         """E0: images => W+ [N, L, D] float32."""
