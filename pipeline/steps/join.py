@@ -78,12 +78,14 @@ class Join(Step):
         seen: set[str] = set()
         for part in parts:
             rows = read_rows(part, schema.names, schema)
-            ids = set(pc.unique(rows["source_id"]).to_pylist())
-            if table not in ("failures", "segments", "quality"):
-                # Two files of the same bytes, which two workers had at once. Rows of `quality` are of their edited files.
-                twice = ids & (seen if table == "edits" else seen | item.done_inverting)
+            if table not in ("failures", "segments"):
+                # Two files of the same bytes, which two workers had at once; or one that was edited again after a kill. Rows of
+                # `quality` are of an edited file.
+                of = "path" if table == "quality" else "source_id"
+                ids = set(pc.unique(rows[of]).to_pylist())
+                twice = ids & (seen if table in RENDERED else seen | item.done_inverting)
                 if twice:
-                    rows = rows.filter(pc.invert(pc.is_in(rows["source_id"], pa.array(sorted(twice), pa.string()))))
+                    rows = rows.filter(pc.invert(pc.is_in(rows[of], pa.array(sorted(twice), pa.string()))))
                 seen |= ids
             pieces.append(rows)
         if table == "failures" and item.failures:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from jobs.common.studio_guard import COOKIE, Guard
 from ops.checkpoints.bundle import Bundle
 from ops.editing.recipe import load_recipe
 from ops.video.probe import probe
+from pipeline.store.tables import Store
 from tests import browser, needs, tiny
 
 SECONDS = 120_000
@@ -70,16 +72,25 @@ def studio(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, clip: Path)
     Image.fromarray(tiny.marked_frames(1)[0]).save(picture)
     store, _ = tiny.inverted(folder / "store", [tiny.source_of(path) for path in (clip, picture, empty)], bundle)
     del store
-    command = [sys.executable, "-m", "jobs.cli", "studio", str(folder / "store"), "--model", str(bundle.path), "--no-browser"]
+    with served(folder, str(folder / "store"), "--model", str(bundle.path)) as found:
+        yield found
+
+
+@contextmanager
+def served(folder: Path, *words: str) -> Iterator[Studio]:
+    """The command with these arguments, in that folder."""
+    command = [sys.executable, "-m", "jobs.cli", "studio", *words, "--no-browser"]
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "HOME": str(folder)}
     child = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout is not None and child.stderr is not None
     address = child.stdout.readline().strip()
     if not address:
         pytest.fail(child.stderr.read())
-    yield Studio(address, folder)
-    child.terminate()
-    child.wait(60)
+    try:
+        yield Studio(address, folder)
+    finally:
+        child.terminate()
+        child.wait(60)
 
 
 def settled(page: Any) -> None:
@@ -208,6 +219,22 @@ def test_a_clip_without_faces_says_so(chromium: Any, studio: Studio) -> None:
         page.get_by_text("No face was found in this source.").wait_for()
         number(page, "warm", "3")
         assert page.locator(".lane").count() == 1
+
+
+@pytest.mark.slow
+def test_a_clip_is_shown_while_it_is_inverted(chromium: Any, tmp_path: Path) -> None:
+    clip = needs.shared("videos/lp_d12_motion_512.mp4")
+    with served(tmp_path, str(clip), "--store", "store", "--model", "mini64") as studio, opened(chromium, studio) as page:
+        page.set_default_timeout(SECONDS)
+        page.wait_for_function("document.body.textContent.includes('inverting:')")
+        settled(page)
+        assert "lp_d12_motion_512.mp4" in page.locator(".source").inner_text()
+        plain = picture(page)
+        number(page, "smile", "2")
+        page.wait_for_function("!/inverting:|Faces are still being looked for/.test(document.body.textContent)")
+        number(page, "smile", "2.5")
+        assert np.abs(picture(page).astype(int) - plain).max() > 8, "the edit is to be seen as soon as there are faces"
+    assert Store.open(tmp_path / "store").stored_source_ids()
 
 
 @pytest.mark.slow
