@@ -7,7 +7,7 @@ source are joined by `ops.video.mux.finalize` without encoding again, so all of 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -190,10 +190,21 @@ def _encode(frames: Iterable[tuple[int, np.ndarray | Picture]], info: SourceInfo
                     raise ValueError(f"{info.uri}: expected decoded pictures (EncodeOptions.native), got RGB arrays")
                 frame = from_rgb.frame(picture)
             frame.pts, frame.time_base = pts - int(info.pts[0]), info.time_base
-            container.mux(context.encode(frame))
+            container.mux(with_decode_times(context.encode(frame)))
             count += 1
-        container.mux(context.encode(None))
+        container.mux(with_decode_times(context.encode(None)))
     return count
+
+
+def with_decode_times(packets: Sequence[av.Packet]) -> Sequence[av.Packet]:
+    """The same packets; a decode time that lies behind the presentation is left for the muxer to find.
+
+    x265 now and then gives one from memory that nobody has written, where a segment has fewer frames than it looks ahead.
+    """
+    for packet in packets:
+        if packet.dts is not None and packet.pts is not None and packet.dts > packet.pts:
+            packet.dts = None
+    return packets
 
 
 def coded_size(info: SourceInfo, options: EncodeOptions) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ops.video import EncodeOptions, FrameReader, SourceColor, encode_segment, probe
+from ops.video.encode import with_decode_times
 from ops.video.probe import SourceInfo
 from tests.ops.video.media import clip, make_video, moving_frames, psnr
 
@@ -188,3 +189,21 @@ def test_non_square_pixels_are_kept(tmp_path: Path) -> None:
         encode_segment(reader.read(0, 3), info, EncodeOptions(preset=QUICK), tmp_path / "s.nut")
     with av.open(str(tmp_path / "s.nut")) as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(128, 117)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_decode_time_from_nowhere_costs_no_segment(tmp_path: Path, count: int) -> None:
+    """x265 gave 2**54 for the first of two frames now and then, and the muxer refused the packet."""
+    with av.open(str(tmp_path / "a.nut"), "w", format="nut", container_options={"avoid_negative_ts": "disabled"}) as container:
+        stream = container.add_stream("libx265", rate=25, options={"preset": "ultrafast", "x265-params": "log-level=none"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        packets = []
+        for pts, picture in enumerate(moving_frames(count, 96, 64)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = pts, Fraction(1, 25)
+            packets += stream.codec_context.encode(frame)
+        packets += stream.codec_context.encode(None)
+        packets[0].dts = 2**54
+        container.mux(with_decode_times(packets))
+    with av.open(str(tmp_path / "a.nut")) as made:
+        assert [frame.pts * frame.time_base for frame in made.decode(video=0)] == [Fraction(at, 25) for at in range(count)]
