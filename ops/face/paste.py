@@ -123,9 +123,8 @@ def paste(
             assert reference is not None  # _check has seen to it
             change = _warp_layer((layer - np.asarray(reference, np.float32)) * gain, quad_42, shift, size)
         case "composite":
-            if reference is None:
-                reference = crop_face(frame, quad_42, layer.shape[:2])
-            reference = np.asarray(reference, np.float32)
+            if reference is not None:
+                reference = np.asarray(reference, np.float32)
             faces = settings.mask.kind != "edges"
             change = _composite_change(frame, source, layer, reference, gain, quad_42, shift, size, faces=faces)
         case "replace":
@@ -146,7 +145,7 @@ def _composite_change(
     frame: np.ndarray,
     source: np.ndarray,
     edited: np.ndarray,
-    reference: np.ndarray,
+    reference: np.ndarray | None,
     gain: np.ndarray,
     quad_42: np.ndarray,
     source_from_window: np.ndarray,
@@ -156,8 +155,11 @@ def _composite_change(
 ) -> np.ndarray:
     """Return what mode "composite" adds to the window's pixels, float32 [h, w, 3]; `source` are those pixels.
 
-    faces: these are FFHQ crops.
+    reference: None where the source's own crop stands for it. faces: these are FFHQ crops.
     """
+    crop = None
+    if reference is None:
+        crop = reference = crop_face(frame, quad_42, edited.shape[:2]).astype(np.float32)
     difference = (edited - reference) * gain
     tone = _smoothed(difference, TONE_SHARE)
     side = min(edited.shape[:2])
@@ -169,13 +171,15 @@ def _composite_change(
     changed = np.clip((structure / factor - STRUCTURE_FROM) / (STRUCTURE_TO - STRUCTURE_FROM), 0.0, 1.0)
     if not changed.any():
         return _warp_layer(rest, quad_42, source_from_window, wh)
-    crop = crop_face(frame, quad_42, edited.shape[:2]).astype(np.float32)
+    if crop is None:
+        crop = crop_face(frame, quad_42, edited.shape[:2]).astype(np.float32)
     where = changed[:, :, None]
-    drawn = edited + _smoothed(crop - reference, TONE_SHARE)
+    drawn = edited if reference is crop else edited + _smoothed(crop - reference, TONE_SHARE)
     if side >= DRAWS_DETAIL:
         fine, shown = _fine(drawn), where * drawn + (1 - where) * (crop + rest)
-        missing = _missing_sharpness(crop, reference, _fine(reference), 1 - around, SHARPEN_LIMIT)
-        missing = max(missing, _missing_sharpness(crop, shown, where * fine, 1 - around, CRISPEN_LIMIT))
+        missing = _missing_sharpness(crop, shown, where * fine, 1 - around, CRISPEN_LIMIT)
+        if reference is not crop:
+            missing = max(missing, _missing_sharpness(crop, reference, _fine(reference), 1 - around, SHARPEN_LIMIT))
         drawn = drawn + missing * fine
     # One warp of what is added and, as a fourth channel, of the share of the source that goes: they move together.
     layer = _warp_layer(np.dstack([where * drawn + (1 - where) * rest, changed]), quad_42, source_from_window, wh)
