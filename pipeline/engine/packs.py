@@ -493,7 +493,7 @@ class Packs:
             for pack_id in filter(is_pack, self.store.holders("edits")):
                 upkeep.drop_rows(self.store, pack_id, "edits", edits, recipe_id)
             for pack_id in filter(is_pack, self.store.holders("quality")):
-                upkeep.drop_files(self.store, pack_id, made_anew)
+                upkeep.drop_files(self.store, pack_id, made_anew, recipe_id)
         for one in touched & self.known.failed.keys():
             gone += [(pack_id, one) for pack_id in self.known.failed.pop(one)]
         for pack_id in {pack_id for pack_id, _ in gone}:

@@ -267,10 +267,10 @@ def drop_rows(store: Store, pack_id: str, table: str, source_ids: Collection[str
     _revouch_all(store, pack_id, _without_rows(store, pack_id, table, source_ids, part))
 
 
-def drop_files(store: Store, pack_id: str, paths: Collection[str]) -> None:
-    """Remove what a pack's table `quality` says of edited files that were made anew."""
+def drop_files(store: Store, pack_id: str, paths: Collection[str], part: str) -> None:
+    """Remove what one part of a pack's table `quality` says of edited files that were made anew."""
     gone = pa.array(sorted(paths), pa.string())
-    changed = _filtered(store, pack_id, "quality", lambda rows: pc.invert(pc.is_in(rows["path"], gone)))
+    changed = _filtered(store, pack_id, "quality", lambda rows: pc.invert(pc.is_in(rows["path"], gone)), part)
     _revouch_all(store, pack_id, changed)
 
 
