@@ -132,6 +132,8 @@ class Entry:
     worst: float | None = None
     """Largest trouble of any frame; None where nothing was measured that could be one."""
     failures: tuple[Failure, ...] = ()
+    pictured: bool = True
+    """Whether rows of `quality` hold pictures of it; those of a pack hold measures alone, and its files are the pictures."""
 
     @property
     def lost(self) -> tuple[Failure, ...]:
@@ -241,7 +243,7 @@ def _entries_of(store: Store, source_id: str, out: str | None, made: Sequence[st
     tracks = pc.count_distinct(store.read("tracks", source_id, columns=["track_id"])["track_id"]).as_py()
     faces = len(store.read("latents", source_id, columns=["track_id"]))
     base = Entry(source_id, row["uri"], row["kind"], row["frame_count"], seconds, tracks, faces, failures=failures)
-    columns = ["path", "recipe_id", *MEASURES, "trouble"]
+    columns = ["path", "recipe_id", *MEASURES, "trouble", *(["thumbnail"] if row["kind"] == "image" else [])]
     quality = store.read("quality", source_id, columns=columns)
     files: dict[str, list[str]] = {}
     for path, recipe_id in dict.fromkeys(zip(quality["path"].to_pylist(), quality["recipe_id"].to_pylist(), strict=True)):
@@ -268,6 +270,7 @@ def _entries_of(store: Store, source_id: str, out: str | None, made: Sequence[st
             medians=medians,
             worst=pc.max(mine["trouble"]).as_py() if medians else None,
             failures=failures,
+            pictured=row["kind"] != "image" or mine["thumbnail"].null_count < len(mine),
         )
 
 

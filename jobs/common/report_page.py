@@ -182,7 +182,7 @@ def worst_frames(store: Store, entries: Sequence[Entry]) -> list[WorstFrame]:
     found: list[WorstFrame] = []
     for entry in candidates:
         try:
-            found += worst_of(store, entry, GALLERY) or whole_picture(store, entry)
+            found += worst_of(store, entry, GALLERY) if entry.pictured else whole_picture(store, entry)
         except StoreError:
             continue  # its section says so
     return sorted(found, key=lambda one: -one.trouble)[:GALLERY]
@@ -191,7 +191,7 @@ def worst_frames(store: Store, entries: Sequence[Entry]) -> list[WorstFrame]:
 def whole_picture(store: Store, entry: Entry) -> list[WorstFrame]:
     """An edited picture of which nothing but measures is stored, read from its files."""
     assert entry.output is not None
-    pair = picture_pair(entry.uri, entry.output, PICTURE_PIXELS) if entry.kind == "image" else None
+    pair = picture_pair(entry.uri, entry.output, PICTURE_PIXELS)
     return [] if pair is None else [worst_face(store, entry, pair)]
 
 
@@ -228,13 +228,13 @@ def row_of(entry: Entry, page: str) -> dict[str, Any]:
 def section_of(store: Store, entry: Entry, again: str | None, *, several: bool) -> Section:
     if entry.output is None:
         return Section(entry, None, (), (), again)
-    try:
-        details = None if entry.recipe_id is None else details_of(store, entry)
-    except StoreError as error:
-        return Section(entry, None, (), (), again, str(error))
-    if details is None or (entry.kind == "image" and not details.thumbnails):
+    if entry.recipe_id is None or not entry.pictured:
         pair = picture_pair(entry.uri, entry.output, THUMBNAIL_PIXELS)
         return Section(entry, None if pair is None else Details(((0.0, pair),)), (), (), again)
+    try:
+        details = details_of(store, entry)
+    except StoreError as error:
+        return Section(entry, None, (), (), again, str(error))
     shown = details.worst[: 3 if several else 1]
     if entry.kind == "image" and not several:
         shown = ()  # the thumbnail is the picture
