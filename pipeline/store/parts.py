@@ -20,7 +20,7 @@ from pipeline.store.places import (
     Listed,
     Place,
     contents,
-    known_contents,
+    kept_contents,
     opened,
     size_of,
     tail_digest_of,
@@ -230,7 +230,7 @@ def read_footer(one: Listed, *, whole: bool = False) -> Part:
 
 def footer_digest_of(one: Listed) -> str:
     """SHA-256 of a part's last `TAIL_BYTES`."""
-    data = known_contents(one)
+    data = kept_contents(one)
     if data is None and (one.size_bytes > FOOTER_BYTES or isinstance(one.path, Path)):
         return tail_digest_of(one.path, one.size_bytes)
     return hashlib.sha256((contents(one) if data is None else data)[-TAIL_BYTES:]).hexdigest()

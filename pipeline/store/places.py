@@ -26,7 +26,7 @@ import pyarrow.fs as pa_fs
 
 from ops.files.atomic import PUBLISHING, replaced_file
 from pipeline.store import s3
-from pipeline.store.known import KNOWN
+from pipeline.store.kept import KEPT
 from pipeline.store.s3 import Access, Found, pages
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
@@ -218,7 +218,7 @@ def writing(path: Place) -> Iterator[Hashing]:
         with PUBLISHING.get()():
             upload(buffer.getbuffer(), path)
         if path.suffix == ".parquet" and len(buffer.getbuffer()) <= WHOLE_BYTES:
-            KNOWN.add_written(path, buffer.getvalue())
+            KEPT.add_written(path, buffer.getvalue())
         return
     with replaced_file(path) as temporary, open(temporary, "wb") as file:
         yield Hashing(file)
@@ -336,16 +336,16 @@ def contents(one: Listed) -> bytes:
     """All bytes of a file; from memory where it is a bucket's and this process has those of that version."""
     if not isinstance(one.path, Remote):
         return one.path.read_bytes()
-    data = known_contents(one)
+    data = kept_contents(one)
     if data is None:
         data = one.path.read_bytes()
-        KNOWN.add(one.path, one.version, data)
+        KEPT.add(one.path, one.version, data)
     return data
 
 
-def known_contents(one: Listed) -> bytes | None:
+def kept_contents(one: Listed) -> bytes | None:
     """All bytes of a file where nobody need be asked for them."""
-    return KNOWN.of(one.path, one.version)
+    return KEPT.of(one.path, one.version)
 
 
 def opened(one: Listed) -> Any:

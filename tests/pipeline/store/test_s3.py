@@ -10,7 +10,7 @@ from io import BytesIO
 
 import pytest
 
-from pipeline.store.known import Known, md5_of
+from pipeline.store.kept import Kept, md5_of
 from pipeline.store.s3 import Access, copy, pages, read, request, signed, size
 
 EXAMPLE = Access("https://examplebucket.s3.amazonaws.com", "us-east-1", "AKIAIOSFODNN7EXAMPLE", "", None)
@@ -126,7 +126,7 @@ def test_an_answer_that_ends_early_is_asked_for_again(server: Access, whole: boo
 
 
 def test_kept_bytes_are_those_of_the_version_that_is_asked_for() -> None:
-    known = Known(limit_bytes=10)
+    known = Kept(limit_bytes=10)
     known.add_written("a", b"12345")
     assert known.of("a", md5_of(b"12345")) == b"12345"
     assert known.of("a", md5_of(b"54321")) is None and known.of("a", "") is None and known.of("b", md5_of(b"12345")) is None

@@ -24,7 +24,7 @@ def md5_of(data: bytes) -> str:
 
 
 @final
-class Known:
+class Kept:
     """The bytes that were used last, as many as fit. Threads may share it."""
 
     def __init__(self, limit_bytes: int = KEPT_BYTES) -> None:
@@ -64,4 +64,4 @@ class Known:
             self._size_bytes -= len(found[1])
 
 
-KNOWN: Final = Known()
+KEPT: Final = Kept()
