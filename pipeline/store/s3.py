@@ -13,8 +13,8 @@ import hmac
 import http.client
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Lock
 from typing import IO, Final
@@ -67,6 +67,20 @@ class Access:
         return cls(endpoint or f"https://s3.{region}.amazonaws.com", region, key, secret, os.environ.get("AWS_SESSION_TOKEN"))
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is asked."""
+
+    path: str
+    """As in a URL: `/bucket`, `/bucket/key`."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    method: str = "GET"
+    start: int = 0
+    """The first byte wanted."""
+    content: bytes = b""
+    """What is sent."""
+
+
 def pages(access: Access, bucket: str, prefix: str, delimiter: str = "") -> Iterator[list[Found]]:
     """The objects of a bucket whose keys begin so, a page at a time, in the order of their keys. Raises OSError.
 
@@ -80,7 +94,7 @@ def pages(access: Access, bucket: str, prefix: str, delimiter: str = "") -> Iter
         if token is not None:
             query["continuation-token"] = token
         said = f"s3://{bucket}/{prefix}: listing"
-        root = ElementTree.fromstring(_answered(said, access, f"/{quote(bucket)}", query))
+        root = ElementTree.fromstring(_answered(said, access, Request(_path(bucket), query)))
         space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
         found = []
         for one in root.iter(f"{space}Contents"):
@@ -95,19 +109,19 @@ def pages(access: Access, bucket: str, prefix: str, delimiter: str = "") -> Iter
 
 def read(access: Access, bucket: str, key: str, start: int = 0) -> bytes:
     """The bytes of an object, from one of them to its end. Raises OSError, FileNotFoundError where there is none."""
-    return _answered(f"s3://{bucket}/{key}: reading", access, f"/{quote(bucket)}/{quote(key)}", {}, start)
+    return _answered(f"s3://{bucket}/{key}: reading", access, Request(_path(bucket, key), start=start))
 
 
 def copy(access: Access, bucket: str, key: str, out: IO[bytes]) -> None:
     """As `read`, into an empty file, a block at a time."""
-    _answered(f"s3://{bucket}/{key}: reading", access, f"/{quote(bucket)}/{quote(key)}", {}, out=out)
+    _answered(f"s3://{bucket}/{key}: reading", access, Request(_path(bucket, key)), out)
 
 
 def size(access: Access, bucket: str, key: str) -> int | None:
     """The bytes of an object; None where there is none. Raises OSError."""
     try:
         said = f"s3://{bucket}/{key}: asking for it"
-        return int(_answered(said, access, f"/{quote(bucket)}/{quote(key)}", {}, method="HEAD"))
+        return int(_answered(said, access, Request(_path(bucket, key), method="HEAD")))
     except FileNotFoundError:
         return None
 
@@ -120,9 +134,14 @@ def delete(access: Access, bucket: str, keys: Sequence[str]) -> None:
         for key in keys[at : at + PAGE_KEYS]:
             ElementTree.SubElement(ElementTree.SubElement(root, "Object"), "Key").text = key
         said = f"s3://{bucket}/{keys[at]}: removing it and {len(keys) - 1} more"
-        answer = _answered(said, access, f"/{quote(bucket)}", {"delete": ""}, method="POST", body=ElementTree.tostring(root))
+        wanted = Request(_path(bucket), {"delete": ""}, "POST", content=ElementTree.tostring(root))
+        answer = _answered(said, access, wanted)
         if b"<Error>" in answer:
             raise OSError(f"{said} was answered with {answer[:300].decode('utf-8', 'replace')}")
+
+
+def _path(*names: str) -> str:
+    return "".join(f"/{quote(name)}" for name in names)
 
 
 def _nanoseconds(text: str) -> int:
@@ -131,16 +150,7 @@ def _nanoseconds(text: str) -> int:
     return int(moment.timestamp()) * 1_000_000_000 + moment.microsecond * 1000
 
 
-def _answered(
-    said: str,
-    access: Access,
-    path: str,
-    query: dict[str, str],
-    start: int = 0,
-    out: IO[bytes] | None = None,
-    method: str = "GET",
-    body: bytes = b"",
-) -> bytes:
+def _answered(said: str, access: Access, wanted: Request, out: IO[bytes] | None = None) -> bytes:
     """The answer's body. Raises OSError, also for an answer that is none."""
     for attempt in range(ATTEMPTS):
         if attempt:
@@ -149,7 +159,7 @@ def _answered(
             out.seek(0)
             out.truncate()
         try:
-            status, answer = request(access, path, query, start, out, method, body)
+            status, answer = request(access, wanted, out)
         except OSError:
             if attempt == ATTEMPTS - 1:
                 raise
@@ -195,27 +205,19 @@ class _Idle:
 _IDLE = _Idle()
 
 
-def request(
-    access: Access,
-    path: str,
-    query: dict[str, str],
-    start: int = 0,
-    out: IO[bytes] | None = None,
-    method: str = "GET",
-    content: bytes = b"",
-) -> tuple[int, bytes]:
+def request(access: Access, wanted: Request, out: IO[bytes] | None = None) -> tuple[int, bytes]:
     """One signed request => (status, body); of a HEAD that finds something the body is its length. Raises OSError.
 
-    start: the first byte wanted. out: where the body goes to, if it is the object's. content: what is sent.
+    out: where the body goes to, if it is the object's.
     """
     parts = urlsplit(access.endpoint)
-    host, path = parts.netloc, parts.path.rstrip("/") + path
-    text = "&".join(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
+    host, path, method, content = parts.netloc, parts.path.rstrip("/") + wanted.path, wanted.method, wanted.content
+    text = "&".join(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in sorted(wanted.query.items()))
     headers = signed(access, host, path, text, datetime.now(UTC), method, content)
     if content:
         headers["content-md5"] = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
-    if start:
-        headers["range"] = f"bytes={start}-"
+    if wanted.start:
+        headers["range"] = f"bytes={wanted.start}-"
     connection = _IDLE.take(parts.scheme, host)
     try:
         connection.request(method, f"{path}?{text}" if text else path, body=content or None, headers=headers)

@@ -11,7 +11,7 @@ from io import BytesIO
 import pytest
 
 from pipeline.store.kept import Kept, md5_of
-from pipeline.store.s3 import Access, copy, pages, read, request, signed, size
+from pipeline.store.s3 import Access, Request, copy, pages, read, request, signed, size
 
 EXAMPLE = Access("https://examplebucket.s3.amazonaws.com", "us-east-1", "AKIAIOSFODNN7EXAMPLE", "", None)
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -37,9 +37,10 @@ def page(keys: list[str], token: str | None) -> bytes:
 def test_each_page_is_there_before_the_next_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, str]] = []
 
-    def answer(access: Access, path: str, query: dict[str, str], *more: object) -> tuple[int, bytes]:
+    def answer(access: Access, wanted: Request, *more: object) -> tuple[int, bytes]:
+        query = dict(wanted.query)
         asked.append(query)
-        assert path == "/bucket" and query["prefix"] == "set/"
+        assert wanted.path == "/bucket" and query["prefix"] == "set/"
         number = int(query.get("continuation-token", "0"))
         return 200, page([f"set/{number}-{i}.jpg" for i in range(3)], str(number + 1) if number < 2 else None)
 
