@@ -382,11 +382,12 @@ class Page:
         except (StoreError, RecipeError, ValueError, OSError) as error:
             self.note.set_text(str(error))
             return
-        if self.moved.is_set() and exact:
-            return
         encode, kind = (png, "image/png") if exact else (webp, "image/webp")
-        self.before.show(self.shop.keep(webp(source), "image/webp"), exact)
-        self.after.show(self.shop.keep(await aside(encode, made), kind), exact)
+        before, after = await aside(webp, source), await aside(encode, made)
+        if self.moved.is_set() and exact:
+            return  # the two are shown together or not at all
+        self.before.show(self.shop.keep(before, "image/webp"), exact)
+        self.after.show(self.shop.keep(after, kind), exact)
         self.note.set_text(self.words(clip, ordinal, recipe))
 
     def words(self, clip: Clip, ordinal: int, recipe: EditRecipe | None) -> str:

@@ -99,10 +99,16 @@ def settled(page: Any) -> None:
 
 
 def picture(page: Any) -> np.ndarray:
-    """What is seen, as bytes of the page."""
-    settled(page)
-    source = page.locator("img[alt=after]").get_attribute("src")
-    data = page.evaluate("async (source) => [...new Uint8Array(await (await fetch(source)).arrayBuffer())]", source)
+    """What is seen once it is a render's, read in one go: while a clip is inverted another picture can take its place at any moment."""
+    data = None
+    while data is None:
+        settled(page)
+        data = page.evaluate(
+            """async () => {
+                const image = document.querySelector('img[alt=after][data-exact=true]');
+                return image && [...new Uint8Array(await (await fetch(image.getAttribute('src'))).arrayBuffer())];
+            }"""
+        )
     assert bytes(data[:4]) == b"\x89PNG"
     return np.asarray(Image.open(io.BytesIO(bytes(data))).convert("RGB"))
 
