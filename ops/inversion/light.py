@@ -39,7 +39,7 @@ SLOPE = 0.2
 TRUNK_TAPS, TRUNK_CHANNELS = (4, 10, 15), (40, 112, 320)
 REPEATS = 3
 """Of the series that sharpens what is enlarged."""
-LARGE_CHANGE = 0.35
+LARGE_CHANGE = 0.25
 """Of features, by an edit: a smile changes the mouth by so much, an age the skin by a third of it."""
 FEATURE_SCALE = 0.3
 """Brings the generator's features to about unit variance."""
@@ -250,10 +250,16 @@ class LightCorrection(nn.Module):
     def forward(self, rest: Tensor, hidden: Tensor, change: Tensor, picture: Tensor, basis_KP: Tensor) -> Tensor:
         seen = cells(picture.to(rest.dtype), self.cell)
         x = self.blocks(self.of_picture(seen) + self.of_rest(rest) + self.of_hidden(hidden))
-        changed = 1 - torch.exp(-((change / LARGE_CHANGE) ** 2))
-        kept = rest + changed * self.gate(x) * rest
-        found = pointwise(kept, basis_KP.t()[:, :, None, None].to(kept.dtype)) + changed * self.more(x)
+        share = changed(change)
+        kept = rest + share * self.gate(x) * rest
+        found = pointwise(kept, basis_KP.t()[:, :, None, None].to(kept.dtype)) + share * self.more(x)
         return F.pixel_shuffle(found.float(), self.cell)
+
+
+def changed(change: Tensor) -> Tensor:
+    """m, 0 to 1, of `Transformed.change`."""
+    share: Tensor = 1 - torch.exp(-((change / LARGE_CHANGE) ** 2))
+    return share
 
 
 def start_at_nothing(module: nn.Conv2d) -> None:

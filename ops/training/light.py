@@ -31,10 +31,11 @@ from torch import Tensor, nn
 
 from ops.generators.mobile import Mobile, Window
 from ops.inversion.inverter import only, pooled
-from ops.inversion.light import LightEncoder, LightExtraction, LightStyleRes, Transformed, cells
+from ops.inversion.light import LightEncoder, LightExtraction, LightStyleRes, Transformed, cells, changed
 from ops.spaces import crops_from_images, images_from_crops
 from ops.training.degrade import degraded
 from ops.training.distributed import Worker
+from ops.training.looks import Looks, draw_looks
 from ops.training.losses import Embedder, identity_loss
 from ops.training.synthetic import CodeSettings, Rotation, along_directions, draw_codes
 from ops.training.trainer import Learner, Step, Task
@@ -115,6 +116,11 @@ class LightPictureSettings(PairSettings):
     small_share: float = 0.5
     """Steps that go through the generator's smallest picture that is not below the images, so that both ways are corrected."""
     refresh_every: int = 1
+    looks: float = 1.0
+    """How far drawn faces and their edits are given the forms, contrasts and colours of photographs (`ops.training.looks`)."""
+    changed_weight: float = 3.0
+    """Weight of places that the edit changes, over that of the others, in the pixels' losses: a mouth is a hundredth of a
+    picture, and there old lips stay behind."""
 
 
 class LightE0Step(nn.Module):
@@ -411,9 +417,18 @@ def loss_weights(settings: PairSettings) -> dict[str, float]:
 
 
 def compared(
-    made: Tensor, targets: Tensor, window: Window, resolution: int, margin: int, distance: Distance, embed: Embedder | None
+    made: Tensor,
+    targets: Tensor,
+    window: Window,
+    resolution: int,
+    margin: int,
+    distance: Distance,
+    embed: Embedder | None,
+    weight: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Losses over what counts of a window of a grid: all but a margin of cells at borders that are none of the picture's.
+
+    weight [N, 1, cells, cells]: of the cells, in the losses that go pixel by pixel.
 
     The identity's is there for the window of the face alone, if at all.
     """
@@ -423,9 +438,10 @@ def compared(
     length = window.side * scale
     inner = (..., slice(before[0], length - after[0]), slice(before[1], length - after[1]))
     a, b = made[inner], targets[inner]
+    over = torch.ones(1) if weight is None else F.interpolate(weight.float(), scale_factor=scale, mode="nearest")[inner]
     losses = {
-        "pixel": (a - b).square().mean(),
-        "magnitude": (a - b).abs().mean(),
+        "pixel": (over.to(a) * (a - b).square()).mean(),
+        "magnitude": (over.to(a) * (a - b).abs()).mean(),
         "perceptual": distance(a, b).mean(),
         "sharpness": (sharpness(a) - sharpness(b)).abs().mean(),
     }
@@ -655,27 +671,29 @@ class LightPictureStep(nn.Module):
         self.model, self.generator, self.distance, self.embed = [model], [generator], [distance], [embed]
         self.settings = settings
 
-    def forward(self, pair: Pair, window: Window, size: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, pair: Pair, looks: Looks, window: Window, size: int) -> tuple[Tensor, dict[str, Tensor]]:
         """size: that the generator draws at, one of its own."""
         model, config, settings = self.model[0], self.model[0].config, self.settings
         with torch.no_grad():
-            rest, transformed, picture, truth = self.known(pair, window, size)
+            rest, transformed, picture, truth = self.known(pair, looks, window, size)
         made = model.corrected(picture, rest, transformed)
         embed = self.embed[0] if settings.identity_weight > 0 else None
-        losses = compared(made, truth, window, config.residual.resolution, settings.margin, self.distance[0], embed)
+        weight = 1 + (settings.changed_weight - 1) * changed(transformed.change)
+        losses = compared(made, truth, window, config.residual.resolution, settings.margin, self.distance[0], embed, weight)
         weights = loss_weights(settings)
         return torch.stack([weights[name] * value for name, value in losses.items()]).sum(), losses
 
-    def known(self, pair: Pair, window: Window, size: int) -> tuple[Tensor, Transformed, Tensor, Tensor]:
+    def known(self, pair: Pair, looks: Looks, window: Window, size: int) -> tuple[Tensor, Transformed, Tensor, Tensor]:
         """=> (q, what E2 gives at the place, the edited picture without dx, the truth), of a window."""
         model, generator = self.model[0], self.generator[0]
         place, cell = model.config.place, model.config.cell
-        seen = window.at(cell).of(pair.pictures)
+        pictures = looks.of(pair.pictures)
+        seen = window.at(cell).of(pictures)
 
         def picture(x: Tensor, styles: list[Tensor], size: int) -> Tensor:
             return pooled(generator.onward(x, styles, place, size=size, window=window), window.side * cell)
 
-        code = pair.as_wrong(model.code(pair.pictures), model.latent_avg)
+        code = pair.as_wrong(model.code(pictures), model.latent_avg)
         styles = generator.styles(code)
         features = cut(generator.features(styles, place), window)
         residual = model.residual(seen, features)
@@ -685,7 +703,7 @@ class LightPictureStep(nn.Module):
         edited = picture(transformed.features, styles, size)
         styles = generator.styles(pair.wplus_NLD + pair.step_NLD)
         truth = picture(cut(generator.features(styles, place), window), styles, generator.config.half)
-        return rest, transformed, edited, truth
+        return rest, transformed, edited, looks.of(truth, window.at(cell).of)
 
 
 @final
@@ -730,7 +748,8 @@ class LightPictureTask(PairTask):
         pair = self.pool.pairs(step.index, step.batch, step.draws).part(step.mine)
         window = window_of(step, settings, config.residual.resolution)
         small = float(torch.rand((), generator=step.draws)) < settings.small_share
-        total, losses = self.learn(pair, window, config.drawn_size if small else half_of(self.model))
+        looks = draw_looks(step.batch, config.input_size, settings.looks, step.draws).part(step.mine)
+        total, losses = self.learn(pair, looks, window, config.drawn_size if small else half_of(self.model))
         self.parts.step(total)
         losses.setdefault("identity", torch.zeros(()))
         return {name: value.detach() for name, value in losses.items()}

@@ -32,6 +32,7 @@ from ops.training.light import (
     sharpness,
     start_light_encoder,
 )
+from ops.training.looks import draw_looks
 from ops.training.run import anchor_weights, light_residual_weights, light_weights, load_edits, prior_weights, unpack_light
 from ops.training.synthetic import CodeSettings, draw_codes
 from ops.training.tail import Inverted, PairPool, TailSettings, TailTask, counted, pair, start_tail
@@ -148,11 +149,12 @@ def test_what_remains_after_an_edit_is_learnt(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("ops.inversion.light.LARGE_CHANGE", 0.02)  # features of random weights change little
     task = picture_task(1e-2)
     pairs = task.pool.pairs(0, 3, torch.Generator().manual_seed(5))
+    looks = draw_looks(3, pairs.pictures.shape[-1], 1.0, torch.Generator().manual_seed(6))
 
     def error() -> float:
         step = task.learn
         assert isinstance(step, LightPictureStep)
-        return float(step(pairs, Window(0, 0, 16), 64)[1]["pixel"])
+        return float(step(pairs, looks, Window(0, 0, 16), 64)[1]["pixel"])
 
     with torch.no_grad():
         before = error()
@@ -280,3 +282,16 @@ def test_weights_between_two_trainings(tmp_path: Path) -> None:
     save_result(tmp_path / "other.pt", {"b": torch.zeros(1)}, 0)
     with pytest.raises(SystemExit):
         mix_command(tmp_path / "low.pt", tmp_path / "other.pt", tmp_path / "none.pt", 0.5)
+
+
+def test_a_window_gets_the_looks_of_its_whole() -> None:
+    draws = torch.Generator().manual_seed(3)
+    smooth = torch.nn.functional.interpolate(
+        torch.rand(4, 3, 9, 9, generator=draws) * 1.2 - 0.6, size=(128, 128), mode="bicubic"
+    )
+    looks, window = draw_looks(4, 128, 1.0, draws), Window(24, 40, 64)
+    whole, part = looks.of(smooth), looks.of(window.of(smooth).contiguous(), window.of)
+    assert (whole - smooth).abs().amax(dim=(1, 2, 3)).tolist().count(0.0) < 4, "some are touched"
+    inner = (..., slice(8, -8), slice(8, -8))
+    torch.testing.assert_close(part[inner], window.of(whole)[inner], atol=1e-4, rtol=0)
+    torch.testing.assert_close(draw_looks(4, 128, 0.0, draws).of(smooth), smooth, atol=1e-5, rtol=0)
