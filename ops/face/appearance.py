@@ -17,7 +17,6 @@ import numpy as np
 from ops.face.detect import ARCFACE_TEMPLATE_52, similarity_between
 
 GRID: Final = 8
-APPEARANCE_SIZE: Final = GRID * GRID * 3
 _SIDE: Final = 64
 # The template fills its 112 pixels from the eyebrows to the chin; at this share of the crop there is room for hair.
 _SHARE: Final = 0.72
@@ -25,7 +24,7 @@ _LOWERED: Final = 0.04
 
 
 def describe(frame: np.ndarray, landmarks_52: np.ndarray) -> np.ndarray:
-    """Colours of a face: float32 [APPEARANCE_SIZE], 0..1, CIELAB on a grid of 8 x 8, row by row.
+    """Colours of a face: float32 [GRID * GRID * 3], 0..1, CIELAB on a grid of 8 x 8, row by row.
 
     `frame`: uint8 [H, W, 3] RGB; `landmarks_52`: of a `Face`. What lies outside the frame repeats its edge.
     """

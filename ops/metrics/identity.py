@@ -17,20 +17,15 @@ from typing import Any, Literal, assert_never, final, get_args, get_type_hints
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from ops.face.detect import ARCFACE_TEMPLATE_52, Detector, DetectorError, similarity_between
 from ops.files.digest import sha256_together
 from ops.files.errors import CheckpointError
-from ops.metrics.metric import MetricError
 from ops.networks.ir import FACE_SIZE, load_arcface, load_curricularface
 from ops.networks.mobilefacenet import load_mobilefacenet
-from ops.networks.protocol import PROTOCOL_SIZE, at_protocol_size
+from ops.networks.protocol import at_protocol_size
 from ops.spaces import images_from_crops
-
-ARCFACE_ROWS, ARCFACE_COLUMNS = slice(35, 223), slice(32, 220)
-"""The region that the training's identity loss cuts out of an aligned face of 256 pixels."""
 
 
 @dataclass(frozen=True)
@@ -165,10 +160,3 @@ def faces_at(crops: np.ndarray, landmarks: Sequence[np.ndarray]) -> np.ndarray:
     """crops uint8 [N, R, R, 3] and the landmarks of each at 256 px => identity crops uint8 [N, 112, 112, 3]."""
     pictures = at_protocol_size(crops)
     return np.stack([identity_crop(picture, five) for picture, five in zip(pictures, landmarks, strict=True)])
-
-
-def arcface_input(images: Tensor) -> Tensor:
-    """images [N, 3, 256, 256] aligned by FFHQ's rule => faces [N, 3, 112, 112], as the training's identity loss cuts them."""
-    if images.shape[1:] != (3, PROTOCOL_SIZE, PROTOCOL_SIZE):
-        raise MetricError(f"expected images as [N, 3, {PROTOCOL_SIZE}, {PROTOCOL_SIZE}], got {list(images.shape)}; resize them")
-    return F.adaptive_avg_pool2d(images[:, :, ARCFACE_ROWS, ARCFACE_COLUMNS], (FACE_SIZE, FACE_SIZE))

@@ -25,12 +25,6 @@ SMALLEST_SIDE = WINDOW * 2 ** (len(SCALE_WEIGHTS) - 1)
 DataRange = float | Literal["official"]
 
 
-def mean_squared_error(results: Tensor, references: Tensor) -> Tensor:
-    """=> [N], in the pictures' unit squared."""
-    _require_pairs(results, references, 1)
-    return (results.double() - references.double()).square().mean(dim=(1, 2, 3))
-
-
 def ssim(results: Tensor, references: Tensor, data_range: DataRange = "official") -> Tensor:
     """=> [N] float64, 1 for equal pictures, at least -1.
 

@@ -122,13 +122,12 @@ def composite_loss(outputs: Tensor, target: Tensor, mask: Tensor, emphasis: floa
     return ((1 + emphasis * mask) * (outputs - target).square()).mean(dim=(1, 2, 3))
 
 
-def simulated_edit(wplus_NLD: Tensor, random_w_ND: Tensor, alpha_N: Tensor) -> Tensor:
-    """W_a = W + a (W_r - W) / 10 (Eq. 2) => W+ [N, L, D]; alpha 0 is no edit."""
-    return wplus_NLD + edit_offset(wplus_NLD, random_w_ND, alpha_N)
-
-
 def edit_offset(wplus_NLD: Tensor, random_w_ND: Tensor, alpha_N: Tensor) -> Tensor:
-    """The vector that Eq. 2 adds; the cycle subtracts the very same one after re-encoding."""
+    """Return the offset a (W_r - W) / 10 of a simulated edit, W_a = W + a (W_r - W) / 10 (Eq. 2) => [N, L, D].
+
+    wplus_NLD: codes. random_w_ND: W of random z. alpha_N: a of each; 0 is no edit. The cycle subtracts the same offset after
+    re-encoding.
+    """
     return alpha_N[:, None, None] * (random_w_ND[:, None, :] - wplus_NLD) / 10
 
 

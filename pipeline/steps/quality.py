@@ -7,7 +7,6 @@ others; the first frame of a segment has none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, Final, final
@@ -210,10 +209,3 @@ def webp(*pictures: np.ndarray, quality: int) -> bytes:
     out = BytesIO()
     Image.fromarray(np.concatenate(pictures, axis=1)).save(out, "WEBP", quality=quality, method=2)
     return out.getvalue()
-
-
-def halves(data: bytes) -> Sequence[Image.Image]:
-    """The two pictures of a `thumbnail` or `picture`: source, and result."""
-    whole = Image.open(BytesIO(data)).convert("RGB")
-    middle = whole.width // 2
-    return [whole.crop((0, 0, middle, whole.height)), whole.crop((middle, 0, whole.width, whole.height))]

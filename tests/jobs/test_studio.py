@@ -99,7 +99,7 @@ def settled(page: Any) -> None:
 
 
 def picture(page: Any) -> np.ndarray:
-    """What is seen once it is a render's, read in one go: while a clip is inverted another picture can take its place at any moment."""
+    """Return the picture once it is a render's, read in one go: an inversion can replace it at any moment."""
     data = None
     while data is None:
         settled(page)

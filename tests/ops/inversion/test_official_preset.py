@@ -26,7 +26,7 @@ from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.inverter import Inversion, offset_styles
 from ops.inversion.styleres import StyleRes, StyleResConfig
 from ops.spaces import crops_from_images
-from ops.training.losses import affine_reversal, edit_offset, simulated_edit
+from ops.training.losses import affine_reversal, edit_offset
 from tests.golden import Golden, draw, input_image, synthetic_weights
 from tests.needs import SHARED
 from tests.ops.editing import official
@@ -150,7 +150,7 @@ class TestOfficialPreset:
         alpha = torch.tensor([float(golden.arrays["alpha"])])
         random_w = model.generator.mapping(draw("publicz", (4, 512))[:1])
         golden("W_r", random_w[:, None].expand(-1, 18, -1))
-        edited = simulated_edit(inversion.wplus_NLD, random_w, alpha)
+        edited = inversion.wplus_NLD + edit_offset(inversion.wplus_NLD, random_w, alpha)
         golden("W_alpha", edited)
         image = model.generate(edited, inversion.detail)
         golden("x_i_prime", image)

@@ -7,7 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from ops.data.faces import load_faces
 from ops.face.detect import ARCFACE_TEMPLATE_52, DetectorError, DetectorSettings, build_detector
@@ -15,13 +14,11 @@ from ops.files.errors import CheckpointError
 from ops.metrics.identity import (
     IdentityNetwork,
     IdentitySettings,
-    arcface_input,
     face_landmarks,
     faces_at,
     identity_crop,
     open_identity,
 )
-from ops.metrics.metric import MetricError
 
 
 class Colours(IdentityNetwork):
@@ -58,12 +55,6 @@ def test_faces_are_cut_at_the_landmarks_of_the_enlarged_crop() -> None:
     (face,) = faces_at(crop, [landmarks])
     for x, y in ARCFACE_TEMPLATE_52:
         assert face[round(y), round(x)].min() > 200
-
-
-def test_arcface_wants_its_size() -> None:
-    assert arcface_input(torch.zeros(2, 3, 256, 256)).shape == (2, 3, 112, 112)
-    with pytest.raises(MetricError, match="256"):
-        arcface_input(torch.zeros(2, 3, 128, 128))
 
 
 @pytest.fixture(params=["mobilefacenet", "insightface"])

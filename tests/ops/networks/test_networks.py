@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ops.files.errors import CheckpointError
-from ops.metrics.identity import arcface_input
 from ops.networks.inception_v3 import load_inception
 from ops.networks.ir import load_arcface, load_curricularface
 from ops.networks.lpips_alex import LpipsAlex, load_lpips
@@ -22,6 +21,7 @@ from ops.networks.mobilefacenet import DEVIATION, MEAN, load_mobilefacenet
 from ops.networks.perceptual import VggPerceptual
 from ops.networks.vgg16 import Vgg16Block4, load_vgg16
 from ops.networks.weights import load_strict, read_tensors
+from ops.training.losses import face_of, identity_loss
 from tests.golden import RTOL, Golden, input_image, synthetic_weights
 
 KEYS = "styleres_eval_keys.json"
@@ -58,9 +58,8 @@ def test_arcface_and_its_loss_agree_with_the_official_program(shared: Path, tmp_
     expected = vectors(shared, "metrics_id")
     network = load_arcface(stored(shared, tmp_path, "arcface_irse50"))
     a, b = input_image(0), input_image(1)
-    close(network(arcface_input(torch.cat([a, b]))), expected["arcface_embed"])
-    one, other = (network(arcface_input(images)) for images in (a, b))
-    close(1 - (one * other).sum(dim=1)[0], expected["arcface_id_loss"])
+    close(network(face_of(torch.cat([a, b]))), expected["arcface_embed"])
+    close(identity_loss(network, a, b)[0], expected["arcface_id_loss"])
 
 
 @torch.no_grad()

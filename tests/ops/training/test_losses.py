@@ -87,7 +87,7 @@ def test_delta_regulariser_measures_from_the_first_row() -> None:
 
 def test_simulated_edit_is_equation_2_and_undoes() -> None:
     wplus, random_w, alpha = randn(2, 4, 5), randn(2, 5, seed=1), torch.tensor([0.0, 4.5], dtype=torch.float64)
-    edited = losses.simulated_edit(wplus, random_w, alpha).numpy()
+    edited = (wplus + losses.edit_offset(wplus, random_w, alpha)).numpy()
     np.testing.assert_array_equal(edited[0], wplus[0])
     np.testing.assert_allclose(edited[1], wplus.numpy()[1] + 4.5 * (random_w.numpy()[1] - wplus.numpy()[1]) / 10)
     back = torch.from_numpy(edited) - losses.edit_offset(wplus, random_w, alpha)
@@ -96,7 +96,7 @@ def test_simulated_edit_is_equation_2_and_undoes() -> None:
 
 def test_the_affine_inverse_solves_equation_2() -> None:
     wplus, random_w, alpha = randn(3, 4, 5), randn(3, 5, seed=1), torch.tensor([0.0, 4.2, 5.0], dtype=torch.float64)
-    edited = losses.simulated_edit(wplus, random_w, alpha)
+    edited = wplus + losses.edit_offset(wplus, random_w, alpha)
     np.testing.assert_allclose(losses.affine_reversal(edited, random_w, alpha), wplus, atol=1e-12)
     # Where the edited code is not what was re-encoded, the two readings of the paper differ.
     other = edited + 0.1
