@@ -58,7 +58,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def styleres(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> Styleres:
-    """Runs `styleres …`; jobs that take a model get the tiny one, and CPU time is not spent on presets, nor on reports."""
+    """Runs `styleres …`; jobs that take a model get the tiny one, and no time goes to presets, reports or face parts."""
     tiny.command_finds_marks(monkeypatch)
 
     def run(job: str, *arguments: object, report: bool = False) -> Ran:
@@ -69,6 +69,8 @@ def styleres(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> Styleres:
             words += ["--model", str(bundle.path)]
         if job in ("edit", "render") and "--preset" not in words:
             words += ["--preset", "ultrafast"]
+        if job in ("edit", "render") and "--within" not in words:
+            words += ["--within", "crop"]
         result = CliRunner().invoke(app, words)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception

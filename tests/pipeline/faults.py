@@ -60,6 +60,7 @@ def edited(
     store = open_store(folder / "store", bundle, "float32")
     settings = flow.RenderSettings(
         PlanSettings(parse_edits(["warm=1"])),
+        tiny.PASTE,
         encode=EncodeOptions(codec="ffv1", pix_fmt="bgr0", gop_frames=8),
         sheet_frames=sheet_frames,
     )

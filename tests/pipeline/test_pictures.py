@@ -70,7 +70,7 @@ def edit(
     out: str = "out",
     recipe: str = "warm=1",
     inverting: flow.InvertSettings = tiny.INVERTING,
-    paste: PasteSettings = PasteSettings(),  # noqa: B008 (frozen)
+    paste: PasteSettings = tiny.PASTE,
     overwrite: bool = False,
     sheets: Any = "job",
     report: Callable[[Event], None] = silent,
@@ -129,7 +129,7 @@ def detected(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 def test_rows_and_pixels_are_those_of_the_model_called_by_hand(tmp_path: Path, bundle: Bundle) -> None:
     paths = write(tmp_path / "in", 10)
-    summary = edit(tmp_path, bundle)
+    summary = edit(tmp_path, bundle, paste=PasteSettings())
     assert (summary.counts["frames"], summary.counts["faces"], summary.counts["edits"], summary.sources_done) == (
         10,
         10,
@@ -335,7 +335,7 @@ def test_each_edited_picture_is_measured_and_a_new_one_takes_its_rows(tmp_path: 
     assert sorted(row["path"] for row in rows) == [str(tmp_path / "out" / f"{path.stem}.edited.png") for path in paths]
     assert all(row["edit_size"] > 0 and row["inversion_error"] > 0 and row["flicker"] is None for row in rows)
     assert all(row["trouble"] == pytest.approx(row["inversion_error"] / 20) and row["picture"] is None for row in rows)
-    other = PasteSettings(mode="delta")
+    other = replace(tiny.PASTE, mode="delta")
     edit(tmp_path, bundle, paste=other, overwrite=True)
     assert len(measured(store)) == 5, "of the files that are there"
     edit(tmp_path, bundle, out="second")

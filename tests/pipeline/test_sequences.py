@@ -57,7 +57,7 @@ def edited(folder: Path, one: Source, bundle: Bundle, *, file: str | None = None
     store = tiny.open_store(folder / "store", bundle, "float32")
     encode = EncodeOptions(codec="libx264", gop_frames=8, preset="ultrafast") if file else tiny.LOSSLESS
     outputs = Outputs(str(folder / "out"), file, encode)
-    settings = flow.RenderSettings(PlanSettings(parse_edits(["warm=1"])), encode=encode, sheet_frames=0)
+    settings = flow.RenderSettings(PlanSettings(parse_edits(["warm=1"])), tiny.PASTE, encode=encode, sheet_frames=0)
     compute = flow.Compute("cpu", "fp32", 4, chunk_frames)
     return flow.edit([one], outputs, store, bundle, tiny.INVERTING, settings, compute, InProcessRunner(), silent)
 
