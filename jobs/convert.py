@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 
 from jobs.common.errors import FAILED, UsageError, explained
+from jobs.common.values import Chosen, Option, Shape, options_of, several
 from ops.checkpoints.bundle import Bundle
 from ops.checkpoints.convert import convert
-from ops.inversion.presets import PresetName, preset
+from ops.face.framing import Crop
+from ops.inversion.presets import preset
 
 FormatName = Literal[
     "auto",
@@ -27,48 +31,76 @@ FormatName = Literal[
     "rosinality",
     "mobilestylegan",
 ]
+PresetChoice = Literal["auto", "ffhq1024", "cars512", "mini64"]
 
 
+@dataclass(frozen=True)
+class ConvertSettings:
+    """How a checkpoint is read, and what is written of it."""
+
+    out: Path
+    """Folder to write."""
+    format: FormatName = "auto"
+    """auto: by what is in it."""
+    beside: tuple[Path, ...] = ()
+    """Another file of the model: HyperStyle and SFE lie in several."""
+    preset: PresetChoice = "auto"
+    """auto: sizes are read off the tensors."""
+    name: str | None = None
+    """Name of the bundle; the folder's if not given."""
+    half: bool = False
+    """Store weights in float16."""
+    crop: Crop = "ffhq"
+    """How the model's pictures are cut: faces, or whole frames."""
+    content: str | None = None
+    """HEIGHTxWIDTH of the picture in the encoder's square, 192x256 for cars."""
+    licence: str | None = None
+    """For the config and the card."""
+    overwrite: bool = False
+    """Replace a model that is there already."""
+
+
+TABLE: Final[Mapping[type, Shape]] = {
+    ConvertSettings: Shape(
+        {
+            "out": Option("--out"),
+            "format": Option("--format"),
+            "beside": several("--with", type=list[Path], metavar="FILE"),
+            "preset": Option("--preset"),
+            "name": Option("--name"),
+            "half": Option("--half"),
+            "crop": Option("--crop"),
+            "content": Option("--content"),
+            "licence": Option("--licence"),
+            "overwrite": Option("--overwrite"),
+        }
+    )
+}
+
+
+@options_of(TABLE, ConvertSettings)
 def convert_command(
     file: Annotated[
         Path,
         typer.Argument(metavar="FILE", help="StyleRes, e4e's family, NVIDIA, rosinality, MobileStyleGAN.", show_default=False),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.", show_default=False)],
-    format: Annotated[FormatName, typer.Option("--format", help="auto: by what is in it.")] = "auto",
-    beside: Annotated[
-        list[Path], typer.Option("--with", metavar="FILE", help="Another file of the model: HyperStyle and SFE lie in several.")
-    ] = [],  # noqa: B006 (typer copies it)
-    sizes: Annotated[
-        Literal["auto", "ffhq1024", "cars512", "mini64"], typer.Option("--preset", help="auto: sizes are read off the tensors.")
-    ] = "auto",
-    name: Annotated[str | None, typer.Option("--name", help="Name of the bundle; the folder's if not given.")] = None,
-    half: Annotated[bool, typer.Option("--half", help="Store weights in float16.")] = False,
-    crop: Annotated[
-        Literal["ffhq", "none", "centre"],
-        typer.Option("--crop", help="How the model's pictures are cut: faces, or whole frames."),
-    ] = "ffhq",
-    content: Annotated[
-        str | None, typer.Option("--content", help="HEIGHTxWIDTH of the picture in the encoder's square, 192x256 for cars.")
-    ] = None,
-    licence: Annotated[str | None, typer.Option("--licence", help="For the config and the card.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there already.")] = False,
+    chosen: Chosen,
 ) -> None:
     """Convert a checkpoint of another project into a folder of safetensors and JSON."""
     with explained(FAILED):
-        chosen: PresetName | None = None if sizes == "auto" else sizes
+        wanted = chosen.make(ConvertSettings)
         written = convert(
             file,
-            out,
-            wanted=None if format == "auto" else format,
-            preset=None if chosen is None else preset(chosen),
-            beside=beside,
-            name=name,
-            half=half,
-            crop=crop,
-            content=content_from(content),
-            licence=licence,
-            overwrite=overwrite,
+            wanted.out,
+            wanted=None if wanted.format == "auto" else wanted.format,
+            preset=None if wanted.preset == "auto" else preset(wanted.preset),
+            beside=wanted.beside,
+            name=wanted.name,
+            half=wanted.half,
+            crop=wanted.crop,
+            content=content_from(wanted.content),
+            licence=wanted.licence,
+            overwrite=wanted.overwrite,
         )
     print(report(written))
 

@@ -13,20 +13,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import get_args
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from jobs.common import evaluate_options
 from jobs.common.errors import UsageError, explained
-from jobs.common.evaluate_options import write_reports
+from jobs.common.evaluate_options import TABLE, Contest, PictureFiles, Recogniser, Reports, write_reports
 from jobs.common.evaluate_report import SOURCE, Report, Run, card_section, print_report, with_section, wplus_name, write_folder
+from jobs.common.values import Chosen, options_of
 from jobs.evaluate_video import video_command
-from ops.checkpoints.bundle import DEFAULT, Bundle, open_bundle
+from ops.checkpoints.bundle import Bundle, open_bundle
 from ops.data.faces import DataError, FaceSource, load_faces, open_faces
-from ops.device import Device, channels_last, resolve_device, set_up
+from ops.device import channels_last, resolve_device, set_up
 from ops.face.detect import DetectorSettings, build_detector
 from ops.inversion.inverter import Inverter
 from ops.inversion.session import Precision, feature_dtype
@@ -53,107 +53,69 @@ WEIGHTS_OF = {
     "identity": "a recogniser such as --curricularface-weights",
 }
 FEWEST_FACES_TO_JUDGE = 64
-Models = Annotated[
-    list[str],
-    typer.Option(
-        "--model",
-        help="[NAME[@SEED]=]BUNDLE, several times: an embedded model or a folder. Seeds of one NAME are one column with ±.",
-    ),
-]
-
 app = typer.Typer(help=__doc__, invoke_without_command=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 app.command("video")(video_command)
 
 
 @app.callback()
-def evaluate_command(
-    context: typer.Context,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Aligned faces: Parquet (image, identity, booleans), a folder, or hf:NAME.")
-    ] = None,
-    model: Models = [DEFAULT],  # noqa: B006 - typer copies it
-    also_wplus: Annotated[bool, typer.Option("--also-wplus", help="Also what W+ alone gives, as a column of its own.")] = False,
-    edit: Annotated[
-        list[str],
-        typer.Option("--edit", help="NAME=STRENGTH[:ATTRIBUTE or :-ATTRIBUTE], several times; both signs are measured."),
-    ] = [],  # noqa: B006
-    faces: Annotated[int, typer.Option("--faces", min=16, help="Held-out faces.")] = 512,
-    judge: Annotated[Path | None, typer.Option("--judge", help="Keep the attribute classifier here; reuse it.")] = None,
-    card: Annotated[bool, typer.Option("--card", help="Write the numbers into the card of every bundle.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for report, plots and contact sheet.")] = None,
-    metrics: Annotated[
-        str,
-        typer.Option("--metrics", help=f"auto (all whose weights are given), or some of {','.join(get_args(PictureMetric))}"),
-    ] = "auto",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Faces at a time.")] = 32,
-    side: Annotated[
-        int | None, typer.Option("--size", help="Of the pictures that the models make, in pixels; their largest if not given.")
-    ] = None,
-    device: Annotated[Device, typer.Option("--device", help="Device of models and networks.")] = "auto",
-    precision: Annotated[Precision, typer.Option("--precision", help="Precision of the models' feature maps.")] = "fp32",
-    lpips_weights: evaluate_options.LpipsWeights = None,
-    lpips_heads: evaluate_options.LpipsHeads = None,
-    inception_weights: evaluate_options.InceptionWeights = None,
-    curricularface_weights: evaluate_options.CurricularfaceWeights = None,
-    arcface_weights: evaluate_options.ArcfaceWeights = None,
-    mobilefacenet_weights: evaluate_options.MobilefacenetWeights = None,
-    identity_pack: evaluate_options.IdentityPack = None,
-    json_file: evaluate_options.JsonFile = None,
-    markdown_file: evaluate_options.MarkdownFile = None,
-) -> None:
+@options_of(TABLE, Contest, PictureFiles, Recogniser, Reports)
+def evaluate_command(context: typer.Context, chosen: Chosen) -> None:
     """Measure reconstruction and edits of models on faces of identities that they never saw; `video`: an edited video."""
     if context.invoked_subcommand is not None:
         return
     with explained():
-        if data is None:
-            raise UsageError("expected --data FACES (an evaluation of models), or the word video (an edited video's)")
-        contenders = contenders_from(model)
-        size = common_size(contenders)
-        check_side(side, contenders)
-        edits = planned_edits(edit, contenders)
-        identity = evaluate_options.identity_from(curricularface_weights, arcface_weights, mobilefacenet_weights, identity_pack)
-        if lpips_heads is not None and lpips_weights is None:
-            raise UsageError("--lpips-heads holds only LPIPS's heads; give AlexNet's file with --lpips-weights too")
-        networks = PictureNetworks(
-            lpips=None if lpips_weights is None else load_lpips(lpips_weights, lpips_heads),
-            inception=None if inception_weights is None else load_inception(inception_weights),
-            identity=identity,
-            detector=None if identity is None else build_detector(DetectorSettings()),
-        )
-        chosen = chosen_metrics(metrics, networks)
-        set_up(resolve_device(device))
-        everyone = open_faces(data, size, "held_out")
-        held_out = open_faces(data, size, "held_out", limit=faces)
-        if len(held_out) < 2:
-            raise UsageError(f"--data {data}: expected at least two faces of held-out identities, got {len(held_out)}")
-        classifier = load_or_train_judge(data, everyone, judge, edits)
-        evaluator = Evaluator(
-            held_out,
-            everyone,
-            edits,
-            classifier,
-            PictureJudge(networks, chosen, resolve_device(device)),
-            batch=batch,
-            size=side,
-        )
-        report = Report(
-            about={"data": data, "faces": len(held_out)}
-            | ({} if side is None else {"size": side})
-            | ({"edits": list(edit)} if edit else {}),
-            accuracy=evaluator.accuracy,
-            runs=tuple(measured_runs(evaluator, contenders, also_wplus, precision)),
-            unedited=evaluator.unedited(SOURCE),
-        )
-        print_report(report, Console())
-        write_reports(json_file, report.to_json(), markdown_file, report.to_markdown())
-        if out is not None:
-            for path in write_folder(report, held_out.crops(0, EXAMPLES), out):
-                print(path)
-        if card:
-            for run in report.runs:
-                path = run.bundle.path / "README.md"
-                section = card_section(report, run, run.bundle.name)
-                path.write_text(with_section(path.read_text("utf-8"), section), "utf-8")
+        evaluate(chosen.make(Contest), chosen.make(PictureFiles), chosen.make(Recogniser), chosen.make(Reports))
+
+
+def evaluate(settings: Contest, files: PictureFiles, recogniser: Recogniser, reports: Reports) -> None:
+    """Measure the models, print the table and write what was asked for. Raises UsageError before anything is measured."""
+    if settings.data is None:
+        raise UsageError("expected --data FACES (an evaluation of models), or the word video (an edited video's)")
+    data, device = settings.data, resolve_device(settings.device)
+    contenders = contenders_from(settings.model)
+    size = common_size(contenders)
+    check_side(settings.size, contenders)
+    edits = planned_edits(settings.edit, contenders)
+    identity = recogniser.open()
+    networks = PictureNetworks(
+        lpips=None if files.lpips_weights is None else load_lpips(files.lpips_weights, files.lpips_heads),
+        inception=None if files.inception_weights is None else load_inception(files.inception_weights),
+        identity=identity,
+        detector=None if identity is None else build_detector(DetectorSettings()),
+    )
+    metrics = chosen_metrics(settings.metrics, networks)
+    set_up(device)
+    everyone = open_faces(data, size, "held_out")
+    held_out = open_faces(data, size, "held_out", limit=settings.faces)
+    if len(held_out) < 2:
+        raise UsageError(f"--data {data}: expected at least two faces of held-out identities, got {len(held_out)}")
+    evaluator = Evaluator(
+        held_out,
+        everyone,
+        edits,
+        load_or_train_judge(data, everyone, settings.judge, edits),
+        PictureJudge(networks, metrics, device),
+        batch=settings.batch,
+        size=settings.size,
+    )
+    report = Report(
+        about={"data": data, "faces": len(held_out)}
+        | ({} if settings.size is None else {"size": settings.size})
+        | ({"edits": list(settings.edit)} if settings.edit else {}),
+        accuracy=evaluator.accuracy,
+        runs=tuple(measured_runs(evaluator, contenders, settings.also_wplus, settings.precision)),
+        unedited=evaluator.unedited(SOURCE),
+    )
+    print_report(report, Console())
+    write_reports(reports, report.to_json(), report.to_markdown())
+    if settings.out is not None:
+        for path in write_folder(report, held_out.crops(0, EXAMPLES), settings.out):
+            print(path)
+    if settings.card:
+        for run in report.runs:
+            path = run.bundle.path / "README.md"
+            section = card_section(report, run, run.bundle.name)
+            path.write_text(with_section(path.read_text("utf-8"), section), "utf-8")
 
 
 @dataclass(frozen=True)

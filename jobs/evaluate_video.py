@@ -6,16 +6,15 @@ import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-import typer
 from rich.console import Console
 
-from jobs.common import evaluate_options, options
 from jobs.common.errors import FAILED, UsageError, explained
-from jobs.common.evaluate_options import rich_table, write_reports
+from jobs.common.evaluate_options import TABLE, EditedVideo, Recogniser, Reports, rich_table, write_reports
 from jobs.common.prepare import open_settled, probe_inputs
+from jobs.common.values import Chosen, options_of
 from ops.face.detect import Detector, DetectorSettings, Face
 from ops.face.mask import MaskSettings
 from ops.face.shots import shot_scores
@@ -34,32 +33,19 @@ MOST_COLUMNS = 6
 """Tracks that a table shows one by one; of more it shows only the whole."""
 
 
-def video_command(
-    source: Annotated[Path, typer.Option("--source", help="The video before the edit.", show_default=False)],
-    edited: Annotated[Path, typer.Option("--edited", help="The video after it.", show_default=False)],
-    store: Annotated[
-        Path | None, typer.Option("--store", help="The store of the edit: its tracks say where the faces are.")
-    ] = None,
-    mask: Annotated[Literal["soft", "face"], typer.Option("--mask", help="The mask that the edit was pasted with.")] = "soft",
-    allow_hdr: options.AllowHdr = False,
-    curricularface_weights: evaluate_options.CurricularfaceWeights = None,
-    arcface_weights: evaluate_options.ArcfaceWeights = None,
-    mobilefacenet_weights: evaluate_options.MobilefacenetWeights = None,
-    identity_pack: evaluate_options.IdentityPack = None,
-    json_file: evaluate_options.JsonFile = None,
-    markdown_file: evaluate_options.MarkdownFile = None,
-) -> None:
+@options_of(TABLE, EditedVideo, Recogniser, Reports)
+def video_command(chosen: Chosen) -> None:
     """Flicker, seams, identity and its drift, jitter of the quads, and what changed outside the mask, of an edited video."""
+    video, reports = chosen.make(EditedVideo), chosen.make(Reports)
+    source, edited, mask = video.source, video.edited, video.mask
     try:
         with explained():
-            before, after = probed(source, allow_hdr), probed(edited, allow_hdr)
+            before, after = probed(source, video.allow_hdr), probed(edited, video.allow_hdr)
             require_same_frames(before, after)
             # Cheap refusals first: a store without this source is found before a network is loaded.
-            tracks = None if store is None else stored_tracks(open_settled(store), before)
-            identity = evaluate_options.identity_from(
-                curricularface_weights, arcface_weights, mobilefacenet_weights, identity_pack
-            )
-            origin = f"store {store}"
+            tracks = None if video.store is None else stored_tracks(open_settled(video.store), before)
+            identity = chosen.make(Recogniser).open()
+            origin = f"store {video.store}"
             if tracks is None:
                 tracks = detected_tracks(before, DetectorSettings().build("cpu"))
                 origin = "found by CenterFace for this report, not by the edit"
@@ -83,7 +69,7 @@ def video_command(
         "mask": mask,
         "measurements": json_of(measurements),
     }
-    write_reports(json_file, content, markdown_file, f"{title}\n\n{markdown_of(shown)}")
+    write_reports(reports, content, f"{title}\n\n{markdown_of(shown)}")
 
 
 def probed(path: Path, allow_hdr: bool) -> SourceInfo:

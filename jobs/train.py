@@ -11,7 +11,6 @@ The same command again goes on where it stopped. FACES: a Parquet file, a folder
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,39 +18,41 @@ import torch
 import typer
 
 from jobs.common.errors import UsageError, explained
-from jobs.common.evaluate_options import LpipsHeads, LpipsWeights
 from jobs.common.train_options import (
     LICENCE,
-    Batch,
-    CpusPerWorker,
-    Data,
-    GpusPerWorker,
-    IdentityNetwork,
-    Images,
-    MaxMinutes,
+    TABLE,
+    Ablation,
+    BundleOptions,
+    Directions,
+    DirectionSearch,
+    Faces,
+    FacesAndPrior,
+    FeatureMaps,
+    IdentityFile,
+    Mixing,
     Out,
-    PrecisionName,
-    Prior,
-    ProgressMode,
-    RayAddress,
-    Seed,
-    Set,
+    Parts,
+    PerceptualFiles,
+    PresetChoice,
+    PriorAndOut,
+    PriorSizes,
+    RayWorkers,
+    Schedule,
+    StartFrom,
+    TailOptions,
+    ThisProcess,
     Threads,
-    VggWeights,
-    Workers,
     absolute,
     absolute_or_name,
     absolute_or_none,
     faces_source,
-    loop_from,
-    perceptual_files,
     start,
     use_threads,
     watching,
 )
+from jobs.common.values import Chosen, options_of
 from ops.checkpoints.bundle import write_bundle
 from ops.data.faces import load_faces
-from ops.generators.stylegan2_config import StyleGAN2Config
 from ops.inversion.light import LightStyleRes
 from ops.inversion.styleres import StyleRes
 from ops.training.e0 import E0Settings
@@ -68,7 +69,6 @@ from ops.training.presets import (
     residual_preset,
     tail_preset,
 )
-from ops.training.prior import PriorSettings
 from ops.training.residual import ResidualSettings, residual_parts
 from ops.training.run import (
     EDITS,
@@ -87,325 +87,194 @@ from ops.training.trainer import train as train_task
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode="markdown")
 
-PresetName = Annotated[Preset, typer.Option("--preset", help="Sizes and figures: docs/training.md.")]
-StartFrom = Annotated[str | None, typer.Option("--start-from", help="Weights to begin with: an earlier result, or a bundle.")]
-
-
-Directions = Annotated[
-    Path | None,
-    typer.Option("--directions", help="Preset light: folder of official edits, to move drawn faces along."),
-]
+TaskSettings = E0Settings | ResidualSettings | LightE0Settings | LightResidualSettings | LightPictureSettings
+OF_MOST = (FacesAndPrior, Schedule, FeatureMaps, StartFrom, Directions, IdentityFile, PerceptualFiles, ThisProcess, RayWorkers)
+"""Settings of a training on a prior."""
 
 
 @app.command("e0")
-def e0_command(
-    data: Data,
-    prior: Prior,
-    out: Out,
-    preset: PresetName = "mini",
-    images: Images = None,
-    max_minutes: MaxMinutes = None,
-    batch: Batch = None,
-    seed: Seed = 0,
-    precision: PrecisionName = None,
-    settings: Set = [],  # noqa: B006 - typer copies it
-    start_from: StartFrom = None,
-    directions: Directions = None,
-    identity_network: IdentityNetwork = None,
-    vgg_weights: VggWeights = None,
-    lpips_weights: LpipsWeights = None,
-    lpips_heads: LpipsHeads = None,
-    threads: Threads = None,
-    workers: Workers = 1,
-    gpus_per_worker: GpusPerWorker = 0,
-    cpus_per_worker: CpusPerWorker = 1,
-    ray_address: RayAddress = None,
-    progress: ProgressMode = "auto",
-) -> None:
+@options_of(TABLE, PresetChoice, *OF_MOST)
+def e0_command(chosen: Chosen) -> None:
     """Train the base encoder: image => W+."""
     with explained():
+        preset = chosen.make(PresetChoice).preset
         task, loop = e0_preset(preset)
-        loop = loop_from(loop, images, batch, seed, precision, max_minutes)
-        files = perceptual_files(vgg_weights, lpips_weights, lpips_heads)
-        plan = _plan(
-            data, prior, out, preset, changed(task, settings), loop, start_from, identity_network, files, directions=directions
-        )
-        start(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
+        run_on_prior(chosen, preset, task, loop)
 
 
 @app.command("prior")
-def prior_command(
-    data: Data,
-    out: Out,
-    start_from: Annotated[Path | None, typer.Option("--start-from", help="A prior's folder to go on with.")] = None,
-    anchor_from: Annotated[
-        str | None, typer.Option("--anchor-from", help="The encoder to begin with: a bundle, an e0.pt, an anchor.safetensors.")
-    ] = None,
-    resolution: Annotated[
-        int | None,
-        typer.Option("--resolution", help="Of a new prior (64 if not given), or twice that of --start-from: a block more."),
-    ] = None,
-    channel_base: Annotated[int, typer.Option("--channel-base", help="Channels are min(base / resolution, max).")] = 4096,
-    channel_max: Annotated[int, typer.Option("--channel-max")] = 128,
-    w_dim: Annotated[int, typer.Option("--w-dim", help="Of W and of z.")] = 256,
-    mapping_layers: Annotated[int, typer.Option("--mapping-layers", min=1)] = 4,
-    images: Images = None,
-    max_minutes: MaxMinutes = None,
-    batch: Batch = None,
-    seed: Seed = 0,
-    precision: PrecisionName = None,
-    settings: Set = [],  # noqa: B006 - typer copies it
-    vgg_weights: VggWeights = None,
-    lpips_weights: LpipsWeights = None,
-    lpips_heads: LpipsHeads = None,
-    threads: Threads = None,
-    workers: Workers = 1,
-    gpus_per_worker: GpusPerWorker = 0,
-    cpus_per_worker: CpusPerWorker = 1,
-    ray_address: RayAddress = None,
-    progress: ProgressMode = "auto",
-) -> None:
+@options_of(TABLE, Faces, PriorSizes, Schedule, FeatureMaps, PerceptualFiles, ThisProcess, RayWorkers)
+def prior_command(chosen: Chosen) -> None:
     """Train a small StyleGAN2 from aligned images, for domains that have none; OUT/prior is then a --prior."""
     with explained():
+        places, sizes, schedule, networks = (
+            chosen.make(Faces),
+            chosen.make(PriorSizes),
+            chosen.make(Schedule),
+            chosen.make(PerceptualFiles),
+        )
         task, loop = prior_preset()
-        loop = loop_from(loop, images, batch, seed, precision, max_minutes)
-        sizes = prior_sizes(start_from, resolution, channel_base, channel_max, w_dim, mapping_layers)
-        files = perceptual_files(vgg_weights, lpips_weights, lpips_heads)
-        plan = _plan(data, start_from, out, "mini", changed(task, settings), loop, anchor_from, None, files, sizes=sizes)
-        start(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
+        plan = TrainingPlan(
+            data=faces_source(places.data),
+            prior="" if sizes.start_from is None else absolute(sizes.start_from),
+            out=absolute(places.out),
+            preset="mini",
+            task=changed(task, schedule.settings),
+            loop=schedule.of(loop, chosen.make(FeatureMaps).precision),
+            start_from=absolute_or_name(sizes.anchor_from),
+            perceptual_weights=networks.paths,
+            sizes=prior_sizes(
+                sizes.start_from,
+                sizes.resolution,
+                sizes.channel_base,
+                sizes.channel_max,
+                sizes.w_dim,
+                sizes.mapping_layers,
+            ),
+        )
+        start(plan, chosen.make(ThisProcess), chosen.make(RayWorkers))
 
 
 @app.command("tail")
-def tail_command(
-    prior: Prior,
-    out: Out,
-    size: Annotated[int, typer.Option("--size", help="Of its pictures: 128, 256 or 512 px.")],
-    data: Annotated[
-        str | None, typer.Option("--data", help="Aligned faces, which the model in --out inverts: the tail learns these too.")
-    ] = None,
-    directions: Directions = None,
-    images: Images = None,
-    max_minutes: MaxMinutes = None,
-    batch: Batch = None,
-    seed: Seed = 0,
-    settings: Set = [],  # noqa: B006 - typer copies it
-    start_from: StartFrom = None,
-    threads: Threads = None,
-    progress: ProgressMode = "auto",
-) -> None:
+@options_of(TABLE, PriorAndOut, TailOptions, Directions, Schedule, StartFrom, ThisProcess)
+def tail_command(chosen: Chosen) -> None:
     """Distil a smaller output of a MobileStyleGAN; OUT/prior is then the prior with it."""
     with explained():
+        places, tail, schedule = chosen.make(PriorAndOut), chosen.make(TailOptions), chosen.make(Schedule)
         task, loop = tail_preset()
-        loop = loop_from(loop, images, batch, seed, None, max_minutes)
         plan = TrainingPlan(
-            data="" if data is None else faces_source(data),
-            prior=absolute(prior),
-            out=absolute(out),
+            data="" if tail.data is None else faces_source(tail.data),
+            prior=absolute(places.prior),
+            out=absolute(places.out),
             preset="mini",
-            task=changed(task, settings),
-            loop=loop,
-            start_from=absolute_or_name(start_from),
-            size=size,
-            directions=absolute_or_none(directions),
+            task=changed(task, schedule.settings),
+            loop=schedule.of(loop),
+            start_from=absolute_or_name(chosen.make(StartFrom).start_from),
+            size=tail.size,
+            directions=absolute_or_none(chosen.make(Directions).directions),
         )
-        start(plan, threads, 1, 0, 1, None, progress)
+        start(plan, chosen.make(ThisProcess))
 
 
 @app.command("residual")
-def residual_command(
-    data: Data,
-    prior: Prior,
-    out: Out,
-    preset: PresetName = "mini",
-    images: Images = None,
-    max_minutes: MaxMinutes = None,
-    batch: Batch = None,
-    seed: Seed = 0,
-    precision: PrecisionName = None,
-    settings: Set = [],  # noqa: B006 - typer copies it
-    without_e2: Annotated[bool, typer.Option("--without-e2", help="Ablation: the residual is added as it is.")] = False,
-    start_from: StartFrom = None,
-    directions: Directions = None,
-    identity_network: IdentityNetwork = None,
-    vgg_weights: VggWeights = None,
-    lpips_weights: LpipsWeights = None,
-    lpips_heads: LpipsHeads = None,
-    threads: Threads = None,
-    workers: Workers = 1,
-    gpus_per_worker: GpusPerWorker = 0,
-    cpus_per_worker: CpusPerWorker = 1,
-    ray_address: RayAddress = None,
-    progress: ProgressMode = "auto",
-) -> None:
+@options_of(TABLE, PresetChoice, Ablation, *OF_MOST)
+def residual_command(chosen: Chosen) -> None:
     """Train E1 and E2 on the encoder that `e0` left in --out."""
     with explained():
+        preset = chosen.make(PresetChoice).preset
         task, loop = residual_preset(preset)
-        loop = loop_from(loop, images, batch, seed, precision, max_minutes)
-        files = perceptual_files(vgg_weights, lpips_weights, lpips_heads)
-        plan = _plan(
-            data,
-            prior,
-            out,
-            preset,
-            changed(task, settings),
-            loop,
-            start_from,
-            identity_network,
-            files,
-            without_e2,
-            directions=directions,
-        )
-        start(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
+        run_on_prior(chosen, preset, task, loop, without_e2=chosen.make(Ablation).without_e2)
 
 
 @app.command("picture")
-def picture_command(
-    data: Data,
-    prior: Prior,
-    out: Out,
-    images: Images = None,
-    max_minutes: MaxMinutes = None,
-    batch: Batch = None,
-    seed: Seed = 0,
-    precision: PrecisionName = None,
-    settings: Set = [],  # noqa: B006 - typer copies it
-    start_from: StartFrom = None,
-    directions: Directions = None,
-    identity_network: IdentityNetwork = None,
-    vgg_weights: VggWeights = None,
-    lpips_weights: LpipsWeights = None,
-    lpips_heads: LpipsHeads = None,
-    threads: Threads = None,
-    workers: Workers = 1,
-    gpus_per_worker: GpusPerWorker = 0,
-    cpus_per_worker: CpusPerWorker = 1,
-    ray_address: RayAddress = None,
-    progress: ProgressMode = "auto",
-) -> None:
+@options_of(TABLE, *OF_MOST)
+def picture_command(chosen: Chosen) -> None:
     """Preset light: train what of the picture's error remains after an edit, on what `residual` left in --out."""
     with explained():
         task, loop = picture_preset()
-        loop = loop_from(loop, images, batch, seed, precision, max_minutes)
-        files = perceptual_files(vgg_weights, lpips_weights, lpips_heads)
-        plan = _plan(
-            data, prior, out, "light", changed(task, settings), loop, start_from, identity_network, files, directions=directions
-        )
-        start(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
+        run_on_prior(chosen, "light", task, loop)
 
 
 @app.command("directions")
-def directions_command(
-    data: Data,
-    prior: Prior,
-    out: Out,
-    preset: PresetName = "mini",
-    *,
-    faces: Annotated[int, typer.Option("--faces", min=500, help="Training faces to find directions with.")] = 12_000,
-    threads: Threads = None,
-) -> None:
+@options_of(TABLE, FacesAndPrior, PresetChoice, DirectionSearch, Threads)
+def directions_command(chosen: Chosen) -> None:
     """Find edit directions in the codes of the encoder that `e0` left in --out."""
     from ops.training.directions import CELEBA_EDITS, GANSPACE_COMPONENTS, find_edits
 
     with explained():
-        use_threads(threads)
-        model = model_on_prior(prior, preset)
-        load_result(model.inverting()[0], out / "e0.pt")
-        known = load_faces(data, model.config.encoder.input_size, "train", limit=faces)
+        places = chosen.make(FacesAndPrior)
+        use_threads(chosen.make(Threads).threads)
+        model = model_on_prior(places.prior, chosen.make(PresetChoice).preset)
+        load_result(model.inverting()[0], places.out / "e0.pt")
+        known = load_faces(places.data, model.config.encoder.input_size, "train", limit=chosen.make(DirectionSearch).faces)
         found = find_edits(model.eval(), known, CELEBA_EDITS, pose=True, components=GANSPACE_COMPONENTS)
         print("\n".join(found.lines))
-        save_edits(out, found.entries, found.tensors)
+        save_edits(places.out, found.entries, found.tensors)
 
 
 @app.command("unpack")
+@options_of(TABLE, Out)
 def unpack_command(
-    bundle: Annotated[str, typer.Argument(help="A bundle of the preset light, by name or folder.")],
-    out: Out,
+    bundle: Annotated[str, typer.Argument(help="A bundle of the preset light, by name or folder.")], chosen: Chosen
 ) -> None:
     """Write a bundle's prior, parts and edits as their trainings leave them, to train any of them further."""
     with explained():
-        unpack_light(bundle, out)
+        unpack_light(bundle, chosen.make(Out).out)
 
 
 @app.command("mix")
+@options_of(TABLE, Mixing)
 def mix_command(
     first: Annotated[Path, typer.Argument(help="A NAME.pt that a training left.")],
     second: Annotated[Path, typer.Argument(help="Another of the same part, whose training began with the first.")],
     out: Annotated[Path, typer.Argument(help="NAME.pt to write.")],
-    share: Annotated[float, typer.Option("--share", min=0.0, max=1.0, help="Of the second in each weight.")] = 0.5,
+    chosen: Chosen,
 ) -> None:
     """Write weights between those of two trainings (Wortsman et al., CVPR 2022): what the second learnt, at half its price."""
     with explained():
-        before, after = result_weights(first), result_weights(second)
-        if {name: tensor.shape for name, tensor in before.items()} != {name: tensor.shape for name, tensor in after.items()}:
-            raise UsageError(f"{first} and {second} hold other weights; give two results of one part and of one model's sizes")
-        mixed = {name: torch.lerp(tensor, after[name], share) for name, tensor in before.items()}
-        save_result(out, mixed, images_seen(first) + images_seen(second))
+        mix(first, second, out, chosen.make(Mixing).share)
+
+
+def mix(first: Path, second: Path, out: Path, share: float) -> None:
+    """Write `share` of the second result and the rest of the first. Raises UsageError for results of other shapes."""
+    before, after = result_weights(first), result_weights(second)
+    if {name: tensor.shape for name, tensor in before.items()} != {name: tensor.shape for name, tensor in after.items()}:
+        raise UsageError(f"{first} and {second} hold other weights; give two results of one part and of one model's sizes")
+    mixed = {name: torch.lerp(tensor, after[name], share) for name, tensor in before.items()}
+    save_result(out, mixed, images_seen(first) + images_seen(second))
 
 
 @app.command("parts")
-def parts_command(
-    data: Annotated[Path, typer.Option("--data", help="Parquet file with columns file, image and mask.")],
-    out: Out,
-    images: Images = None,
-    max_minutes: MaxMinutes = None,
-    batch: Batch = None,
-    seed: Seed = 0,
-    settings: Set = [],  # noqa: B006 - typer copies it
-    weights: Annotated[
-        Path | None, typer.Option("--weights", help="Also write the trained network here, in half precision.")
-    ] = None,
-    threads: Threads = None,
-    progress: ProgressMode = "auto",
-) -> None:
+@options_of(TABLE, Parts, Schedule, ThisProcess)
+def parts_command(chosen: Chosen) -> None:
     """Train the network of face parts, by which a paste leaves hands and backgrounds alone."""
     from safetensors.torch import save_file
 
     from ops.training.parts import PartsSettings, PartsTask, load_parts
 
     with explained():
-        use_threads(threads)
-        loop = loop_from(parts_preset(), images, batch, seed, None, max_minutes)
+        places, schedule, here = chosen.make(Parts), chosen.make(Schedule), chosen.make(ThisProcess)
+        use_threads(here.threads)
+        loop = schedule.of(parts_preset())
         torch.manual_seed(loop.seed)
-        faces, held_out = (load_parts(data, held_out=held) for held in (False, True))
-        task = PartsTask(faces, held_out, changed(PartsSettings(), settings))
-        with watching(progress, task.name) as watch:
-            train_task(task, None, loop, out, watch=watch, about={"task": task.settings, "data": {"source": str(data)}})
-        if weights is not None:
-            save_file({name: value.half() for name, value in task.trained().state_dict().items()}, weights)
+        faces, held_out = (load_parts(places.data, held_out=held) for held in (False, True))
+        task = PartsTask(faces, held_out, changed(PartsSettings(), schedule.settings))
+        about = {"task": task.settings, "data": {"source": str(places.data)}}
+        with watching(here.progress, task.name) as watch:
+            train_task(task, None, loop, places.out, watch=watch, about=about)
+        if places.weights is not None:
+            save_file({name: value.half() for name, value in task.trained().state_dict().items()}, places.weights)
 
 
 @app.command("bundle")
-def bundle_command(
-    prior: Prior,
-    out: Out,
-    bundle: Annotated[Path, typer.Option("--bundle", help="Folder to write.")],
-    preset: PresetName = "mini",
-    directions: Directions = None,
-    without: Annotated[list[str], typer.Option("--without", help="Preset light: an official edit that is left out.")] = [],  # noqa: B006
-) -> None:
+@options_of(TABLE, PriorAndOut, BundleOptions, PresetChoice, Directions)
+def bundle_command(chosen: Chosen) -> None:
     """Write what was trained as a bundle; `styleres evaluate` then measures it into its card."""
     with explained():
-        model, weights = trained(prior, out, preset)
-        entries, tensors = load_edits(out) if (out / EDITS).is_file() or directions is None else ([], {})
+        places, to = chosen.make(PriorAndOut), chosen.make(BundleOptions)
+        directions = chosen.make(Directions).directions
+        model, weights = trained(places.prior, places.out, chosen.make(PresetChoice).preset)
+        has_edits = (places.out / EDITS).is_file() or directions is None
+        entries, tensors = load_edits(places.out) if has_edits else ([], {})
         if directions is not None:
-            official, more = official_edits(directions, without)
+            official, more = official_edits(directions, to.without)
             taken = {one.name for one in official}
             own = [one for one in entries if one.editor == "direction" and one.name not in taken]
             entries, tensors = [*official, *own], {**tensors, **more}
-        card = bundle / "README.md"
+        card = to.bundle / "README.md"
         written = write_bundle(
-            bundle,
-            name=bundle.name,
+            to.bundle,
+            name=to.bundle.name,
             method="styleres_light" if isinstance(model, LightStyleRes) else "styleres",
             config=model.config,
             licence=LICENCE,
             edits=entries,
             weights=weights,
             directions=tensors,
-            card=card.read_text("utf-8") if card.exists() else f"# {bundle.name}\n",
+            card=card.read_text("utf-8") if card.exists() else f"# {to.bundle.name}\n",
         )
-        size = sum(file.stat().st_size for file in bundle.iterdir()) / 1e6
-        print(f"{bundle}: {size:.1f} MB, digest {written.digest[:16]}")
+        size = sum(file.stat().st_size for file in to.bundle.iterdir()) / 1e6
+        print(f"{to.bundle}: {size:.1f} MB, digest {written.digest[:16]}")
 
 
 def trained(prior: Path, out: Path, preset: Preset) -> tuple[StyleRes | LightStyleRes, dict[str, torch.Tensor]]:
@@ -424,34 +293,23 @@ def trained(prior: Path, out: Path, preset: Preset) -> tuple[StyleRes | LightSty
     return model, bundle_weights(model)
 
 
-def _plan(
-    data: str,
-    prior: Path | None,
-    out: Path,
-    preset: Preset,
-    task: E0Settings | ResidualSettings | LightE0Settings | LightResidualSettings | LightPictureSettings | PriorSettings,
-    loop: LoopSettings,
-    start_from: str | None,
-    identity_network: Path | None,
-    perceptual: Sequence[Path],
-    without_e2: bool = False,
-    sizes: StyleGAN2Config | None = None,
-    directions: Path | None = None,
-) -> TrainingPlan:
-    return TrainingPlan(
-        data=faces_source(data),
-        prior="" if prior is None else absolute(prior),
-        out=absolute(out),
+def run_on_prior(chosen: Chosen, preset: Preset, task: TaskSettings, loop: LoopSettings, *, without_e2: bool = False) -> None:
+    """Run a training of `OF_MOST` with the user's settings. task, loop: the preset's."""
+    places, schedule, networks = chosen.make(FacesAndPrior), chosen.make(Schedule), chosen.make(PerceptualFiles)
+    plan = TrainingPlan(
+        data=faces_source(places.data),
+        prior=absolute(places.prior),
+        out=absolute(places.out),
         preset=preset,
-        task=task,
-        loop=loop,
-        start_from=absolute_or_name(start_from),
-        identity_network=absolute_or_none(identity_network),
-        perceptual_weights=tuple(map(absolute, perceptual)),
+        task=changed(task, schedule.settings),
+        loop=schedule.of(loop, chosen.make(FeatureMaps).precision),
+        start_from=absolute_or_name(chosen.make(StartFrom).start_from),
+        identity_network=absolute_or_none(chosen.make(IdentityFile).identity_network),
+        perceptual_weights=networks.paths,
         ablation=without_e2,
-        sizes=sizes,
-        directions=absolute_or_none(directions),
+        directions=absolute_or_none(chosen.make(Directions).directions),
     )
+    start(plan, chosen.make(ThisProcess), chosen.make(RayWorkers))
 
 
 def main() -> None:

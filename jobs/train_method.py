@@ -12,40 +12,32 @@ styleres train method-bundle hfgi  --prior DIR --base mini64 --out runs/rivals -
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from jobs.common.errors import explained
-from jobs.common.evaluate_options import LpipsHeads, LpipsWeights
 from jobs.common.train_options import (
     LICENCE,
-    Batch,
-    CpusPerWorker,
-    Data,
-    GpusPerWorker,
-    IdentityNetwork,
-    Images,
-    MaxMinutes,
-    Out,
-    PrecisionName,
-    Prior,
-    ProgressMode,
-    RayAddress,
-    Seed,
-    Set,
-    Threads,
-    VggWeights,
-    Workers,
+    TABLE,
+    Base,
+    FacesAndPrior,
+    FeatureMaps,
+    IdentityFile,
+    MethodBundle,
+    MethodStart,
+    PerceptualFiles,
+    PriorAndOut,
+    RayWorkers,
+    Schedule,
+    ThisProcess,
     absolute,
     absolute_or_name,
     absolute_or_none,
     faces_source,
-    loop_from,
-    perceptual_files,
     start,
 )
+from jobs.common.values import Chosen, options_of
 from jobs.train import app
 from ops.training.method_run import MethodPlan, method_bundle, method_loop
 from ops.training.methods import MethodSettings
@@ -54,61 +46,40 @@ from ops.training.run import changed
 PartName = Annotated[
     Literal["w-encoder", "hyperstyle", "hfgi", "sfe-inverter", "sfe-editor"], typer.Argument(metavar="PART", show_default=False)
 ]
-Base = Annotated[str | None, typer.Option("--base", help="A StyleRes or e4e bundle on the same prior, for its encoder.")]
+MethodName = Annotated[Literal["e4e", "hfgi", "hyperstyle", "sfe"], typer.Argument(metavar="METHOD", show_default=False)]
 
 
 @app.command("method")
-def method_command(
-    part: PartName,
-    data: Data,
-    prior: Prior,
-    out: Out,
-    base: Base = None,
-    images: Images = None,
-    max_minutes: MaxMinutes = None,
-    batch: Batch = None,
-    seed: Seed = 0,
-    precision: PrecisionName = None,
-    settings: Set = [],  # noqa: B006 - typer copies it
-    start_from: Annotated[Path | None, typer.Option("--start-from", help="Weights to begin with: an earlier result.")] = None,
-    identity_network: IdentityNetwork = None,
-    vgg_weights: VggWeights = None,
-    lpips_weights: LpipsWeights = None,
-    lpips_heads: LpipsHeads = None,
-    threads: Threads = None,
-    workers: Workers = 1,
-    gpus_per_worker: GpusPerWorker = 0,
-    cpus_per_worker: CpusPerWorker = 1,
-    ray_address: RayAddress = None,
-    progress: ProgressMode = "auto",
-) -> None:
+@options_of(TABLE, FacesAndPrior, MethodStart, Schedule, FeatureMaps, IdentityFile, PerceptualFiles, ThisProcess, RayWorkers)
+def method_command(part: PartName, chosen: Chosen) -> None:
     """Train a part of HyperStyle, HFGI or StyleFeatureEditor: docs/methods.md."""
     with explained():
-        files = perceptual_files(vgg_weights, lpips_weights, lpips_heads)
-        plan = MethodPlan(
-            data=faces_source(data),
-            prior=absolute(prior),
-            out=absolute(out),
-            task=changed(MethodSettings(part), settings),
-            loop=loop_from(method_loop(part), images, batch, seed, precision, max_minutes),
-            base=absolute_or_name(base),
-            start_from=absolute_or_none(start_from),
-            identity_network=absolute_or_none(identity_network),
-            perceptual_weights=tuple(map(absolute, files)),
+        places, begin, schedule, networks = (
+            chosen.make(FacesAndPrior),
+            chosen.make(MethodStart),
+            chosen.make(Schedule),
+            chosen.make(PerceptualFiles),
         )
-        start(plan, threads, workers, gpus_per_worker, cpus_per_worker, ray_address, progress)
+        plan = MethodPlan(
+            data=faces_source(places.data),
+            prior=absolute(places.prior),
+            out=absolute(places.out),
+            task=changed(MethodSettings(part), schedule.settings),
+            loop=schedule.of(method_loop(part), chosen.make(FeatureMaps).precision),
+            base=absolute_or_name(begin.base),
+            start_from=absolute_or_none(begin.start_from),
+            identity_network=absolute_or_none(chosen.make(IdentityFile).identity_network),
+            perceptual_weights=networks.paths,
+        )
+        start(plan, chosen.make(ThisProcess), chosen.make(RayWorkers))
 
 
 @app.command("method-bundle")
-def method_bundle_command(
-    method: Annotated[Literal["e4e", "hfgi", "hyperstyle", "sfe"], typer.Argument(metavar="METHOD", show_default=False)],
-    prior: Prior,
-    out: Out,
-    bundle: Annotated[Path, typer.Option("--bundle", help="Folder to write.")],
-    base: Base = None,
-) -> None:
+@options_of(TABLE, PriorAndOut, MethodBundle, Base)
+def method_bundle_command(method: MethodName, chosen: Chosen) -> None:
     """Write what was trained of a method as a bundle; e4e is the base's own encoder, with nothing beside it."""
     with explained():
-        written = method_bundle(method, prior, out, base, bundle, LICENCE)
+        places, bundle = chosen.make(PriorAndOut), chosen.make(MethodBundle).bundle
+        written = method_bundle(method, places.prior, places.out, chosen.make(Base).base, bundle, LICENCE)
         size = sum(file.stat().st_size for file in bundle.iterdir()) / 1e6
         print(f"{bundle}: {written.method}, {size:.1f} MB, digest {written.digest[:16]}")

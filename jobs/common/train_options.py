@@ -1,66 +1,350 @@
-"""Options of all trainings, and their start: in this process, or on Ray with several."""
+"""Settings of all trainings, which options they are, and their start: in this process, or on Ray with several."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Final, Literal
 
 import torch
-import typer
 
 from jobs.common.errors import UsageError
+from jobs.common.values import Option, Shape, several
 from ops.device import resolve_device
 from ops.inversion.session import Precision
 from ops.training.distributed import Worker
 from ops.training.method_run import Plan, run_plan
+from ops.training.presets import Preset
 from ops.training.trainer import LoopSettings, Progress
-
-Data = Annotated[str, typer.Option("--data", help="Aligned faces: a Parquet file, a folder of images, or hf:NAME.")]
-Prior = Annotated[Path, typer.Option("--prior", help="Folder with generator and discriminator .safetensors and config.json.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder of checkpoints, logs and pictures; shared by all workers.")]
-Images = Annotated[int | None, typer.Option("--images", min=1, help="Length of the schedule; the preset's if not given.")]
-MaxMinutes = Annotated[float | None, typer.Option("--max-minutes", min=0.01, help="Stop then; the same command goes on.")]
-Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Images of a step, over all workers.")]
-Seed = Annotated[int, typer.Option("--seed")]
-PrecisionName = Annotated[
-    Precision | None, typer.Option("--precision", help="Precision of feature maps; the preset's if not given.")
-]
-Set = Annotated[list[str], typer.Option("--set", help="NAME=VALUE of the step's settings, several times.")]
-IdentityNetwork = Annotated[
-    Path | None, typer.Option("--identity-network", help="Weights of MobileFaceNet or ArcFace IR-SE50, for identity losses.")
-]
-VggWeights = Annotated[Path | None, typer.Option("--vgg-weights", help="VGG16, for the tree's perceptual loss.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of torch; all cores if not given.")]
-Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes; more than one run on Ray Train.")]
-GpusPerWorker = Annotated[float, typer.Option("--gpus-per-worker", min=0, help="num_gpus of each.")]
-CpusPerWorker = Annotated[float, typer.Option("--cpus-per-worker", min=0.1, help="num_cpus of each.")]
-RayAddress = Annotated[str | None, typer.Option("--ray-address", help="Join a cluster ('auto' inside ray job submit).")]
-ProgressMode = Annotated[Literal["auto", "bars", "json"], typer.Option("--progress", help="auto: a bar on a terminal.")]
 
 LICENCE = "non-commercial research only (trained on CelebA)"
 
 
-def loop_from(
-    loop: LoopSettings,
-    images: int | None,
-    batch: int | None,
-    seed: int,
-    precision: Precision | None,
-    max_minutes: float | None,
-) -> LoopSettings:
-    """The preset's, where nothing else is asked for."""
-    return replace(
-        loop,
-        images=images or loop.images,
-        batch=batch or loop.batch,
-        precision=precision or loop.precision,
-        seed=seed,
-        max_minutes=max_minutes,
-    )
+@dataclass(frozen=True)
+class FacesAndPrior:
+    """What most trainings read, and where they write."""
+
+    data: str
+    """Aligned faces: a Parquet file, a folder of images, or hf:NAME."""
+    prior: Path
+    """Folder with generator and discriminator .safetensors and config.json."""
+    out: Path
+    """Folder of checkpoints, logs and pictures; shared by all workers."""
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Places of a training that makes the prior itself."""
+
+    data: str
+    """Aligned faces: a Parquet file, a folder of images, or hf:NAME."""
+    out: Path
+    """Folder of checkpoints, logs and pictures; shared by all workers."""
+
+
+@dataclass(frozen=True)
+class PriorAndOut:
+    """Places of a command that needs no faces."""
+
+    prior: Path
+    """Folder with generator and discriminator .safetensors and config.json."""
+    out: Path
+    """Folder of checkpoints, logs and pictures; shared by all workers."""
+
+
+@dataclass(frozen=True)
+class Out:
+    """The place of a command that only writes."""
+
+    out: Path
+    """Folder of checkpoints, logs and pictures; shared by all workers."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Places of the training of face parts."""
+
+    data: Path
+    """Parquet file with columns file, image and mask."""
+    out: Path
+    """Folder of checkpoints, logs and pictures."""
+    weights: Path | None = None
+    """Also write the trained network here, in half precision."""
+
+
+@dataclass(frozen=True)
+class PresetChoice:
+    """Sizes of the model."""
+
+    preset: Preset = "mini"
+    """Sizes and figures: docs/training.md."""
+
+
+@dataclass(frozen=True)
+class PriorSizes:
+    """Where a training of a prior begins, and the sizes of a new one."""
+
+    start_from: Path | None = None
+    """A prior's folder to continue from."""
+    anchor_from: str | None = None
+    """The encoder to begin with: a bundle, an e0.pt, an anchor.safetensors."""
+    resolution: int | None = None
+    """Side of its pictures: of a new prior (64 if not given), or twice that of --start-from, which adds a block."""
+    channel_base: int = 4096
+    """Channels are min(base / resolution, max)."""
+    channel_max: int = 128
+    """Channels at low resolutions."""
+    w_dim: int = 256
+    """Width of W and of z."""
+    mapping_layers: int = 4
+    """Layers of the mapping network."""
+
+
+@dataclass(frozen=True)
+class TailOptions:
+    """A smaller output of a MobileStyleGAN."""
+
+    size: int
+    """Side of its pictures in pixels: 128, 256 or 512."""
+    data: str | None = None
+    """Aligned faces, which the model in --out inverts: the tail learns these too."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length of a training, and what of the preset is changed."""
+
+    images: int | None = None
+    """Length of the schedule; the preset's if not given."""
+    max_minutes: float | None = None
+    """Stop after so many minutes; the same command continues."""
+    batch: int | None = None
+    """Images of a step, over all workers."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+    settings: tuple[str, ...] = ()
+    """NAME=VALUE of the step's settings, several times."""
+
+    def of(self, preset: LoopSettings, precision: Precision | None = None) -> LoopSettings:
+        """Return the preset's loop with what was asked for in its place."""
+        return replace(
+            preset,
+            images=self.images or preset.images,
+            batch=self.batch or preset.batch,
+            precision=precision or preset.precision,
+            seed=self.seed,
+            max_minutes=self.max_minutes,
+        )
+
+
+@dataclass(frozen=True)
+class FeatureMaps:
+    """Precision of a training; parameters, losses and codes are float32 in any."""
+
+    precision: Precision | None = None
+    """Precision of feature maps; the preset's if not given."""
+
+
+@dataclass(frozen=True)
+class StartFrom:
+    """Weights to begin with."""
+
+    start_from: str | None = None
+    """Weights to begin with: an earlier result, or a bundle."""
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Edits of the preset light."""
+
+    directions: Path | None = None
+    """Preset light: folder of official edits, to move drawn faces along."""
+
+
+@dataclass(frozen=True)
+class IdentityFile:
+    """Weights of the network of identity losses."""
+
+    identity_network: Path | None = None
+    """Weights of MobileFaceNet or ArcFace IR-SE50, for identity losses."""
+
+
+@dataclass(frozen=True)
+class PerceptualFiles:
+    """Weights of the network of the perceptual loss: EfficientNet-Lite0, which comes with pip, if none is named."""
+
+    vgg_weights: Path | None = None
+    """VGG16, for the perceptual loss of the authors' training tree."""
+    lpips_weights: Path | None = None
+    """LPIPS-Alex v0.1 in one file, or torchvision's alexnet-owt-*.pth."""
+    lpips_heads: Path | None = None
+    """LPIPS's own alex.pth, beside torchvision's AlexNet."""
+
+    def __post_init__(self) -> None:
+        if self.vgg_weights is not None and self.lpips_weights is not None:
+            raise UsageError("expected one perceptual network, got --vgg-weights and --lpips-weights; leave one of them out")
+        if self.lpips_heads is not None and self.lpips_weights is None:
+            raise UsageError("--lpips-heads holds only LPIPS's heads; give AlexNet's file with --lpips-weights too")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Absolute paths of the files of the one perceptual network that was named; () for EfficientNet-Lite0."""
+        return tuple(absolute(one) for one in (self.vgg_weights, self.lpips_weights, self.lpips_heads) if one is not None)
+
+
+@dataclass(frozen=True)
+class ThisProcess:
+    """How one process computes, and what it shows."""
+
+    threads: int | None = None
+    """Threads of torch; all cores if not given."""
+    progress: Literal["auto", "bars", "json"] = "auto"
+    """auto: a bar on a terminal."""
+
+
+@dataclass(frozen=True)
+class Threads:
+    """How a command computes that shows no progress."""
+
+    threads: int | None = None
+    """Threads of torch; all cores if not given."""
+
+
+@dataclass(frozen=True)
+class RayWorkers:
+    """Processes of a training on Ray Train."""
+
+    workers: int = 1
+    """Processes; more than one run on Ray Train."""
+    gpus_per_worker: float = 0
+    """num_gpus of each."""
+    cpus_per_worker: float = 1
+    """num_cpus of each."""
+    ray_address: str | None = None
+    """Join a cluster ('auto' inside ray job submit)."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What is left out, to measure what it is worth."""
+
+    without_e2: bool = False
+    """Ablation: the residual is added as it is."""
+
+
+@dataclass(frozen=True)
+class DirectionSearch:
+    """How many faces edit directions are found with."""
+
+    faces: int = 12_000
+    """Training faces to find directions with."""
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """A place between two trainings."""
+
+    share: float = 0.5
+    """Share of the second in each weight."""
+
+
+@dataclass(frozen=True)
+class BundleOptions:
+    """A bundle to write."""
+
+    bundle: Path
+    """Folder to write."""
+    without: tuple[str, ...] = ()
+    """Preset light: an official edit that is left out, several times."""
+
+
+@dataclass(frozen=True)
+class MethodBundle:
+    """A method's bundle to write."""
+
+    bundle: Path
+    """Folder to write."""
+
+
+@dataclass(frozen=True)
+class MethodStart:
+    """What a method's training begins with."""
+
+    base: str | None = None
+    """A StyleRes or e4e bundle on the same prior, for its encoder."""
+    start_from: Path | None = None
+    """Weights to begin with: an earlier result."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The bundle that a method's encoder is taken from."""
+
+    base: str | None = None
+    """A StyleRes or e4e bundle on the same prior, for its encoder."""
+
+
+DATA, PRIOR, OUT = Option("--data"), Option("--prior"), Option("--out")
+TABLE: Final[Mapping[type, Shape]] = {
+    FacesAndPrior: Shape({"data": DATA, "prior": PRIOR, "out": OUT}),
+    Faces: Shape({"data": DATA, "out": OUT}),
+    PriorAndOut: Shape({"prior": PRIOR, "out": OUT}),
+    Out: Shape({"out": OUT}),
+    Parts: Shape({"data": DATA, "out": OUT, "weights": Option("--weights")}),
+    PresetChoice: Shape({"preset": Option("--preset")}),
+    PriorSizes: Shape(
+        {
+            "start_from": Option("--start-from"),
+            "anchor_from": Option("--anchor-from"),
+            "resolution": Option("--resolution"),
+            "channel_base": Option("--channel-base"),
+            "channel_max": Option("--channel-max"),
+            "w_dim": Option("--w-dim"),
+            "mapping_layers": Option("--mapping-layers", min=1),
+        }
+    ),
+    TailOptions: Shape({"size": Option("--size"), "data": DATA}),
+    Schedule: Shape(
+        {
+            "images": Option("--images", min=1),
+            "max_minutes": Option("--max-minutes", min=0.01),
+            "batch": Option("--batch", min=1),
+            "seed": Option("--seed"),
+            "settings": several("--set"),
+        }
+    ),
+    FeatureMaps: Shape({"precision": Option("--precision")}),
+    StartFrom: Shape({"start_from": Option("--start-from")}),
+    Directions: Shape({"directions": Option("--directions")}),
+    IdentityFile: Shape({"identity_network": Option("--identity-network")}),
+    PerceptualFiles: Shape(
+        {
+            "vgg_weights": Option("--vgg-weights"),
+            "lpips_weights": Option("--lpips-weights"),
+            "lpips_heads": Option("--lpips-heads"),
+        }
+    ),
+    ThisProcess: Shape({"threads": Option("--threads", min=1), "progress": Option("--progress")}),
+    Threads: Shape({"threads": Option("--threads", min=1)}),
+    RayWorkers: Shape(
+        {
+            "workers": Option("--workers", min=1),
+            "gpus_per_worker": Option("--gpus-per-worker", min=0),
+            "cpus_per_worker": Option("--cpus-per-worker", min=0.1),
+            "ray_address": Option("--ray-address"),
+        }
+    ),
+    Ablation: Shape({"without_e2": Option("--without-e2")}),
+    DirectionSearch: Shape({"faces": Option("--faces", min=500)}),
+    Mixing: Shape({"share": Option("--share", min=0.0, max=1.0)}),
+    BundleOptions: Shape({"bundle": Option("--bundle"), "without": several("--without")}),
+    MethodBundle: Shape({"bundle": Option("--bundle")}),
+    MethodStart: Shape({"base": Option("--base"), "start_from": Option("--start-from")}),
+    Base: Shape({"base": Option("--base")}),
+}
 
 
 def absolute(path: Path) -> str:
@@ -82,38 +366,21 @@ def faces_source(data: str) -> str:
     return data if data.startswith("hf:") else absolute(Path(data))
 
 
-def perceptual_files(vgg: Path | None, lpips: Path | None, heads: Path | None) -> tuple[Path, ...]:
-    """Return the files of the one perceptual network that was named; () for EfficientNet-Lite0. Raises UsageError for two."""
-    if vgg is not None and lpips is not None:
-        raise UsageError("expected one perceptual network, got --vgg-weights and --lpips-weights; leave one of them out")
-    if heads is not None and lpips is None:
-        raise UsageError("--lpips-heads holds only LPIPS's heads; give AlexNet's file with --lpips-weights too")
-    return tuple(file for file in (vgg, lpips, heads) if file is not None)
-
-
-def start(
-    plan: Plan,
-    threads: int | None,
-    workers: int,
-    gpus_per_worker: float,
-    cpus_per_worker: float,
-    ray_address: str | None,
-    progress: str,
-) -> None:
-    """Run a plan to its end, and say how far it came."""
-    use_threads(threads)
-    if workers == 1 and ray_address is None:
-        with watching(progress, plan.name) as watch:
+def start(plan: Plan, here: ThisProcess, ray: RayWorkers = RayWorkers()) -> None:
+    """Run a plan to its end, in this process or with workers on Ray, and print how many images it has seen."""
+    use_threads(here.threads)
+    if ray.workers == 1 and ray.ray_address is None:
+        with watching(here.progress, plan.name) as watch:
             seen = run_plan(plan, Worker(device=torch.device(resolve_device("auto"))), watch)
     else:
         from pipeline.on_ray.training import train_on_ray  # Ray takes a second to import; one process does without
 
         seen = train_on_ray(
             plan,
-            workers=workers,
-            gpus_per_worker=gpus_per_worker,
-            cpus_per_worker=cpus_per_worker,
-            address=ray_address,
+            workers=ray.workers,
+            gpus_per_worker=ray.gpus_per_worker,
+            cpus_per_worker=ray.cpus_per_worker,
+            address=ray.ray_address,
         )
     total = plan.loop.images
     print(f"{seen} of {total} images" + ("" if seen >= total else "; the same command goes on from here"))

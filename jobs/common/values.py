@@ -17,6 +17,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field
 from functools import cache
+from keyword import iskeyword
 from typing import Annotated, Any, Final, TypeVar, get_type_hints
 
 import typer
@@ -43,6 +44,8 @@ class Option:
     """The command's default where it differs from the field's; `build` or `read` turns it into the field's."""
     read: Callable[[Any], Any] | None = None
     """The option's value => the field's; ValueErrors become a mistake of the user's."""
+    metavar: str | None = None
+    """How the help writes the value; None: by its type."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def options_of(table: Mapping[type, Shape], *classes: type) -> Callable[[Callabl
         called.__doc__, called.__name__, called.__module__ = command.__doc__, command.__name__, command.__module__
         called.__signature__ = inspect.Signature([*own, *generated])  # type: ignore[attr-defined]
         called.__annotations__ = {one.name: one.annotation for one in [*own, *generated]}
+        called.options_from = (table, classes)  # type: ignore[attr-defined]
         return called
 
     return decorate
@@ -122,7 +126,8 @@ def named(table: Mapping[type, Shape], classes: tuple[type, ...] | list[type]) -
             if isinstance(shown, Nested):
                 found += named(table, [shown.of])
             elif isinstance(shown, Option):
-                found.append((cls, name, shown.name.removeprefix("--").replace("-", "_")))
+                parameter = shown.name.removeprefix("--").replace("-", "_")
+                found.append((cls, name, f"{parameter}_" if iskeyword(parameter) else parameter))
     return found
 
 
@@ -148,7 +153,8 @@ def parameters_of(table: Mapping[type, Shape], cls: type) -> list[inspect.Parame
             rich_help_panel=shown.panel,
             min=shown.min,
             max=shown.max,
-            show_default=default is not None and not isinstance(default, bool),
+            show_default=default not in (None, [], inspect.Parameter.empty) and not isinstance(default, bool),
+            metavar=shown.metavar,
         )
         found.append(
             inspect.Parameter(parameter, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
@@ -157,12 +163,16 @@ def parameters_of(table: Mapping[type, Shape], cls: type) -> list[inspect.Parame
 
 
 def default_of(cls: type, name: str, shown: Option) -> Any:
-    """A switch is off where it is not given, whichever way its field is."""
+    """Return the option's default: the field's, or `Parameter.empty` for a field without one, which makes the option required.
+
+    A switch is off where it is not given, whichever way its field is.
+    """
     if shown.default is not NONE_YET:
         return shown.default
     (one,) = (one for one in dataclasses.fields(cls) if one.name == name)
     value = one.default_factory() if one.default_factory is not MISSING else one.default
-    assert value is not MISSING, f"{cls.__name__}.{name} has no default: hide it, and give it to `make`"
+    if value is MISSING:
+        return inspect.Parameter.empty
     return False if isinstance(value, bool) else value
 
 
@@ -197,7 +207,13 @@ def field_docs(cls: type) -> dict[str, str]:
     return docs
 
 
+def several(name: str, help: str | None = None, **more: Any) -> Option:
+    """Return an option that may be given several times, for a field that is a tuple of texts or paths."""
+    settings: dict[str, Any] = {"type": list[str], "default": [], "read": tuple}
+    return Option(name, help=help, **settings | more)
+
+
 def first_sentence(text: str) -> str:
-    """Up to the first full stop, or semicolon-free as it is."""
+    """Return a text up to its first full stop."""
     head, stop, _ = text.partition(". ")
     return head + "." if stop else text

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import typer
+from typer.models import ArgumentInfo
 from typer.testing import CliRunner
 
+from jobs import convert
 from jobs.cli import COMMANDS, app
+from jobs.common import evaluate_options, train_options
 from jobs.common.prepare import codec_for
 from jobs.common.settings import TABLE, RunnerSettings
-from jobs.common.values import Chosen, Hidden, Nested, Option, options_of
+from jobs.common.values import Chosen, Hidden, Nested, Option, Shape, named, options_of
 from jobs.describe import FILES, PLACES, contract
 from ops.editing.recipe import parse_edits
 from pipeline import flow
@@ -48,14 +54,19 @@ def chosen_by(*words: str) -> Chosen:
     return got[0]
 
 
-@pytest.mark.parametrize("cls", TABLE, ids=lambda cls: cls.__name__)
-def test_every_field_is_an_option_or_hidden_with_a_reason(cls: type) -> None:
-    shape = TABLE[cls]
+TABLES = (TABLE, train_options.TABLE, evaluate_options.TABLE, convert.TABLE)
+
+
+@pytest.mark.parametrize(
+    ("table", "cls"), [(table, cls) for table in TABLES for cls in table], ids=lambda value: getattr(value, "__name__", "")
+)
+def test_every_field_is_an_option_or_hidden_with_a_reason(table: Mapping[type, Shape], cls: type) -> None:
+    shape = table[cls]
     assert set(shape.fields) == {one.name for one in dataclasses.fields(cls)}
     assert all(one.why for one in shape.fields.values() if isinstance(one, Hidden))
     for name, shown in shape.fields.items():
         if isinstance(shown, Nested):
-            assert shown.of in TABLE and issubclass(shown.of, get_type_hints(cls)[name])
+            assert shown.of in table and issubclass(shown.of, get_type_hints(cls)[name])
 
 
 def test_no_two_fields_have_one_name() -> None:
@@ -66,6 +77,35 @@ def test_no_two_fields_have_one_name() -> None:
         if isinstance(one, Option)
     ]
     assert len(names) == len(set(names))
+
+
+def functions_of(command: Any) -> list[Callable[..., None]]:
+    """The function of a command, or those of a `typer.Typer` and its subcommands."""
+    if not isinstance(command, typer.Typer):
+        return [command]
+    found = [one.callback for one in (command.registered_callback, *command.registered_commands) if one is not None]
+    return [one for one in found if one is not None]
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "convert"])
+def test_no_option_is_declared_by_hand(name: str) -> None:
+    """What a function declares itself are arguments; the names of its options are those of fields, each once."""
+    functions = functions_of(getattr(import_module(COMMANDS[name].module), COMMANDS[name].attribute))
+    assert functions
+    for function in functions:
+        table, classes = function.options_from  # type: ignore[attr-defined]
+        generated = [parameter for _, _, parameter in named(table, classes)]
+        assert len(generated) == len(set(generated)), function
+        for one in inspect.signature(function).parameters.values():
+            own = one.annotation is typer.Context or any(isinstance(note, ArgumentInfo) for note in get_args(one.annotation))
+            assert own or one.name in generated, (function, one)
+
+
+def test_a_field_without_a_default_is_a_required_option() -> None:
+    told = contract()["commands"]["train"]["commands"]["e0"]["parameters"]
+    assert {one["names"][0] for one in told if one.get("required")} == {"--data", "--prior", "--out"}
+    result = CliRunner().invoke(app, ["train", "e0", "--data", "faces", "--out", "run"])
+    assert result.exit_code == 2 and "--prior" in result.output
 
 
 def test_what_is_not_given_is_the_classes_own_default() -> None:

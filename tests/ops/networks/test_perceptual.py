@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from jobs.common.errors import UsageError
-from jobs.common.train_options import perceptual_files
+from jobs.common.train_options import PerceptualFiles
 from ops.files.errors import CheckpointError
 from ops.networks.lpips_alex import LpipsAlex
 from ops.networks.perceptual import (
@@ -71,13 +71,13 @@ def test_lpips_by_path_is_a_training_loss(tmp_path: Path) -> None:
 
 
 def test_one_perceptual_network_at_a_time() -> None:
-    vgg, lpips, heads = Path("vgg"), Path("lpips"), Path("heads")
-    assert perceptual_files(None, None, None) == ()
-    assert perceptual_files(vgg, None, None) == (vgg,)
-    assert perceptual_files(None, lpips, heads) == (lpips, heads)
-    for wrong in ((vgg, lpips, None), (None, None, heads)):
+    vgg, lpips, heads = Path("/vgg"), Path("/lpips"), Path("/heads")
+    assert PerceptualFiles().paths == ()
+    assert PerceptualFiles(vgg_weights=vgg).paths == ("/vgg",)
+    assert PerceptualFiles(lpips_weights=lpips, lpips_heads=heads).paths == ("/lpips", "/heads")
+    for wrong in ({"vgg_weights": vgg, "lpips_weights": lpips}, {"lpips_heads": heads}):
         with pytest.raises(UsageError):
-            perceptual_files(*wrong)
+            PerceptualFiles(**wrong)
 
 
 @pytest.mark.parametrize("preset", ["paper", "tree"])
