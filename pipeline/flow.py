@@ -42,7 +42,7 @@ from pathlib import Path
 from typing import Literal
 
 from ops.checkpoints.bundle import Bundle
-from ops.device import Device
+from ops.device import Device, resolve_device
 from ops.editing.library import load_edits, offers
 from ops.editing.recipe import EditRecipe
 from ops.editing.smoothing import keeps_codes
@@ -96,6 +96,12 @@ class Compute:
     cpus_per_worker: float = 1.0
     gpus_per_worker: float = 0.0
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether a worker has something that would wait while it does one thing after the other."""
+        kind = resolve_device("auto") if self.device == "auto" else self.device  # the driver may have no GPU where workers do
+        return self.cpus_per_worker > 1 or self.gpus_per_worker > 0 or kind != "cpu"
+
 
 @dataclass(frozen=True)
 class InvertSettings:
@@ -143,13 +149,14 @@ def invert_stages(store: Store, bundle: Bundle, settings: InvertSettings, comput
         # A small network on every frame. It reserves what the steps of the model do, because any worker does any step.
         Stage(
             "scan",
-            Scan(root, settings.detector, compute.backend, compute.device, framing.crop, detector),
+            Scan(root, settings.detector, compute.backend, compute.device, framing.crop, detector, max(1, int(cpus))),
             cpus,
             gpus,
             chunk,
             decides={"detector": detector, "crop": framing.crop},
             writes=("frames", "faces"),
             counted=("frames", "detections"),
+            overlaps=compute.overlaps,
         ),
         # A source's boxes and landmarks fit one process, and identities need all of them.
         Stage(
@@ -161,11 +168,21 @@ def invert_stages(store: Store, bundle: Bundle, settings: InvertSettings, comput
             decides={"tracking": asdict(settings.tracking), "framing": asdict(framing)},
             writes=("tracks",),
             counted=("tracks",),
+            overlaps=compute.overlaps,
         ),
         # The encoder, E1 and the generator, half of it or all, as the method needs to know its error: the reason for a GPU.
         Stage(
             "invert",
-            Invert(root, model, compute.batch_size, compute.precision, compute.device, settings.crop, compute.backend),
+            Invert(
+                root,
+                model,
+                compute.batch_size,
+                compute.precision,
+                compute.device,
+                settings.crop,
+                compute.backend,
+                max(1, int(cpus)),
+            ),
             cpus,
             gpus,
             chunk,
@@ -173,6 +190,7 @@ def invert_stages(store: Store, bundle: Bundle, settings: InvertSettings, comput
             writes=("latents", "residuals"),
             seals="invert",
             counted=("faces",),
+            overlaps=compute.overlaps,
         ),
     ]
 
@@ -202,6 +220,7 @@ def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, comput
             decides=planned,
             writes=("work/plan",),
             vital=True,
+            overlaps=compute.overlaps,
         ),
         # Generator and E2 twice per face (with and without the edit), paste, encode; side by side, if it has the cores.
         Stage(
@@ -227,6 +246,7 @@ def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, comput
             writes=("work/segments", "work/frames", "work/sheet", "work/quality"),
             vital=True,
             counted=("frames", "edits"),
+            overlaps=compute.overlaps,
         ),
         # Copies packets: one core, and the disk.
         Stage(
@@ -241,6 +261,7 @@ def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, comput
             by_name=True,
             vital=True,
             counted=("outputs",),
+            overlaps=compute.overlaps,
         ),
     ]
 
@@ -288,9 +309,17 @@ def packs_of(
     step = Pictures(root, model, wanted, inverts, renders, compute.batch_size, compute.precision, compute.device)
     return Packs(
         # Detector, encoder and generator, one after the other, for as many pictures as a chunk of a clip has frames.
-        Stage("pictures", step, cpus, gpus, compute.chunk_frames, counted=("frames", "faces", "edits")),
+        Stage(
+            "pictures",
+            step,
+            cpus,
+            gpus,
+            compute.chunk_frames,
+            counted=("frames", "faces", "edits"),
+            overlaps=compute.overlaps,
+        ),
         # Copies rows: one core, and the disk.
-        Stage("join", Join(root), cpus, frames=1),
+        Stage("join", Join(root), cpus, frames=1, overlaps=compute.overlaps),
         store,
         wanted,
         outputs_of=lambda picture: () if outputs is None or renders is None else (outputs.of(picture).video,),

@@ -266,11 +266,12 @@ def inverted(
     batch_size: int = 4,
     runner: Runner | None = None,
     gpus_per_worker: float = 0.0,
+    cpus_per_worker: float = 1.0,
     backend: Backend = "auto",
 ) -> tuple[Store, flow.Summary]:
     """A new store with these sources in it."""
     store = open_store(root, bundle, codec)
-    compute = flow.Compute("cpu", "fp32", batch_size, chunk_frames, backend, gpus_per_worker=gpus_per_worker)
+    compute = flow.Compute("cpu", "fp32", batch_size, chunk_frames, backend, cpus_per_worker, gpus_per_worker)
     summary = flow.invert(sources, store, bundle, INVERTING, compute, runner or InProcessRunner(), silent)
     return store, summary
 

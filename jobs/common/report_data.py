@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import sys
 from collections import Counter
@@ -288,6 +289,12 @@ def recipe_in(store: Store, source_id: str, path: str, recipes: Sequence[str]) -
 
 
 def is_below(path: str, out: str) -> bool:
+    """Whether a result is a place or lies below it, by their names; `sub/../x.png` does not lie below `sub`.
+
+    A bucket's names are taken as they are: `..` is none but a name there.
+    """
+    if not is_url(path) and not is_url(out):
+        path, out = os.path.normpath(path), os.path.normpath(out)
     return path == out or path.startswith(out.rstrip("/") + "/")
 
 

@@ -54,8 +54,8 @@ def lap_seconds(step: str, parts: Mapping[str, float], cores: int) -> float:
     match step:
         case "render":  # a decoder, the model, a pool that pastes, an encoder (steps/render.py)
             lines = [decode, accelerated, rest - decode - paste, paste / max(1, cores - 1)]
-        case "invert":  # the next item is read and cropped while one is computed (engine/runner.py)
-            lines = [decode + crop, accelerated + rest - decode - crop]
+        case "scan" | "invert":  # what reads and crops, the detector or the encoder, what writes
+            lines = [decode + crop, accelerated, rest - decode - crop]
         case _:
             lines = [accelerated + rest]
     return max(*lines, rest / cores)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from threading import Lock
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -37,8 +38,12 @@ def feature_dtype(precision: Precision) -> torch.dtype:
             return torch.float16
 
 
+ONE_BATCH: Final = Lock()
+"""Sessions of a process compute one batch at a time: one fills a device, and two would need the memory of both."""
+
+
 class Session:
-    """A model on its device, in batches."""
+    """A model on its device, in batches. Threads may share it."""
 
     def __init__(self, model: Inverter, *, device: str, precision: Precision, batch_size: int, quantum: int = QUANTUM):
         """quantum: on a CPU batches are padded to multiples of it. 1 makes a single picture at a third of the cost, with other
@@ -106,7 +111,7 @@ class Session:
             length = min(full, -(-(stop - start) // self.quantum) * self.quantum) if on_cpu else full
             padded = np.minimum(np.arange(start, start + length), count - 1)
             try:
-                with torch.inference_mode():
+                with ONE_BATCH, torch.inference_mode():
                     results.append(one(stop - start, padded))
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.batch_size == 1:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextvars
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from queue import Empty, Full, Queue
-from threading import Event, Thread
-from typing import Any, TypeVar
+from threading import Condition, Event, Thread
+from types import TracebackType
+from typing import Any, TypeVar, final
 
 import torch
 
@@ -22,10 +23,44 @@ WAIT_SECONDS = 0.1
 """How often a thread that waits looks whether anybody still wants what it makes."""
 
 
-def ahead(made: Iterable[T], depth: int) -> Iterator[T]:
+@final
+class Turns:
+    """A lock that threads get in the order in which they asked for it.
+
+    Items of a source that are decoded one after the other, in order, need no seek between them.
+    """
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self.asked = 0
+        """How many have asked for it so far."""
+        self._ended = 0
+
+    def __enter__(self) -> None:
+        with self._changed:
+            mine = self.asked
+            self.asked += 1
+            self._changed.wait_for(lambda: self._ended == mine)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._changed:
+            self._ended += 1
+            self._changed.notify_all()
+
+
+def pool_of(threads: int, name: str) -> ThreadPoolExecutor:
+    """A pool whose threads compute on one core each: there are as many of them as cores, or nearly.
+
+    Without being told, torch would start as many threads for each of them as the machine has cores.
+    """
+    return ThreadPoolExecutor(threads, name, torch.set_num_threads, (1,))
+
+
+def ahead(made: Iterable[T], depth: int) -> Generator[T, None, None]:
     """The same elements, made in a thread of their own, at most `depth` of them before they are asked for.
 
-    An exception there is raised here, in its place. Who stops iterating stops the thread.
+    An exception there is raised here, in its place. Who closes it stops the thread: left to itself it would go on, with what it
+    holds, for as long as an exception remembers it.
     """
     queue: Queue[tuple[bool, Any]] = Queue(depth)
     unwanted = Event()
@@ -73,7 +108,7 @@ def ahead(made: Iterable[T], depth: int) -> Iterator[T]:
         thread.join()
 
 
-def in_order(function: Callable[[T], R], given: Iterable[T], pool: Executor, depth: int) -> Iterator[R]:
+def in_order(function: Callable[[T], R], given: Iterable[T], pool: Executor, depth: int) -> Generator[R, None, None]:
     """function(one) of each element, in the order of the elements; at most `depth` are in work."""
     waiting: deque[Future[R]] = deque()
     elements = iter(given)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import threading
+import contextvars
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from typing import Any, Final, final
 
-from pipeline.engine.course import Course, Event, Report, silent
+import torch
+
+from pipeline.engine.course import Course, Event, ItemBatch, Report, silent
 from pipeline.engine.ledger import Ledger
+from pipeline.engine.overlap import Turns
 from pipeline.engine.stage import Batched, Chunk, Item, Outcome, Result, Stage, failure_of
 from pipeline.store.lock import fenced
 from pipeline.store.parts import DamagedPart
@@ -17,6 +22,9 @@ from pipeline.store.parts import DamagedPart
 __all__ = ["Event", "InProcessRunner", "Report", "ResourceError", "Runner", "Worker", "silent"]
 
 STATUS_SECONDS = 30.0
+OVERLAPPING: Final = 3
+"""Items that a worker has at a time whose parts overlap: of one the frames are encoded, of one the faces are generated, and one
+is read."""
 
 
 class ResourceError(RuntimeError):
@@ -31,15 +39,19 @@ class WorkersDie(RuntimeError):
 class Worker:
     """Does any stage of a course. Each step is opened when its first item comes, and kept.
 
-    Two threads may call it: one item is then loaded (read, decoded, cropped) while the one before it is computed. Loading and
-    computing each happen to one item at a time.
+    Several threads may call it: one item is then loaded (read, decoded, cropped) while the one before it is computed. Loading
+    and computing each happen to one item at a time; where stages overlap, to one of each stage, and a step that says so
+    (`Batched.overlaps`) may compute several.
     """
 
     def __init__(self, stages: Sequence[Stage], ledger: Ledger | None) -> None:
         self._steps = {stage.name: stage.step for stage in stages}
         self._ledger = ledger
         self._opened: dict[str, Callable[[Any], Result]] = {}
-        self._loading, self._computing = threading.Lock(), threading.Lock()
+        alike = Turns(), Turns()
+        self._turns = {stage.name: (Turns(), Turns()) if stage.overlaps else alike for stage in stages}
+        """Stage => whose turn it is to load, and to compute."""
+        self._side_by_side = {stage.name for stage in stages if stage.overlaps}
 
     def run(self, stage: str, items: Sequence[Item]) -> list[Outcome]:
         """One outcome for each item, in their order. An item that raises is lost, not the others.
@@ -50,7 +62,8 @@ class Worker:
             return self._run(stage, items)
 
     def _run(self, stage: str, items: Sequence[Item]) -> list[Outcome]:
-        with self._loading:
+        loading, computing = self._turns[stage]
+        with loading:
             work = self._open(stage)
             loaded: list[tuple[Item, Any, Exception | None]] = []
             for item in items:
@@ -58,7 +71,8 @@ class Worker:
                 if isinstance(work, Batched):
                     value, problem = attempted(work.load, item)
                 loaded.append((item, value, problem))
-        with self._computing:
+        side_by_side = stage in self._side_by_side and isinstance(work, Batched) and work.overlaps
+        with nullcontext() if side_by_side else computing:
             good = [value for _, value, problem in loaded if problem is None]
             together: Sequence[Result | Exception] | None = None
             if isinstance(work, Batched) and len(good) > 1:
@@ -112,17 +126,43 @@ class Runner(ABC):
 
 @final
 class InProcessRunner(Runner):
-    """One item after the other, here. The default for a local run: models use all cores themselves."""
+    """Everything here, by one worker. The default for a local run: one item after the other, as models use all cores
+    themselves; with an accelerator, or several cores for a worker, so many at a time that neither waits."""
 
     def run(self, course: Course) -> None:
         worker = Worker(course.stages, course.ledger)
+        at_once = items_at_once(course.stages, 1)
         # As many frames at hand as fill an item of one-frame images.
-        course.look_ahead(max(stage.frames for stage in course.stages))
-        told = time.monotonic()
-        while (batch := course.take()) is not None:
-            for outcome in worker.run(batch.stage.name, batch.items):
-                course.settle(batch.stage, outcome)
-            if time.monotonic() - told >= STATUS_SECONDS:
-                told = time.monotonic()
-                course.report(course.status())
+        course.look_ahead(at_once * max(stage.frames for stage in course.stages))
+        self._told = time.monotonic()
+        if at_once == 1:
+            while (batch := course.take()) is not None:
+                self._settle(course, batch, worker.run(batch.stage.name, batch.items))
+        else:
+            # Its threads compute with as many as this one does: the setting is a thread's own.
+            with ThreadPoolExecutor(at_once, "item", torch.set_num_threads, (torch.get_num_threads(),)) as pool:
+                self._run_side_by_side(course, worker, pool, at_once)
         course.report(course.status())
+
+    def _run_side_by_side(self, course: Course, worker: Worker, pool: ThreadPoolExecutor, at_once: int) -> None:
+        flying: dict[Future[list[Outcome]], ItemBatch] = {}
+        while True:
+            while len(flying) < at_once and (batch := course.take()) is not None:
+                context = contextvars.copy_context()  # which run's files may appear
+                flying[pool.submit(context.run, worker.run, batch.stage.name, batch.items)] = batch
+            if not flying:
+                return
+            for done in wait(flying, STATUS_SECONDS, FIRST_COMPLETED).done:
+                self._settle(course, flying.pop(done), done.result())
+
+    def _settle(self, course: Course, batch: ItemBatch, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            course.settle(batch.stage, outcome)
+        if time.monotonic() - self._told >= STATUS_SECONDS:
+            self._told = time.monotonic()
+            course.report(course.status())
+
+
+def items_at_once(stages: Sequence[Stage], otherwise: int) -> int:
+    """How many items a worker of these stages has at a time; `otherwise` where their parts do not overlap."""
+    return OVERLAPPING if any(stage.overlaps for stage in stages) else otherwise

@@ -217,6 +217,9 @@ class Batched:
     load: Callable[[Any], Any]
     finish: Callable[[Sequence[Any]], Sequence[Result | Exception]]
     """An exception stands for an item that is lost and leaves the others as they are."""
+    overlaps: bool = False
+    """Several threads may call `finish` at once, each with items of its own: while the last frames of one are encoded, the
+    next one's are generated."""
 
     def __call__(self, item: Any) -> Result:
         (result,) = self.finish([self.load(item)])
@@ -263,6 +266,8 @@ class Stage:
     are two results."""
     vital: bool = False
     """A source that loses an item of it goes no further."""
+    overlaps: bool = False
+    """A worker has several cores or an accelerator, so that the parts of its work go on side by side."""
     counted: tuple[str, ...] = ()
     """Counts of its results that go into the job's summary."""
 

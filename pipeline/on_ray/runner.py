@@ -1,8 +1,8 @@
 """Takes a course to its end on Ray Core actors: the only file of the flow that imports Ray (`cluster.py` looks at one).
 
 One actor per worker, and any worker that has what a stage needs does any of its items, so none stands idle while there is work.
-Each has two items at a time: one is loaded while the other is computed. An item is a few hundred bytes (`wire.py`); frames and
-features never pass through Ray.
+Each has two items at a time: one is loaded while the other is computed; with several cores or a GPU it has three. An item is a
+few hundred bytes (`wire.py`); frames and features never pass through Ray.
 
 A worker that dies or hangs costs time and nothing else. What it was given is tried once more, one item at a time, on a fresh
 actor that does nothing besides. An item that is with that one when it dies may still be without fault: it gets a last try of
@@ -28,14 +28,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.engine.course import Course, ItemBatch, Noted
 from pipeline.engine.ledger import Ledger
-from pipeline.engine.runner import STATUS_SECONDS, ResourceError, Runner, Worker, WorkersDie
+from pipeline.engine.runner import STATUS_SECONDS, ResourceError, Runner, Worker, WorkersDie, items_at_once
 from pipeline.engine.stage import Item, Joining, Outcome, Picture, Result, Stage, lost
 from pipeline.on_ray.cluster import cluster_facts
 from pipeline.on_ray.wire import Receiver, Sender, Sent
 from pipeline.store.parts import DamagedPart
 from schemas import Failure
 
-IN_FLIGHT = 2  # per actor: while one item computes, the next is loaded
+IN_FLIGHT = 2  # per actor: while one item computes, the next is loaded; of one whose parts overlap, `OVERLAPPING`
 ALONE, LAST = 2, 3  # attempts after the first: alone on a fresh actor, and alone again at the end of the step
 NODE_LOSSES = 3  # an item that was on so many lost nodes is looked at alone
 DEATHS_IN_A_ROW = 6  # besides one per worker: then something is wrong with all of them
@@ -197,6 +197,7 @@ class Pool:
     def __init__(self, course: Course, settings: RayRunner) -> None:
         self.course, self.settings = course, settings
         self.kinds = kinds_of(course.stages)
+        self.at_once = items_at_once(course.stages, IN_FLIGHT)
         self.handles: list[Handle] = []
         self.alone: deque[Again] = deque()
         """For a fresh actor that does nothing besides."""
@@ -251,8 +252,8 @@ class Pool:
         for handle in self.handles:
             if handle.where is not None and not handle.flying and handle.alone:
                 self._send_alone(handle)
-        self.course.look_ahead(IN_FLIGHT * max(stage.frames for stage in self.course.stages) * max(1, len(self.handles)))
-        for depth in range(IN_FLIGHT):
+        self.course.look_ahead(self.at_once * max(stage.frames for stage in self.course.stages) * max(1, len(self.handles)))
+        for depth in range(self.at_once):
             for handle in self.handles:
                 if handle.where is None or handle.alone or len(handle.flying) > depth:
                     continue
@@ -433,7 +434,7 @@ class Pool:
             total = ray.cluster_resources()
         free = ray.available_resources()
         most = self.settings.workers or int(min(free.get(n, 0) / each for n, each in main.needs().items()))
-        self.course.look_ahead(IN_FLIGHT * max(stage.frames for stage in self.course.stages) * max(1, most))
+        self.course.look_ahead(self.at_once * max(stage.frames for stage in self.course.stages) * max(1, most))
         if not self.course.finished:
             self._wait_for_room()
 
@@ -500,7 +501,7 @@ class Pool:
         # num_cpus is always said: a share of a GPU alone would reserve a whole CPU silently.
         options: dict[str, Any] = {"num_cpus": kind.num_cpus, "num_gpus": kind.num_gpus}
         # One thread more than items, so that it still answers while it works.
-        options |= {"max_restarts": 0, "max_concurrency": IN_FLIGHT + 1}
+        options |= {"max_restarts": 0, "max_concurrency": self.at_once + 1}
         actor: Any = ray.remote(**options)(Actor).remote(self.shared, max(1, int(kind.num_cpus)))
         now = time.monotonic()
         self.handles.append(Handle(kind, actor, now, actor.who.remote(), alone=alone, looked=now))

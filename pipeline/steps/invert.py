@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from typing import final
 
 import numpy as np
@@ -12,6 +15,7 @@ from ops.device import Device, resolve_device
 from ops.face.align import CropMode
 from ops.inversion.session import Precision, Session
 from ops.video.decode import Backend
+from pipeline.engine.overlap import Turns, ahead
 from pipeline.engine.stage import Batched, Chunk, Result, Step
 from pipeline.engine.timer import Timer
 from pipeline.sources.readers import Readers
@@ -32,6 +36,8 @@ class Invert(Step):
     device: Device = "auto"
     crop: CropMode = "fast"
     backend: Backend = "auto"
+    threads: int = 1
+    """Cores of the worker. With more than one, or an accelerator, decoding and cropping, the model and writing overlap."""
 
     def open(self) -> Batched:
         store, readers = Store.open(self.store), Readers(self.backend)
@@ -40,39 +46,59 @@ class Invert(Step):
         session = Session(model, device=resolve_device(self.device), precision=self.precision, batch_size=self.batch_size)
         devices = (session.device.type,)
         whole = WholeTable(store, "tracks", ("track_id", "pts", "quad"))
+        overlaps = self.threads > 1 or session.device.type != "cpu"
+        reading = Turns()
 
         def load(chunk: Chunk) -> Cropped:
             timer = Timer()
             tracks = whole.rows(chunk, chunk.pts_range)
+            quads = array_from_column(tracks, "quad") if len(tracks) else np.zeros((0, 4, 2))
             pts_N, track_N = tracks["pts"].to_numpy(), tracks["track_id"].to_numpy()
-            crops = np.empty((len(pts_N), session.input_size, session.input_size, 3), np.uint8)
-            if len(tracks):
-                quads = array_from_column(tracks, "quad")
-                rows_at: dict[int, list[int]] = {}
-                for row, pts in enumerate(pts_N.tolist()):
-                    rows_at.setdefault(pts, []).append(row)
-                for pts, frame in timer.timed("decode", readers.read(chunk.source, chunk.start, chunk.stop)):
-                    with timer("crop"):
-                        for row in rows_at.get(pts, ()):
-                            crops[row] = framing.cut(frame, quads[row], self.crop)
+            crops = partial(cropped, chunk, pts_N, quads, timer)
+            if not overlaps:  # a whole item is read while the one before it is computed, if two threads call
+                crops = partial(iter, list(crops()))
             return Cropped(chunk, pts_N, track_N, crops, timer)
+
+        def cropped(chunk: Chunk, pts_N: np.ndarray, quads_N42: np.ndarray, timer: Timer) -> Iterator[np.ndarray]:
+            """The crops of rows in order of pts, as their frames come."""
+            if not len(pts_N):
+                return
+            with reading:
+                for pts, frame in timer.timed("decode", readers.read(chunk.source, chunk.start, chunk.stop)):
+                    for row in range(np.searchsorted(pts_N, pts, "left"), np.searchsorted(pts_N, pts, "right")):
+                        with timer("crop"):
+                            crop = framing.cut(frame, quads_N42[row], self.crop)
+                        yield crop
 
         def finish(loaded: Sequence[Cropped]) -> list[Result]:
             """The crops of all items fill batches together: many small clips and images cost no more than one long clip."""
-            crops = np.concatenate([one.crops for one in loaded])
-            if len(crops) == 0:
+
+            def all_crops() -> Generator[np.ndarray, None, None]:
+                for one in loaded:
+                    yield from one.crops()
+
+            timer, codes = Timer(), []
+            with closing(all_crops()) as made, closing(ahead(made, 2 * session.batch_size) if overlaps else made) as crops:
+                while batch := list(islice(crops, session.batch_size)):
+                    with timer("model"):
+                        codes.append(session.invert(np.stack(batch)))
+            for name, spent in timer.seconds.items():
+                loaded[0].timer.seconds[name] += spent
+            if not codes:
                 return [Result({"frames": one.chunk.frames}, one.timer.seconds, devices=devices) for one in loaded]
-            with loaded[0].timer("model"):
-                wplus_NLD, detail = session.invert(crops)
+            wplus_NLD = np.concatenate([wplus for wplus, _ in codes])
+            assert len(wplus_NLD) == sum(len(one.pts_N) for one in loaded), "a face without its frame"
+            details = [detail for _, detail in codes if detail is not None]
+            detail = np.concatenate(details) if details else None
             results, at = [], 0
             for one in loaded:
-                rows = slice(at, at + len(one.crops))
+                rows = slice(at, at + len(one.pts_N))
                 at = rows.stop
                 done = written(one, wplus_NLD[rows], None if detail is None else detail[rows], store)
                 results.append(replace(done, devices=devices))
             return results
 
-        return Batched(load, finish)
+        return Batched(load, finish, overlaps=overlaps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +107,10 @@ class Cropped:
 
     chunk: Chunk
     pts_N: np.ndarray
+    """Of its faces, increasing."""
     track_N: np.ndarray
-    crops: np.ndarray
+    crops: Callable[[], Iterator[np.ndarray]]
+    """uint8 [S, S, 3] of each face, in their order; read as they are asked for where the parts of a worker's work overlap."""
     timer: Timer
 
 

@@ -9,13 +9,13 @@ first frame. So the edited video has the same bytes however its segments are spr
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from threading import Lock
-from typing import ClassVar, Final, NamedTuple, assert_never, final
+from typing import ClassVar, Final, NamedTuple, TypeVar, assert_never, final
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,7 @@ from ops.video.convert import Picture
 from ops.video.decode import Backend
 from ops.video.encode import EncodeOptions, encode_segment
 from ops.video.frame_file import FrameFile, encoded_frame
-from pipeline.engine.overlap import ahead, in_order
+from pipeline.engine.overlap import Turns, ahead, in_order, pool_of
 from pipeline.engine.stage import Batched, Chunk, Result, Source, Step
 from pipeline.engine.timer import Timer
 from pipeline.sources.readers import Readers
@@ -48,7 +48,8 @@ from pipeline.store.columns import array_from_column, residuals_from_table
 from pipeline.store.places import Place, joined, local_output, place
 from pipeline.store.tables import Store, StoreError, Written
 
-QUEUE_BYTES: Final = 128 << 20
+T = TypeVar("T")
+QUEUE_BYTES: Final = 256 << 20
 BYTES_PER_PIXEL: Final = 6
 """Of a frame on its way: as RGB, and as it was decoded."""
 
@@ -171,7 +172,8 @@ class Render(Step):
 
         # An accelerator must not wait for a decoder or an encoder; on a CPU the model itself uses what there is.
         overlaps = self.threads > 1 or session.device.type != "cpu"
-        pool = ThreadPoolExecutor(max(1, self.threads - 1), "paste") if overlaps else None
+        pool = pool_of(max(1, self.threads - 1), "paste") if overlaps else None
+        reading = Turns()
 
         def finish(loaded: Sequence[Planned]) -> list[Result]:
             """One stream of frames through all items, so that a batch of faces may span several of them."""
@@ -179,9 +181,10 @@ class Render(Step):
             together = [replace(one, timer=encoding) for one in loaded]
             lock = Lock()
 
-            def frames() -> Iterator[Frame]:
-                for one in together:
-                    yield from decoding.timed("decode", decoded(one, readers))
+            def frames() -> Generator[Frame, None, None]:
+                with reading:  # until an item's last frame is decoded; then the next one's begin
+                    for one in together:
+                        yield from decoding.timed("decode", decoded(one, readers))
 
             def pasted(made: Generated) -> Frame:
                 timer = Timer()
@@ -191,18 +194,22 @@ class Render(Step):
                         pasting.seconds[name] += spent
                 return frame
 
-            stream: Iterator[Frame] = frames()
-            if pool is None:
-                edited: Iterator[Frame] = map(pasted, self._generated(stream, session, framing, modelling))
-            else:
+            with ExitStack() as stack:
+
+                def closed(made: Generator[T, None, None]) -> Generator[T, None, None]:
+                    """Closed with the others, the last first: who fails must not keep the next item's frames waiting."""
+                    return stack.enter_context(closing(made))
+
+                stream = closed(frames())
                 depth = held_frames(together, session.batch_size)
-                generated = self._generated(ahead(stream, depth), session, framing, modelling)
-                edited = in_order(pasted, ahead(generated, depth), pool, depth)
-            try:
+                if pool is not None:
+                    stream = closed(ahead(stream, depth))
+                generated = closed(self._generated(stream, session, framing, modelling))
+                if pool is None:
+                    edited: Iterator[Frame] = map(pasted, generated)
+                else:
+                    edited = closed(in_order(pasted, closed(ahead(generated, depth)), pool, 2 * self.threads))
                 results = [self._written(one, islice(edited, one.chunk.frames)) for one in together]
-            finally:
-                if isinstance(edited, Generator):
-                    edited.close()
             seconds: list[dict[str, float]] = [one.timer.seconds for one in loaded]
             for timer in (decoding, modelling, pasting, encoding):
                 for name, spent in timer.seconds.items():
@@ -210,7 +217,7 @@ class Render(Step):
             devices = (session.device.type,)
             return [replace(result, seconds=each, devices=devices) for result, each in zip(results, seconds, strict=True)]
 
-        return Batched(load, finish)
+        return Batched(load, finish, overlaps=overlaps)
 
     def _written(self, one: Planned, edited: Iterator[Frame]) -> Result:
         """Encode the edited frames of a chunk, a segment at a time; those of a sequence one by one."""
@@ -254,7 +261,9 @@ class Render(Step):
             files.append(kept(self.store, one.chunk.source, "frames", name, partial(write_whole, data=data)))
         return files
 
-    def _generated(self, frames: Iterable[Frame], session: Session, framing: Framing, timer: Timer) -> Iterator[Generated]:
+    def _generated(
+        self, frames: Iterable[Frame], session: Session, framing: Framing, timer: Timer
+    ) -> Generator[Generated, None, None]:
         """Frames with the pictures of their faces. Holds as many as a batch of faces needs, and no more."""
         waiting: list[Frame] = []
         count = 0

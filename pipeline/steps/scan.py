@@ -6,9 +6,11 @@ A model whose crop needs no face needs no detector either: then only the shots' 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, final
+from threading import Lock
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar, final
 
 import numpy as np
 
@@ -18,12 +20,18 @@ from ops.face.detect import Detector, DetectorError, DetectorFactory, DetectorSe
 from ops.face.framing import Crop
 from ops.face.shots import shot_scores
 from ops.video.decode import Backend
-from pipeline.engine.stage import Chunk, Result, Step
+from pipeline.engine.overlap import Turns, ahead
+from pipeline.engine.stage import Batched, Chunk, Result, Step
 from pipeline.engine.timer import Timer
 from pipeline.sources.readers import Readers
 from pipeline.store.columns import faces_table, frames_table
 from pipeline.store.deleted import Deleted, deleted_of
+from pipeline.store.parts import Written
 from pipeline.store.tables import Store, range_part
+
+T = TypeVar("T")
+AHEAD: Final = 8
+"""Frames that wait for the detector at most, and faces for what is measured of them."""
 
 
 @final
@@ -39,7 +47,11 @@ class Scan(Step):
     decided_by: Mapping[str, Any] | None = None
     """`DetectorFactory.decides` as the driver found it, to compare with what is on this node; None: nobody asks."""
 
-    def open(self) -> Callable[[Chunk], Result]:
+    threads: int = 1
+    """Cores of the worker. With more than one, or an accelerator, decoding, the detector and what is measured of its faces
+    overlap."""
+
+    def open(self) -> Batched:
         store, readers = Store.open(self.store), Readers(self.backend)
         detector: Detector | None = None
         devices: tuple[str, ...] = ()
@@ -48,57 +60,137 @@ class Scan(Step):
                 require_same_detector(self.detector, self.decided_by)
             detector = self.detector.build(self.device)
             devices = (detector.device_kind,)
+        overlaps = self.threads > 1 or devices not in ((), ("cpu",))
+        reading, detecting = Turns(), Lock()
 
+        last: dict[tuple[str, int], tuple[int, np.ndarray]] = {}
+        """Source and ordinal of the frame that was read last => its pts, and it."""
         deleted: dict[tuple[str, str], Deleted] = {}
         """Of the source that came last."""
 
-        def scan(chunk: Chunk) -> Result:
-            timer = Timer()
+        def load(chunk: Chunk) -> tuple[Chunk, Deleted]:
             of = (chunk.source.source_id, chunk.key)
             if not chunk.key or of not in deleted:  # without a key nobody vouches that it stays as it is
                 deleted.clear()
                 deleted[of] = deleted_of(store, chunk.source.source_id)
-            gone = deleted[of]
-            pts: list[int] = []
-            found: list[list[Face]] = []
+            return chunk, deleted[of]
 
-            def seen(frames: Iterator[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
-                for at, frame in frames:
-                    pts.append(at)
-                    with timer("detect"):
-                        faces = [] if detector is None else detector.detect(frame)
-                        left = [face for face in faces if not gone.covers(at, face.box_xyxy)]
-                        found.append([replace(face, appearance=describe(frame, face.landmarks_52)) for face in left])
-                    yield frame
+        def decoded(chunk: Chunk, timer: Timer) -> Generator[tuple[int, np.ndarray], None, None]:
+            """The last frame of the chunk before, which a cut is a change against, then the chunk's own.
 
-            # A cut is a change against the frame before, so a chunk looks at the last frame of the one before it.
-            lead = min(chunk.start, 1)
-            frames = timer.timed("decode", readers.read(chunk.source, chunk.start - lead, chunk.stop))
-            previous = next(frames)[1] if lead else None
-            scores = shot_scores(seen(frames), previous)
-            source_id, part = chunk.source.source_id, range_part(chunk.start, chunk.stop)
+            Who has just read that frame has it still: to decode it again, a reader would go back to the key frame before it.
+            """
+            with reading:
+                start = max(0, chunk.start - 1)
+                before = last.pop((chunk.source.source_id, start), None)
+                last.clear()
+                if before is not None and chunk.start:
+                    yield before
+                    start = chunk.start
+                for at in timer.timed("decode", readers.read(chunk.source, start, chunk.stop)):
+                    before = at
+                    yield at
+                if before is not None:
+                    last[chunk.source.source_id, chunk.stop - 1] = before
+
+        def detected(frames: Iterator[tuple[int, np.ndarray]], start: int, timer: Timer) -> Generator[Seen, None, None]:
+            first = int(start == 0)
+            for number, (pts, frame) in enumerate(frames, first):
+                faces: list[Face] = []
+                if detector is not None and number:
+                    with timer("detect"), detecting:
+                        faces = detector.detect(frame)
+                yield Seen(pts, frame, faces)
+
+        def scanned(chunk: Chunk, gone: Deleted) -> Result:
+            decoding, detection, timer = Timer(), Timer(), Timer()
+            with ExitStack() as stack:
+
+                def beside(made: Generator[T, None, None]) -> Generator[T, None, None]:
+                    """Closed with the others, the last first: who fails must not keep the next item's frames waiting."""
+                    made = stack.enter_context(closing(made))
+                    return stack.enter_context(closing(ahead(made, AHEAD))) if overlaps else made
+
+                found = beside(detected(beside(decoded(chunk, decoding)), chunk.start, detection))
+                rows = measured(found, chunk, gone, timer)
             with timer("store"):
-                if chunk.start == 0:
-                    scores[0] = float("nan")  # no predecessor: null
-                counts = np.array([len(faces) for faces in found])
-                rows = frames_table(source_id, np.array(pts), np.array(scores), counts)
-                files = [store.write_part("frames", source_id, part, rows)]
-                faces = [(at, index, face) for at, faces in zip(pts, found, strict=True) for index, face in enumerate(faces)]
-                if faces:
-                    rows = faces_table(
-                        source_id,
-                        np.array([at for at, _, _ in faces]),
-                        np.array([index for _, index, _ in faces]),
-                        np.stack([face.box_xyxy for _, _, face in faces]),
-                        np.stack([face.landmarks_52 for _, _, face in faces]),
-                        np.array([face.score for _, _, face in faces]),
-                        [face.embedding for _, _, face in faces],
-                        [face.appearance for _, _, face in faces],
-                    )
-                    files.append(store.write_part("faces", source_id, part, rows))
-            return Result({"frames": len(pts), "detections": len(faces)}, timer.seconds, files=tuple(files), devices=devices)
+                files, detections = written(store, chunk, rows)
+            for one in (decoding, detection):
+                for name, spent in one.seconds.items():
+                    timer.seconds[name] += spent
+            return Result({"frames": len(rows.pts), "detections": detections}, timer.seconds, files=files, devices=devices)
 
-        return scan
+        def finish(loaded: Sequence[tuple[Chunk, Deleted]]) -> list[Result | Exception]:
+            results: list[Result | Exception] = []
+            for one in loaded:
+                try:
+                    results.append(scanned(*one))
+                except Exception as error:
+                    results.append(error)
+            return results
+
+        return Batched(load, finish, overlaps=overlaps)
+
+
+class Seen(NamedTuple):
+    """A frame with the faces that the detector found in it."""
+
+    pts: int
+    frame: np.ndarray
+    """uint8 [H, W, 3]."""
+    faces: list[Face]
+
+
+@dataclass(frozen=True, eq=False)
+class Scanned:
+    """What is written down of a chunk's frames."""
+
+    pts: list[int]
+    scores: list[float]
+    """How much a frame differs from the one before it, see `ops.face.shots`."""
+    faces: list[list[Face]]
+    """Of each frame."""
+
+
+def measured(seen: Iterator[Seen], chunk: Chunk, gone: Deleted, timer: Timer) -> Scanned:
+    """Measure frames and faces of a chunk as they come, after the last frame of the one before. Without those deleted."""
+    pts: list[int] = []
+    faces: list[list[Face]] = []
+
+    def looked_at() -> Iterator[np.ndarray]:
+        for one in seen:
+            pts.append(one.pts)
+            with timer("detect"):
+                left = [face for face in one.faces if not gone.covers(one.pts, face.box_xyxy)]
+                faces.append([replace(face, appearance=describe(one.frame, face.landmarks_52)) for face in left])
+            yield one.frame
+
+    previous = next(seen).frame if chunk.start else None
+    return Scanned(pts, shot_scores(looked_at(), previous), faces)
+
+
+def written(store: Store, chunk: Chunk, rows: Scanned) -> tuple[tuple[Written, ...], int]:
+    """The parts of a chunk, and how many faces they have."""
+    source_id, part = chunk.source.source_id, range_part(chunk.start, chunk.stop)
+    if chunk.start == 0:
+        rows.scores[0] = float("nan")  # no predecessor: null
+    counts = np.array([len(faces) for faces in rows.faces])
+    table = frames_table(source_id, np.array(rows.pts), np.array(rows.scores), counts)
+    files = [store.write_part("frames", source_id, part, table)]
+    faces = [(at, index, face) for at, found in zip(rows.pts, rows.faces, strict=True) for index, face in enumerate(found)]
+    if faces:
+        table = faces_table(
+            source_id,
+            np.array([at for at, _, _ in faces]),
+            np.array([index for _, index, _ in faces]),
+            np.stack([face.box_xyxy for _, _, face in faces]),
+            np.stack([face.landmarks_52 for _, _, face in faces]),
+            np.array([face.score for _, _, face in faces]),
+            [face.embedding for _, _, face in faces],
+            [face.appearance for _, _, face in faces],
+        )
+        files.append(store.write_part("faces", source_id, part, table))
+    return tuple(files), len(faces)
 
 
 def require_same_detector(detector: DetectorFactory, decided_by: Mapping[str, Any]) -> None:

@@ -67,12 +67,14 @@ def test_neither_cores_nor_an_accelerator_wait() -> None:
     assert recommended({"render": render}, accelerator=False) == WorkerSize(1, 0.0)
     # An accelerator that takes longer than all the rest needs a worker with a core.
     assert recommended({"render": render | {"model": 5.0}}, accelerator=True) == WorkerSize(1, 1.0, 1, 1, 1.0)
-    # Detection waits for its decoder: nothing overlaps there, so that a second worker has to.
-    scan = {"decode": 1.0, "detect": 1.0}
+    # Where a decoder is slower than the detector, a second one has to be beside it.
+    scan = {"decode": 2.0, "detect": 1.0}
     assert lap_seconds("scan", scan, 4) == 2.0
     assert recommended({"scan": scan}, accelerator=True) == WorkerSize(1, 0.5, 2, 2, 1.0)
-    # Reading the next item overlaps with computing one.
-    assert lap_seconds("invert", {"decode": 0.5, "crop": 0.25, "model": 2.0, "store": 0.25}, 1) == 2.25
+    # Reading the next item and writing the last one overlap with computing one.
+    assert lap_seconds("invert", {"decode": 0.5, "crop": 0.25, "model": 2.0, "store": 0.25}, 1) == 2.0
+    # What nobody has taken apart waits for its own rest.
+    assert lap_seconds("pictures", {"decode": 0.5, "model": 2.0}, 4) == 2.5
 
 
 def test_a_plan_of_nothing_is_one_sentence(tmp_path: Path, styleres: Styleres) -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.common import report_page
-from jobs.common.report_data import entries_of, known_runs
+from jobs.common.report_data import entries_of, is_below, known_runs
 from jobs.common.report_page import picture_pair
 from pipeline.store.places import place
 from pipeline.store.tables import Store
@@ -115,6 +115,24 @@ def test_a_report_of_a_place_named_from_here(
         assert "--overwrite" in text, "the command that makes it again"
     assert report("folder", "--out", "again.html").exit_code == 0
     assert "--overwrite" in read(tmp_path / "again.html")[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "out", "below"),
+    [
+        ("/out/sub/x.png", "/out/sub", True),
+        ("/out/sub/x.png", "/out/sub/", True),
+        ("/out/sub/x.png", "/out/sub/x.png", True),
+        ("/out/sub/../x.png", "/out/sub", False),
+        ("/out/sub/../x.png", "/out", True),
+        ("/out/./sub//x.png", "/out/other/../sub", True),
+        ("/out/subway/x.png", "/out/sub", False),
+        ("s3://bucket/sub/../x.png", "s3://bucket/sub", True),
+        ("s3://bucket/x.png", "s3://bucket/sub", False),
+    ],
+)
+def test_a_result_is_below_the_place_that_its_name_leads_to(path: str, out: str, below: bool) -> None:
+    assert is_below(path, out) is below
 
 
 def test_no_report_where_none_is_wanted(tmp_path: Path, styleres: Styleres, other: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import av
@@ -35,6 +36,7 @@ from ops.video.encode import EncodeOptions
 from ops.video.probe import probe
 from pipeline import flow
 from pipeline.engine.stage import Chunk, Result, Source
+from pipeline.sources.readers import Readers
 from pipeline.steps import render, scan
 from pipeline.steps.plan import Plan, PlanSettings, fades, read_plan, shot_spans
 from pipeline.store.columns import array_from_column, residuals_from_table, wplus_from_table
@@ -512,11 +514,13 @@ def test_a_source_that_cannot_be_rendered_does_not_stop_the_others(tmp_path: Pat
 def test_codes_that_are_not_finite_are_rows_and_their_frames_pass_through(
     tmp_path: Path, source: Source, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    invert = Session.invert
+    invert, calls = Session.invert, []
 
     def poisoned(self: Session, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         wplus_NLD, detail = invert(self, crops)
-        wplus_NLD[0] = np.nan
+        if not calls:
+            wplus_NLD[0] = np.nan
+        calls.append(len(crops))
         return wplus_NLD, detail
 
     monkeypatch.setattr(Session, "invert", poisoned)
@@ -618,6 +622,86 @@ def test_the_edited_file_has_the_same_bytes_for_any_number_of_threads(
     assert video.read_bytes() == encoded.read_bytes()
     sheet = ".contact_sheet.png"
     assert video.with_suffix(sheet).read_bytes() == encoded.with_suffix(sheet).read_bytes()
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_the_rows_are_the_same_for_any_number_of_threads(
+    tmp_path: Path, kept: Store, source: Source, bundle: Bundle, threads: int
+) -> None:
+    store, summary = tiny.inverted(tmp_path / "s", [source], bundle, cpus_per_worker=threads)
+    assert not summary.lost
+    for table in ("frames", "faces", "tracks", "latents", "residuals"):
+        assert store.read(table).equals(kept.read(table)), table
+
+
+def test_the_frame_before_a_chunk_is_not_decoded_again(
+    tmp_path: Path, kept: Store, source: Source, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Going back to it is going back to a key frame: of a clip with one, to the clip's begin for each chunk."""
+    ranges: list[tuple[int, int]] = []
+    read = Readers.read
+
+    def noted(self: Readers, source: Source, start: int, stop: int) -> Any:
+        ranges.append((start, stop))
+        return read(self, source, start, stop)
+
+    monkeypatch.setattr(scan.Readers, "read", noted)
+    tiny.inverted(tmp_path / "s", [source], bundle)
+    count = source.info.n_frames
+    assert ranges[: -(-count // 16)] == [(at, min(at + 16, count)) for at in range(0, count, 16)]
+
+
+def test_items_of_a_worker_go_on_side_by_side(
+    tmp_path: Path, kept: Store, source: Source, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first item's last frame is not encoded before the second item has come to the model."""
+    generate, written = Session.generate, render.Render._written
+    second, calls = Event(), []
+
+    def generated(self: Session, *given: Any, **named: Any) -> np.ndarray:
+        calls.append(len(given[0]))
+        if sum(calls) > 2 * 16:  # edited and not, of more faces than one item has frames
+            second.set()
+        return generate(self, *given, **named)
+
+    def late(self: render.Render, one: render.Planned, edited: Any) -> Result:
+        result = written(self, one, edited)
+        if one.chunk.start == 0:
+            assert second.wait(60), "the second item waits for the first"
+        return result
+
+    monkeypatch.setattr(Session, "generate", generated)
+    monkeypatch.setattr(render.Render, "_written", late)
+    _, summary = tiny.rendered(tmp_path / "o", kept, [source], bundle, "warm=1", cpus_per_worker=2)
+    assert not summary.lost
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("step", ["scan", "invert", "render"])
+def test_an_item_that_fails_in_the_middle_keeps_no_other_waiting(
+    tmp_path: Path, source: Source, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, step: str, threads: int
+) -> None:
+    """Its frames are being decoded when the model or the detector fails; those of the others are decoded after them."""
+    failed: list[int] = []
+
+    def failing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def once(*given: Any, **named: Any) -> Any:
+            if not failed:
+                failed.append(1)
+                raise ValueError("broken once")
+            return function(*given, **named)
+
+        return once
+
+    whole = tiny.inverted(tmp_path / "s", [source], bundle)[0] if step == "render" else None
+    owner, name = (tiny.MarkDetector, "detect") if step == "scan" else (Session, "invert" if step == "invert" else "generate")
+    monkeypatch.setattr(owner, name, failing(getattr(owner, name)))
+    if whole is None:
+        _, summary = tiny.inverted(tmp_path / "t", [source], bundle, cpus_per_worker=threads)
+    else:
+        _, summary = tiny.rendered(tmp_path / "o", whole, [source], bundle, "warm=1", cpus_per_worker=threads)
+    (lost,) = summary.lost
+    assert lost.stage == step and lost.message == "broken once" and failed
 
 
 def test_the_unedited_picture_is_made_only_where_it_is_needed(

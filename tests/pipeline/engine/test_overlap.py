@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 
 import pytest
+import torch
 
-from pipeline.engine.overlap import ahead, in_order
+from pipeline.engine.overlap import Turns, ahead, in_order, pool_of
 
 RUN: ContextVar[str] = ContextVar("run", default="nobody's")
 
@@ -74,3 +75,42 @@ def test_results_are_in_order_whatever_takes_how_long() -> None:
         found = list(in_order(watched, ahead(iter(range(40)), 4), pool, 4))
     assert found == [(i, "this one's") for i in range(40)], "threads work for the run that started them"
     assert 1 < most[0] <= 4
+
+
+def test_threads_of_a_pool_compute_on_one_core_each() -> None:
+    """torch's own number is that of the machine's cores, for each thread that was not told."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pool_of(2, "paste") as pool:
+            found = list(in_order(lambda _: torch.get_num_threads(), range(8), pool, 4))
+        assert found == [1] * 8 and torch.get_num_threads() == 3, "and the thread that made it keeps its own"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_turns_go_to_threads_in_the_order_in_which_they_asked() -> None:
+    turns, entered = Turns(), list[int]()
+
+    def enter(number: int) -> None:
+        with turns:
+            entered.append(number)
+
+    threads = [threading.Thread(target=enter, args=(number,)) for number in range(20)]
+    with turns:
+        for number, thread in enumerate(threads):
+            thread.start()
+            while turns.asked != number + 2:
+                time.sleep(0.001)
+        assert not entered
+    for thread in threads:
+        thread.join()
+    assert entered == list(range(20))
+
+
+def test_a_turn_ends_with_an_exception() -> None:
+    turns = Turns()
+    with pytest.raises(ValueError, match="broken"), turns:
+        raise ValueError("broken")
+    with turns:
+        pass
