@@ -431,6 +431,14 @@ def opened(one: Source | Picture, lost: Callable[[Failure], None], *, allow_hdr:
 
 
 def stored_source(store: Store, source_id: str, lost: Callable[[Failure], None], *, allow_hdr: bool) -> Source | None:
+    store.read_manifests_once(source_id)
+    try:
+        return _stored_source(store, source_id, lost, allow_hdr=allow_hdr)
+    finally:
+        store.read_manifests_again(source_id)
+
+
+def _stored_source(store: Store, source_id: str, lost: Callable[[Failure], None], *, allow_hdr: bool) -> Source | None:
     uri = source_id
 
     def lose(reason: str, message: str) -> None:

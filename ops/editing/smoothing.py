@@ -113,6 +113,8 @@ def smooth_codes(wplus_NLD: np.ndarray, pts_seconds_N: np.ndarray, settings: Smo
         raise SmoothingError(f"shared_from_row is {settings.shared_from_row}, the codes have {wplus_NLD.shape[1]} rows, from 0")
     smoothed_NLD = np.array(wplus_NLD, order="C")
     for run in contiguous_runs(times_N, settings.reset_gap_seconds):
+        if run.stop - run.start == 1:
+            continue  # a frame by itself is its own mean: a picture's code, each of which would take a millisecond
         _smooth_run(smoothed_NLD[run], times_N[run], settings)
     return smoothed_NLD
 

@@ -108,7 +108,9 @@ def crop_from_source(quad_42: np.ndarray, size: Size) -> np.ndarray:
     """Inverse of `source_from_crop`, float64 [3, 3]: source pixels => crop pixels."""
     a = source_from_crop(quad_42, size)
     linear = np.linalg.inv(a[:2, :2])
-    return np.block([[linear, (-linear @ a[:2, 2])[:, None]], [np.array([[0.0, 0.0, 1.0]])]])
+    found = np.eye(3)
+    found[:2, :2], found[:2, 2] = linear, -linear @ a[:2, 2]
+    return found
 
 
 def transform_points(dst_from_src: np.ndarray, points: np.ndarray) -> np.ndarray:

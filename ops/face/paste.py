@@ -265,7 +265,9 @@ def _warp_mask(
 def _mask(
     size: int, frame: np.ndarray, quad_42: np.ndarray, settings: MaskSettings, landmarks: np.ndarray | None
 ) -> np.ndarray:
-    points = None if landmarks is None else transform_points(crop_from_source(quad_42, size), landmarks)
+    points = None
+    if landmarks is not None and settings.kind == "face":
+        points = transform_points(crop_from_source(quad_42, size), landmarks)
     return build_mask(size, settings, points, sides_inside(frame, quad_42))
 
 

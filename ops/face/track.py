@@ -543,6 +543,8 @@ def _finish(thread: _Thread, track_id: int, shot: int, pts: np.ndarray, seconds:
     at, known = seconds[rows], seconds[seen]
 
     def filled(values: np.ndarray) -> np.ndarray:
+        if len(rows) == len(seen):  # without a gap nothing is between
+            return values.astype(np.float64)
         flat = values.reshape(len(seen), -1).astype(np.float64)
         columns = [np.interp(at, known, column) for column in flat.T]
         return np.stack(columns, axis=1).reshape(len(rows), *values.shape[1:])

@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
@@ -40,6 +40,33 @@ def replaced_file(path: str | Path) -> Iterator[Path]:
         sync_folder(final.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_files(contents: Mapping[Path, bytes]) -> None:
+    """Write several files, each whole or not at all. All are on disk when they appear, and their folders are synced once.
+
+    If `PUBLISHING` raises, none of them appears. Who is interrupted leaves some of them, and the others as they were.
+    """
+    folders = {path.parent for path in contents}
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    temporary = {path: path.with_name(f".{beginning(path.name)}.{uuid.uuid4().hex[:12]}.tmp") for path in contents}
+    left = list(temporary.values())
+    try:
+        for path, data in contents.items():
+            with open(temporary[path], "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        with PUBLISHING.get()():
+            for path in contents:
+                os.replace(temporary[path], path)
+                left.remove(temporary[path])
+        for folder in folders:
+            sync_folder(folder)
+    finally:
+        for path in left:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

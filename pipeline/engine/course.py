@@ -187,6 +187,8 @@ class Course:
         self._beginnings: Counter[str] = Counter()  # of those with damaged parts
         self._left = set() if ledger is None else ledger.left(self.chain)
         self._refused = set() if ledger is None else ledger.refused()
+        self._have_failures = set(self._refused)
+        """Keys of sources that have rows of `failures`."""
         self._began = time.monotonic()
         self._ahead_frames = 1
 
@@ -374,6 +376,8 @@ class Course:
             self.report(Noted("skipped", f"{said}; so were {self.summary.sources_skipped - 1} inputs before", picture.uri))
 
     def _enter(self, source: Source) -> None:
+        if self.ledger is not None:
+            self.ledger.store.read_manifests_once(source.source_id)
         for said in [] if self.ledger is None else self.ledger.put_manifests_aside(self.chain, source):
             self.report(Noted("damaged", f"{said}; put aside, and what it vouched for is made again", source.uri))
         state = Underway(source, self._begin(source))
@@ -400,6 +404,7 @@ class Course:
         self.summary.fail([failure])
         if self.ledger is not None:
             self.ledger.refuse(failure)
+            self._have_failures.add(failure.source_id)
 
     def refusal(self, source: Source) -> Failure | None:
         """Return why this source would be refused, or None; changes nothing."""
@@ -560,7 +565,7 @@ class Course:
             for passed, outcome in [*state.settled, *((stage, outcome) for outcome in state.outcomes)]:
                 if outcome.result is not None:  # this run has done it; what it lost is told when it is found done
                     self.summary.add(passed, replace(outcome, result=replace(outcome.result, failures=())))
-            del self._underway[source_id]
+            self._let_go(source_id)
             self._held.append(state.source)
             return True
         for at, outcome in enumerate(state.outcomes):
@@ -575,7 +580,9 @@ class Course:
         source = state.source
         rows = [outcome.failure for outcome in state.outcomes if outcome.failure is not None]
         rows += [one for outcome in state.outcomes if outcome.result is not None for one in outcome.result.failures]
-        lost_rows = self.ledger.lose(stage.name, source.source_id, rows)
+        lost_rows = self.ledger.lose(stage.name, source.source_id, rows, before=source.source_id in self._have_failures)
+        if rows:
+            self._have_failures.add(source.source_id)
         # What it lost is known to a later run that mends this stage. Those of renders are replaced by every other render.
         state.files += [] if stage.vital else lost_rows
         if (name := stage.seal_of(source)) is None:
@@ -589,11 +596,16 @@ class Course:
             seal = Seal(state.key, source.uri, decides, lost, state.failed, tuple(state.outputs), state.upstream, devices)
             self.ledger.seal(name, source, seal, [file for file in state.files if not file.path.startswith("work/")])
             if not state.failed:
-                self.ledger.forget(chain[first:], source)
+                self.ledger.forget(chain[first:], source, [pair for pair in state.settled if pair[0] in chain[first:]])
         state.failures, state.files, state.outputs, state.failed = [], [], [], False
 
+    def _let_go(self, source_id: str) -> None:
+        del self._underway[source_id]
+        if self.ledger is not None:
+            self.ledger.store.read_manifests_again(source_id)
+
     def _end(self, state: Underway) -> None:
-        del self._underway[state.source.source_id]
+        self._let_go(state.source.source_id)
         self.summary.fail(state.lost_before)
         for stage, outcome in state.settled:
             self.summary.add(stage, outcome)

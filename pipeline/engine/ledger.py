@@ -28,12 +28,14 @@ from pipeline.store.packs import is_pack, members_of
 from pipeline.store.parts import DamagedPart, Written, as_written, range_of
 from pipeline.store.places import (
     Place,
+    Remote,
     exists,
     folders,
     joined,
     listed,
     place,
     remove,
+    remove_all,
     remove_tree,
     size_of,
     write_text,
@@ -129,7 +131,10 @@ class Ledger:
             "outputs": [asdict(one) for one in result.outputs],
             "devices": list(result.devices),
         }
-        write_record(self._folder(stage, item.source.source_id) / f"{item.start:09d}-{item.stop:09d}.json", content)
+        write_record(self._entry_path(stage, item), content)
+
+    def _entry_path(self, stage: str, item: Chunk) -> Place:
+        return self._folder(stage, item.source.source_id) / f"{item.start:09d}-{item.stop:09d}.json"
 
     def resume(self, stage: Stage, source: Source, key: str, sealed_by: str | None = None) -> list[Outcome]:
         """Items of this stage that are done already. Removes what else there is of it, so that the rest can be done.
@@ -228,9 +233,13 @@ class Ledger:
 
     # ------------------------------------------------------------------------------------------------------ losses
 
-    def lose(self, stage: str, source_id: str, failures: Sequence[Failure]) -> list[Written]:
-        """The rows of `failures` that a stage leaves of a source, in place of those that it left before; => their file."""
-        self.store.clear_failures(stage, [source_id])
+    def lose(self, stage: str, source_id: str, failures: Sequence[Failure], *, before: bool = True) -> list[Written]:
+        """The rows of `failures` that a stage leaves of a source, in place of those that it left before; => their file.
+
+        before: there may be such rows.
+        """
+        if before:
+            self.store.clear_failures(stage, [source_id])
         return self.store.write_failures(stage, failures) if failures else []
 
     def refuse(self, failure: Failure) -> None:
@@ -299,9 +308,22 @@ class Ledger:
                 said += broken.values()
         return said
 
-    def forget(self, stages: Sequence[Stage], source: Source) -> None:
-        """Entries that a manifest has taken the place of, and files that only served to get there."""
-        source_id = source.source_id
+    def forget(self, stages: Sequence[Stage], source: Source, outcomes: Sequence[tuple[Stage, Outcome]] = ()) -> None:
+        """Entries that a manifest has taken the place of, and files that only served to get there.
+
+        outcomes: of all items of these stages, where this run has seen them: then nobody need list what there is in a bucket.
+        """
+        source_id, root = source.source_id, self.store.root
+        if outcomes and isinstance(root, Remote) and root.access is not None:
+            done = [(stage, outcome.item, outcome.result) for stage, outcome in outcomes if outcome.result is not None]
+            work = [joined(root, file.path) for _, _, result in done for file in result.files if file.path.startswith("work/")]
+            entries = [self._entry_path(stage.name, item) for stage, item, _ in done if isinstance(item, Chunk)]
+            begun = [
+                self._folder(name, source_id) / "begun.json" for one in stages if (name := one.seal_of(source)) is not None
+            ]
+            remove_all(work)
+            remove_all([*entries, *begun])  # the last, as below
+            return
         for stage in stages:
             # Entries last: as long as there are any, `left` knows of the rest.
             for name in stage.writes:

@@ -101,6 +101,11 @@ def is_there(where: str) -> bool:
     return exists(place(where)) or (not PurePosixPath(where).suffix and bool(listed(place(where))))
 
 
+def is_same_file(output: str, path: str) -> bool:
+    """Whether an output is the file under this path, be it by another name; one that is not there yet is none."""
+    return not is_url(output) and Path(output).exists() and Path(output).resolve() == Path(path).resolve()
+
+
 @final
 @dataclass(frozen=True)
 class Admission:
@@ -118,7 +123,7 @@ class Admission:
         if carriage.losses and not self.drop_unsupported:
             message = refusal(source.info, carriage, self.outputs.encode)
             return Failure(source.source_id, source.uri, "probe", UNSUPPORTED, message)
-        if is_plain(source.uri) and not is_url(output.video) and Path(output.video).resolve() == Path(source.uri).resolve():
+        if is_plain(source.uri) and is_same_file(output.video, source.uri):
             message = f"--out {output.video} is one of the inputs, and a render reads its source to the end; name another"
             return Failure(source.source_id, source.uri, "probe", "output_is_input", message)
         sheets = (output.contact_sheet,) if source.kind == "video" else ()

@@ -68,7 +68,7 @@ from pipeline.store.columns import (
 from pipeline.store.deleted import Deleted, deleted_of
 from pipeline.store.packs import is_pack
 from pipeline.store.parts import DamagedPart, StoreError, Written, write_rows
-from pipeline.store.places import Place, exists, joined, listed, local_output, place, remove, writing
+from pipeline.store.places import Place, exists, joined, listed, local_output, place, remove, write_all, writing
 from pipeline.store.records import write_record
 from pipeline.store.tables import Store
 from schemas import Failure, failures_table, quality_schema, source_id_from_sha256, source_id_of_unreadable
@@ -293,8 +293,8 @@ class _Worker:
             self.invert([one for one in group if not one.stored], rows, timer)
             if self.step.rendering is not None:
                 self.render(group, self.step.rendering, rows, entry, timer)
+            self.write(group, rows, timer)
             for one in group:
-                self.write(one, rows, timer)
                 one.image = BLANK
             done += group
         if done:
@@ -652,25 +652,33 @@ class _Worker:
 
     # ------------------------------------------------------------------------------------------------------ writing
 
-    def write(self, one: Opened, rows: Rows, timer: Timer) -> None:
-        """The edited file, and its contact sheet where each has one."""
-        if one.output is None or self.step.rendering is None:
+    def write(self, group: Sequence[Opened], rows: Rows, timer: Timer) -> None:
+        """The edited files, and their contact sheets where each has one."""
+        if self.step.rendering is None:
             return
         with timer("write"):
-            made = [written_file(one.output, one.edited)]
-            one.edited = b""
-            strips = [
-                joined(self.store.root, strip["path"]) for strip in rows.strips if strip["source_id"] == one.source.source_id
-            ]
-            if self.step.rendering.sheets == "each" and strips:
+            write_all({place(one.output): one.edited for one in group if one.output is not None})
+            for one in group:
+                self.note_written(one, self.step.rendering, rows)
+
+    def note_written(self, one: Opened, rendering: Rendering, rows: Rows) -> None:
+        """Write down what there is of a picture now; its own sheet is made of strips, which go."""
+        if one.output is None:
+            return
+        made = [Written(one.output, len(one.edited), hashlib.sha256(one.edited).hexdigest())]
+        one.edited = b""
+        if rendering.sheets == "each":
+            of = (strip["path"] for strip in rows.strips if strip["source_id"] == one.source.source_id)
+            strips = [joined(self.store.root, path) for path in of]
+            if strips:
                 where = f"{one.output.rsplit('.', 1)[0]}.contact_sheet.png"
                 with local_output(place(where)) as path:
-                    write_sheet(strips, f"{PurePosixPath(one.source.uri).name}: {self.step.rendering.title}", path)
+                    write_sheet(strips, f"{PurePosixPath(one.source.uri).name}: {rendering.title}", path)
                     data = path.read_bytes()
                     made.append(Written(where, len(data), hashlib.sha256(data).hexdigest()))
-                for strip in strips:
-                    remove(strip)
-            rows.rendered.setdefault(one.source.source_id, []).extend(asdict(file) for file in made)
+            for strip in strips:
+                remove(strip)
+        rows.rendered.setdefault(one.source.source_id, []).extend(asdict(file) for file in made)
 
     def record(self, entry: str, done: Sequence[Opened], rows: Rows, results: list[Result | Exception], timer: Timer) -> None:
         """Rows of all pictures of the batch, then the entry that vouches for them and for the files."""
@@ -764,13 +772,6 @@ def keys_of(rows: pa.Table) -> list[tuple[str, int]]:
 def not_finite(source: Source, track_id: int) -> Failure:
     message = "the encoder gave values that are not finite; the frame passes through"
     return Failure(source.source_id, source.uri, "invert", "not_finite", message, track_id=track_id, pts=0)
-
-
-def written_file(where: str, data: bytes) -> Written:
-    """Write a file that appears whole."""
-    with writing(place(where)) as file:
-        file.write(data)
-    return Written(where, file.size_bytes, file.sha256)
 
 
 def write_job_sheet(store: Store, rendering: Rendering, strips: Sequence[Strip]) -> None:

@@ -77,7 +77,8 @@ class Plan(Step):
         def plan(chunk: Chunk) -> Result:
             source, timer = chunk.source, Timer()
             # Once for a source, before its chunks are rendered: a part that is gone would only look like fewer faces.
-            store.require_sound(source.source_id, ("frames", "tracks", "latents", "residuals"))
+            # Residuals are most of a store: each chunk looks at those that it reads.
+            store.require_sound(source.source_id, ("frames", "tracks", "latents"), unread=("residuals",))
             codes = SourceCodes(store, source, settings.turn)
             failures = unknown_tracks(recipe, codes.tracks, source)
             path = plan_path(self.store, source)

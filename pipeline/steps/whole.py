@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.engine.stage import Chunk
-from pipeline.store.parts import DamagedPart, range_of
+from pipeline.store.parts import DamagedPart, Written, range_of
 from pipeline.store.places import Listed
 from pipeline.store.tables import Store
 
@@ -52,19 +52,24 @@ class PartsOf:
         self._store, self._table = store, table
         self._of: tuple[str, str] | None = None
         self._files: list[Listed] = []
+        self._vouched: dict[str, Written] = {}
 
     def rows(self, chunk: Chunk, pts_range: tuple[int, int]) -> pa.Table:
         """Rows of the chunk with first <= pts <= last, in order of pts, then track; only parts that can hold them are opened.
 
-        Raises as `Store.read`.
+        Raises as `Store.read`, and DamagedPart for a footer that is not the one that was written.
         """
         source_id = chunk.source.source_id
         if not chunk.key:  # nobody vouches that the parts stay as they are
             return self._store.read(self._table, source_id, pts_range)
         if self._of != (source_id, chunk.key):
             self._files, self._of = self._store.listing(self._table, source_id), (source_id, chunk.key)
+            self._vouched = {file.path: file for file in self._store.vouched_parts(source_id)}
         near = [file for file in self._files if _may_hold(file, chunk)]
         try:
+            for file in near:
+                if (vouched := self._vouched.get(f"{self._table}/{source_id}/{file.path.name}")) is not None:
+                    self._store.require_footer(file, vouched)
             parts = [self._store.part(self._table, source_id, file, whole=True) for file in near]
             return self._store.read(self._table, source_id, pts_range, parts=parts)
         except DamagedPart:

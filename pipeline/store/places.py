@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import IO, Any, TypeAlias, final
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 
-from ops.files.atomic import PUBLISHING, replaced_file
+from ops.files.atomic import PUBLISHING, replace_files, replaced_file
 from pipeline.store import s3
 from pipeline.store.kept import KEPT
 from pipeline.store.s3 import Access, Found, pages
@@ -224,6 +224,15 @@ def writing(path: Place) -> Iterator[Hashing]:
         yield Hashing(file)
 
 
+def write_all(contents: Mapping[Place, bytes]) -> None:
+    """Write several files, each of which appears whole or not at all."""
+    for path, data in contents.items():
+        if isinstance(path, Remote):
+            with writing(path) as file:
+                file.write(data)
+    replace_files({path: data for path, data in contents.items() if isinstance(path, Path)})
+
+
 def upload(data: memoryview, path: Remote) -> None:
     """The object exists once the stream is closed, and closing is the last thing done."""
     with path.fs.open_output_stream(path.key, buffer_size=0) as out:
@@ -385,6 +394,18 @@ def remove(path: Place) -> None:
             path.fs.delete_file(path.key)
         return
     path.unlink(missing_ok=True)
+
+
+def remove_all(paths: Sequence[Place]) -> None:
+    """Remove files, in S3 with a request for a thousand of a bucket; no error where there are none."""
+    keys: dict[tuple[Access, str], list[str]] = {}
+    for path in paths:
+        if isinstance(path, Remote) and (access := path.access) is not None:
+            keys.setdefault((access, path.bucket[0]), []).append(path.bucket[1])
+        else:
+            remove(path)
+    for (access, bucket), names in keys.items():
+        s3.delete(access, bucket, names)
 
 
 def remove_tree(folder: Place) -> None:

@@ -122,12 +122,14 @@ class Store:
         self._ids: dict[tuple[str, str], tuple[list[Part], list[np.ndarray]]] = {}
         # stage -> (its packs' manifests as listed, picture -> pack).
         self._packs: dict[str, tuple[list[tuple[str, str]], dict[str, str]]] = {}
+        # source -> stage -> its manifest, of those that are read once.
+        self._once: dict[str, dict[str, Manifest | BrokenRecord | None]] = {}
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r}, model={self.info.model_name!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "info": self.info, "_footers": {}, "_ids": {}, "_packs": {}}
+        return {"root": self.root, "info": self.info, "_footers": {}, "_ids": {}, "_packs": {}, "_once": {}}
 
     # ------------------------------------------------------------------------------- making and opening
 
@@ -326,9 +328,13 @@ class Store:
         if source_id is not None and parts is not None:
             holders = [source_id]
         else:
-            holders = self.holders(table) if source_id is None else self.holders_of(table, source_id)
+            own_files = [] if source_id is None else self.listing(table, source_id)
+            holders = self.holders(table) if source_id is None else self._holders_of(table, source_id, bool(own_files))
         for each in holders:
-            files = self.listing(table, each) if parts is None else [part.listed for part in parts]
+            if parts is not None:
+                files = [part.listed for part in parts]
+            else:
+                files = own_files if each == source_id else self.listing(table, each)
             own = source_id in (None, each)
             for at, file in enumerate(files):
                 part = self.part(table, each, file, whole=own and pts_range is None)
@@ -399,6 +405,7 @@ class Store:
             "content": dict(content),
         }
         path = self._manifest_path(stage, source_id)
+        self._once.get(source_id, {}).pop(stage, None)
         write_record(path, manifest)
         return path
 
@@ -417,7 +424,16 @@ class Store:
 
     def remove_manifest(self, stage: str, source_id: str) -> None:
         """The stage of the source counts as not done from now on."""
+        self._once.get(source_id, {}).pop(stage, None)
         remove(self._manifest_path(stage, source_id))
+
+    def read_manifests_once(self, source_id: str) -> None:
+        """From now on each manifest of a source is read once, for whoever holds the store: nobody else writes one."""
+        self._once.setdefault(source_id, {})
+
+    def read_manifests_again(self, source_id: str) -> None:
+        """The end of `read_manifests_once`."""
+        self._once.pop(source_id, None)
 
     def read_manifest(self, stage: str, source_id: str) -> dict[str, Any] | None:
         """The `content` that `write_manifest` was given; None while the stage is not complete, or where nobody can read it."""
@@ -481,26 +497,36 @@ class Store:
         strangers = [name for name in found if name not in known and name.split("/")[0] in _tables_of("invert")]
         return _Compared(lacking, strangers, found)
 
-    def require_sound(self, source_id: str, tables: Sequence[str]) -> None:
+    def require_sound(self, source_id: str, tables: Sequence[str], *, unread: Sequence[str] = ()) -> None:
         """Every part of these tables that the inversion's manifest vouches for is there, and its footer is what was written.
 
         Reads the end of each file. Pages have checksums of their own, which every read verifies; footers have none, and a bit
         that flips there may hide rows, or make a library that reads it end the process.
 
+        Args:
+            unread: more tables, whose footers are looked at by whoever reads them (`require_footer`).
+
         Raises:
             DamagedPart: names all those that are not.
         """
-        vouched = [file for file in self.vouched_parts(source_id) if file.path.split("/")[0] in tables]
+        vouched = [file for file in self.vouched_parts(source_id) if file.path.split("/")[0] in (*tables, *unread)]
         compared = self._compared(vouched)
         found = compared.lacking
         for file in vouched:
             path = joined(self.root, file.path)
-            if path in found or not file.tail_sha256:
+            if path in found or file.path.split("/")[0] in unread:
                 continue
-            if footer_digest_of(compared.there[file.path]) != file.tail_sha256:
-                found[path] = "its footer is not the one that was written"
+            try:
+                self.require_footer(compared.there[file.path], file)
+            except DamagedPart as damaged:
+                found |= damaged.found
         if found:
             raise DamagedPart(found)
+
+    def require_footer(self, one: Listed, vouched: Written) -> None:
+        """Raise DamagedPart for a part whose footer is not the one that was written."""
+        if vouched.tail_sha256 and footer_digest_of(one) != vouched.tail_sha256:
+            raise DamagedPart({one.path: "its footer is not the one that was written"})
 
     def vouched_parts(self, source_id: str, stage: str = "invert") -> list[Written]:
         """The files that a manifest vouches for; [] without one. Digests are empty where earlier versions wrote it."""
@@ -520,9 +546,13 @@ class Store:
 
     def holders_of(self, table: str, source_id: str) -> list[str]:
         """The folders of a table that have rows of a source: its own, or the packs that a picture lies in."""
+        return self._holders_of(table, source_id, is_pack(source_id) or bool(self.listing(table, source_id)))
+
+    def _holders_of(self, table: str, source_id: str, has_own: bool) -> list[str]:
+        """has_own: there are files in the source's own folder."""
         if is_pack(source_id):
             return [source_id]
-        own = [source_id] if self.listing(table, source_id) else []
+        own = [source_id] if has_own else []
         # A picture of an earlier version's store has a folder of its own, and what was rendered of it since lies in a pack.
         if own and table not in ("failures", "edits", "quality"):
             return own
@@ -736,6 +766,9 @@ class Store:
         """Move a file, by its name relative to the store, to `STORE/.damaged`, for whoever wants to look at it."""
         path = joined(self.root, name)
         if exists(path):
+            kind, *_, file = name.split("/")
+            if kind == "manifests":
+                self._once.pop(file.removesuffix(".json"), None)
             move(path, joined(self.root, f".damaged/{name}"))
 
     # ----------------------------------------------------------------------------------------- internals
@@ -765,6 +798,21 @@ class Store:
             return None
 
     def _read_manifest(self, stage: str, source_id: str) -> Manifest | None:
+        """Raises BrokenRecord."""
+        known = self._once.get(source_id)
+        if known is None:
+            return self._manifest_there(stage, source_id)
+        if stage not in known:
+            try:
+                known[stage] = self._manifest_there(stage, source_id)
+            except BrokenRecord as error:
+                known[stage] = error
+        found = known[stage]
+        if isinstance(found, BrokenRecord):
+            raise found
+        return found
+
+    def _manifest_there(self, stage: str, source_id: str) -> Manifest | None:
         path = self._manifest_path(stage, source_id)
         try:
             found = read_record(path, unchecked=_MANIFEST)

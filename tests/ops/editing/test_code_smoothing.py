@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -42,6 +44,20 @@ def test_none_keeps_every_bit_in_a_new_array() -> None:
     kept = smooth_codes(wplus_NLD, EVEN, SmoothingSettings("none"))
     np.testing.assert_array_equal(kept, wplus_NLD)
     assert kept.flags.writeable and not np.shares_memory(kept, wplus_NLD)
+
+
+@pytest.mark.parametrize("shared", [None, 0, 1])
+@pytest.mark.parametrize("settings", [GAUSSIAN, SAVGOL, ONE_EURO], ids=ids)
+def test_a_frame_by_itself_keeps_its_bits(settings: SmoothingSettings, shared: int | None) -> None:
+    """A picture's; or one between gaps, whose neighbours are smoothed."""
+    alone, times = noisy(EVEN[:1]), np.concatenate([EVEN[:20], [9.0], 20.0 + EVEN[:20]])
+    shares = replace(settings, shared_from_row=shared)
+    kept = smooth_codes(alone, EVEN[:1], shares)
+    np.testing.assert_array_equal(kept, alone)
+    assert not np.shares_memory(kept, alone)
+    among = smooth_codes(noisy(times), times, shares)
+    np.testing.assert_array_equal(among[20], noisy(times)[20])
+    assert (among[10] != noisy(times)[10]).any()
 
 
 @pytest.mark.parametrize("settings", [GAUSSIAN, SAVGOL, ONE_EURO], ids=ids)

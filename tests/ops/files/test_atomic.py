@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from ops.files import atomic
-from ops.files.atomic import replaced_folder
+from ops.files.atomic import PUBLISHING, replace_files, replaced_folder
 
 
 def fill(folder: Path, text: str, *names: str) -> None:
@@ -100,3 +102,31 @@ def test_a_reader_meets_the_old_or_the_new_and_nothing_else(tmp_path: Path) -> N
     # A folder that was opened and has since been replaced may be half removed; the one under the name is always whole.
     assert "nothing" not in seen and "ab" in seen
     assert content(out) == {"a": "29", "b": "29"}
+
+
+def test_files_that_are_written_together_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    made = {tmp_path / "a.txt": b"one", tmp_path / "deep" / "b.txt": b"two"}
+    replace_files(made)
+    assert {path: path.read_bytes() for path in made} == made
+    entered: list[int] = []
+
+    @contextmanager
+    def refusing() -> Iterator[None]:
+        entered.append(1)
+        raise RuntimeError("another run has the store")
+        yield
+
+    token = PUBLISHING.set(refusing)
+    try:
+        with pytest.raises(RuntimeError, match="another run"):
+            replace_files({tmp_path / "a.txt": b"three", tmp_path / "c.txt": b"four"})
+    finally:
+        PUBLISHING.reset(token)
+    assert content(tmp_path) == {"a.txt": "one", "deep/b.txt": "two"} and entered == [1], "nothing of it, and nothing beside"
+
+
+def test_of_files_that_are_written_together_nothing_is_left_where_one_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(OSError):
+        replace_files({tmp_path / "b.txt": b"one", tmp_path / "a.txt": b"two"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"], "whole files, and no temporary ones"

@@ -20,7 +20,7 @@ from pipeline.engine.stage import Source
 from pipeline.sources import inputs
 from pipeline.sources.fetch import FETCHER
 from pipeline.sources.inputs import Entry, Probing, entries, made_here
-from pipeline.sources.outputs import Outputs, edited_name
+from pipeline.sources.outputs import Outputs, edited_name, is_same_file
 from schemas import Failure, failures_table
 
 
@@ -244,3 +244,14 @@ def test_results_say_what_they_are(tmp_path: Path) -> None:
     assert [one.output_name for one in found] == ["given.png"] and [Path(one).name for one in told] == ["made.png"] and not lost
     (asked,) = Probing(entries([str(tmp_path / "made.png")]), lost.append)
     assert made_here(asked), "who names it gets it"
+
+
+def test_an_output_is_an_input_by_whatever_name(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "there").symlink_to(tmp_path / "real")
+    path = tmp_path / "real" / "a.png"
+    path.write_bytes(b"picture")
+    same = [str(path), str(tmp_path / "there" / "a.png"), str(tmp_path / "real" / ".." / "real" / "a.png")]
+    assert all(is_same_file(one, str(path)) for one in same)
+    others = [str(tmp_path / "real" / "b.png"), str(tmp_path / "nowhere" / "a.png"), "s3://bucket/a.png"]
+    assert not any(is_same_file(one, str(path)) for one in others)

@@ -15,15 +15,17 @@ from typing import Any
 
 import pytest
 
-from jobs.common.prepare import open_store
+from jobs.common.prepare import open_store, stored_source
 from jobs.doctor import storage
 from ops.checkpoints.bundle import Bundle
 from ops.files.atomic import PUBLISHING
 from pipeline.engine.ledger import Ledger
+from pipeline.engine.runner import Worker
 from pipeline.engine.stage import Source
 from pipeline.sources.fetch import Fetcher
 from pipeline.sources.inputs import Probing, entries
 from pipeline.store import journal, places, upkeep
+from pipeline.store.kept import Kept
 from pipeline.store.lock import StoreBusy, Superseded, fenced, held
 from pipeline.store.places import Place, Remote, exists, folders, joined, listed, local_file, place, upload
 from pipeline.store.tables import DamagedPart, Store
@@ -235,23 +237,64 @@ def test_a_picture_takes_few_requests(s3: str, tmp_path: Path, bundle: Bundle) -
     assert (counts[1] - counts[0]) / 16 <= 6, (counts, REQUESTS)
 
 
-def test_a_chunk_takes_few_requests(s3: str, tmp_path: Path, bundle: Bundle, source: Source) -> None:
+def asked_for_a_clip(folder: Place, source: Source, bundle: Bundle, chunk_frames: int) -> int:
+    """Requests of inverting and rendering it in a new store."""
+    before = REQUESTS.total()
+    store, inverting = tiny.inverted(joined(folder, "store"), [source], bundle, chunk_frames=chunk_frames)
+    encode = replace(tiny.LOSSLESS, gop_frames=chunk_frames)
+    out = joined(folder, "out")
+    _, rendering = tiny.rendered(out, store, [source], bundle, "warm=1", encode=encode, chunk_frames=chunk_frames)
+    assert not inverting.lost and not rendering.lost
+    return REQUESTS.total() - before
+
+
+def test_a_chunk_takes_few_requests(s3: str, bundle: Bundle, source: Source) -> None:
     """Of all steps together; a clip in 21 chunks of two frames against one in 6 of eight. Three steps write four parts, a
-    segment, what it measured and three entries: nine. The tenth reads the segment; parts are read from memory."""
+    segment, what it measured and three entries: nine. The tenth reads the segment; parts are read from memory. What is not of a
+    chunk is what a run asks about a store, and a clip's own: lists of what there is of it, manifests, whole tables, its output."""
     url = put(f"{s3}/chunked/marked.mp4", Path(source.uri))
     remote = replace(source, info=replace(source.info, uri=url), modified_ns=None)
-    counts = []
-    for chunk_frames in (8, 2):
-        root, before = place(f"{s3}/chunked/{chunk_frames}"), REQUESTS.total()
-        store, inverting = tiny.inverted(joined(root, "store"), [remote], bundle, chunk_frames=chunk_frames)
-        assert not inverting.lost
-        encode = replace(tiny.LOSSLESS, gop_frames=chunk_frames)
-        _, rendering = tiny.rendered(
-            joined(root, "out"), store, [remote], bundle, "warm=1", encode=encode, chunk_frames=chunk_frames
-        )
-        assert not rendering.lost
-        counts.append(REQUESTS.total() - before)
-    assert (counts[1] - counts[0]) / (21 - 6) <= 10, (counts, REQUESTS)
+    few, many = (asked_for_a_clip(place(f"{s3}/chunked/{frames}"), remote, bundle, frames) for frames in (8, 2))
+    chunks = -(-source.info.n_frames // 8), -(-source.info.n_frames // 2)
+    assert (many - few) / (chunks[1] - chunks[0]) <= 10, (few, many, REQUESTS)
+    assert few - 10 * chunks[0] <= 85, (few, REQUESTS)
+
+
+def test_a_chunk_takes_few_requests_where_no_worker_has_anothers_parts(
+    s3: str, bundle: Bundle, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on many nodes at worst: the parts of a chunk are read by each step after it, and the plan by each chunk."""
+    url = put(f"{s3}/apart/marked.mp4", Path(source.uri))
+    remote = replace(source, info=replace(source.info, uri=url), modified_ns=None)
+    run = Worker.run
+
+    def elsewhere(self: Worker, stage: str, items: Any) -> Any:
+        monkeypatch.setattr(places, "KEPT", Kept())
+        return run(self, stage, items)
+
+    monkeypatch.setattr(Worker, "run", elsewhere)
+    few, many = (asked_for_a_clip(place(f"{s3}/apart/{frames}"), remote, bundle, frames) for frames in (8, 2))
+    chunks = -(-source.info.n_frames // 8), -(-source.info.n_frames // 2)
+    assert (many - few) / (chunks[1] - chunks[0]) <= 17, (few, many, REQUESTS)
+
+
+def test_a_source_of_a_store_is_found_with_one_look_at_its_manifest(
+    s3: str, bundle: Bundle, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = put(f"{s3}/found/marked.mp4", Path(source.uri))
+    remote = replace(source, info=replace(source.info, uri=url), modified_ns=None)
+    store, _ = tiny.inverted(joined(place(f"{s3}/found"), "store"), [remote], bundle)
+    read, looks = Store._manifest_there, []
+
+    def counted(self: Store, stage: str, source_id: str) -> Any:
+        looks.append((stage, source_id))
+        return read(self, stage, source_id)
+
+    monkeypatch.setattr(Store, "_manifest_there", counted)
+    found = stored_source(store, source.source_id, pytest.fail, allow_hdr=False)
+    assert found is not None and looks == [("invert", source.source_id)]
+    store.read_manifest("invert", source.source_id)
+    assert len(looks) == 2, "what it is later is looked at again"
 
 
 def test_a_part_that_another_process_replaced_is_read_anew(s3: str, bundle: Bundle, source: Source) -> None:
