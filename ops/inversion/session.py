@@ -70,7 +70,7 @@ class Session:
             detail = None if inversion.detail is None else to_numpy(inversion.detail)[:rows]
             return to_numpy(inversion.wplus_NLD)[:rows], detail
 
-        done = self._in_batches(len(crops), one)
+        done = self.in_batches(len(crops), one)
         details = [detail for _, detail in done if detail is not None]
         return np.concatenate([code for code, _ in done]), np.concatenate(details) if details else None
 
@@ -96,10 +96,11 @@ class Session:
             return levels_from_images(self.model.generate(code, kept, offset, unedited_NLD=before, size=size))[:rows]
 
         side = size or self.model.config.generator.resolution
-        return np.concatenate(self._in_batches(len(wplus_NLD), one, most=max(self.quantum, CELLS // side**2)))
+        return np.concatenate(self.in_batches(len(wplus_NLD), one, most=max(self.quantum, CELLS // side**2)))
 
-    def _in_batches(self, count: int, one: Callable[[int, np.ndarray], T], most: int | None = None) -> list[T]:
-        """`one` takes (rows that count, indices of a batch). Where memory ends, batches are half as large from then on.
+    def in_batches(self, count: int, one: Callable[[int, np.ndarray], T], most: int | None = None) -> list[T]:
+        """`one` takes (rows that count, indices of a batch) => what it gives, in order. Where memory ends, batches are half as
+        large from then on. For other networks on the same device, too: a face's bits do not depend on its company there.
 
         most: rows of a batch at most on a CPU, a multiple of QUANTUM.
         """

@@ -65,6 +65,12 @@ def face_parts() -> FaceParts:
     return load_strict(FaceParts, read_tensors(WEIGHTS), str(WEIGHTS))
 
 
+@cache
+def face_parts_on(device: torch.device) -> FaceParts:
+    """As `face_parts`, on a device of its own."""
+    return load_strict(FaceParts, read_tensors(WEIGHTS), str(WEIGHTS)).to(device)
+
+
 @torch.inference_mode()
 def parts_of(network: FaceParts, images: Tensor) -> Tensor:
     """images [N, 3, any side, the same] in [-1, 1] => probabilities [N, K, S/2, S/2], 0..1, their sum 1."""

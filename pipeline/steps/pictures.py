@@ -50,7 +50,7 @@ from pipeline.steps.model import open_model
 from pipeline.steps.plan import PlanSettings, covering, largest_side, never_acting, records_of, turned, unknown_tracks
 from pipeline.steps.quality import compared, kept_identity, row_of
 from pipeline.steps.render import Face as FaceToRender
-from pipeline.steps.render import generate, paste_face
+from pipeline.steps.render import generate, paste_face, people_in
 from pipeline.steps.scan import require_same_detector
 from pipeline.steps.sheet import strip_png, write_sheet
 from pipeline.steps.track import left_of, left_out
@@ -546,8 +546,10 @@ class _Worker:
             own_codes = keeps_codes(rendering.plan.smoothing)
             with timer("model"):
                 made = generate([face for _, face in mine], self.session, self.framing, rendering.paste, shown, own_codes)
-            for (one, _), (face, edited_crop, base_crop, reference) in zip(mine, made, strict=True):
-                frames[id(one)] = paste_face(frames[id(one)], face, edited_crop, reference, rendering.paste, timer)
+            with timer("person"):
+                people = people_in([(one.image.frame, face.quad_42) for one, face in mine], self.session, rendering.paste)
+            for (one, _), (face, edited_crop, base_crop, reference), person in zip(mine, made, people, strict=True):
+                frames[id(one)] = paste_face(frames[id(one)], face, edited_crop, reference, rendering.paste, timer, person)
                 with timer("quality"):
                     self.measure(one, face, reference, edited_crop, frames[id(one)], rows)
                 one.edits += 1

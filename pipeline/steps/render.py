@@ -22,13 +22,15 @@ import pyarrow as pa
 from av.video.frame import VideoFrame
 
 from ops.device import Device, resolve_device
+from ops.face.align import crop_face
 from ops.face.framing import Framing
 from ops.face.paste import PasteSettings, paste
-from ops.face.person import person_in
+from ops.face.person import people_weights, person_in
 from ops.files.atomic import replaced_file
 from ops.files.digest import sha256_of
 from ops.inversion.session import Precision, Session
 from ops.metrics.identity import IdentitySettings, open_identity
+from ops.networks.parts import SEEN_SIZE
 from ops.video.carriage import options_for
 from ops.video.convert import Picture
 from ops.video.decode import Backend
@@ -118,6 +120,8 @@ class Generated:
 
     frame: Frame
     faces: tuple[Pictured, ...]
+    people: tuple[np.ndarray | None, ...]
+    """Of each face where its edit may show, as `ops.face.person` finds it; None where the paste looks itself."""
 
 
 @final
@@ -278,6 +282,9 @@ class Render(Step):
     def _together(self, frames: list[Frame], session: Session, framing: Framing, timer: Timer) -> Iterator[Generated]:
         here = [(face, frame.pts in frame.one.sheet) for frame in frames for face in frame.one.faces.get(frame.pts, ())]
         pictures: Iterator[Pictured] = iter(())
+        places = [(frame.source, face.quad_42) for frame in frames for face in frame.one.faces.get(frame.pts, ())]
+        with timer("person"):
+            people = iter(people_in(places, session, self.paste))
         if here:
             with timer("model"):
                 # Faces of one batch may be of several sources, and so of several sizes.
@@ -291,13 +298,13 @@ class Render(Step):
             pictures = (picture for group in made for picture in group)
         for frame in frames:
             count = len(frame.one.faces.get(frame.pts, ()))
-            yield Generated(frame, tuple(islice(pictures, count)))
+            yield Generated(frame, tuple(islice(pictures, count)), tuple(islice(people, count)))
 
     def _pasted(self, made: Generated, timer: Timer) -> Frame:
         frame, one = made.frame, made.frame.one
         result = frame.rgb
-        for face, edited_crop, base_crop, reference in made.faces:
-            result = paste_face(result, face, edited_crop, reference, self.paste, timer)
+        for (face, edited_crop, base_crop, reference), person in zip(made.faces, made.people, strict=True):
+            result = paste_face(result, face, edited_crop, reference, self.paste, timer, person)
             if frame.pts in one.sheet:
                 assert base_crop is not None
                 with timer("sheet"):
@@ -379,17 +386,33 @@ def paste_face(
     reference: np.ndarray | None,
     settings: PasteSettings,
     timer: Timer | None = None,
+    person: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A frame uint8 [H, W, 3] with one face's edit in it; picture and reference as `generate` gives them."""
+    """A frame uint8 [H, W, 3] with one face's edit in it; picture and reference as `generate` gives them.
+
+    person: as `people_in` gives it; None to look here, if the paste asks for it.
+    """
     timer = timer or Timer()
-    where = None
-    if settings.within == "person":
+    where = person
+    if where is None and settings.within == "person":
         with timer("person"):
             where = person_in(frame, face.quad_42)
     with timer("paste"):
         return paste(
             frame, edited_crop, reference, face.quad_42, settings, landmarks=face.landmarks_52, fade=face.fade, person=where
         )
+
+
+def people_in(
+    places: Sequence[tuple[np.ndarray, np.ndarray]], session: Session, settings: PasteSettings
+) -> list[np.ndarray | None]:
+    """Frames uint8 [H, W, 3] with a face's quad each => where the edit may show there, float32 [96, 96], found on the session's
+    accelerator in batches; None of each where there is none, or a paste does not ask."""
+    if settings.within != "person" or session.device.type == "cpu" or not places:
+        return [None] * len(places)
+    crops = np.stack([crop_face(frame, quad_42, (SEEN_SIZE, SEEN_SIZE)) for frame, quad_42 in places])
+    found = session.in_batches(len(crops), lambda rows, batch: people_weights(crops[batch], session.device)[:rows])
+    return list(np.concatenate(found))
 
 
 def paste_needs_base(settings: PasteSettings, session: Session, size: int, *, own_codes: bool) -> bool:

@@ -704,6 +704,32 @@ def test_an_item_that_fails_in_the_middle_keeps_no_other_waiting(
     assert lost.stage == step and lost.message == "broken once" and failed
 
 
+def test_an_accelerator_finds_where_edits_may_show_in_batches(
+    tmp_path: Path, kept: Store, source: Source, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for one: of every face once, in the frame as it was; and the paste does not look again."""
+    found: list[int] = []
+
+    def weights(crops: np.ndarray, device: torch.device) -> np.ndarray:
+        found.append(len(crops))
+        return np.zeros((len(crops), 96, 96), np.float32)
+
+    def there(places: Any, session: Session, settings: PasteSettings) -> Any:
+        monkeypatch.setattr(session, "device", torch.device("meta"))
+        try:
+            return people_in(places, session, settings)
+        finally:
+            monkeypatch.setattr(session, "device", torch.device("cpu"))
+
+    people_in = render.people_in
+    monkeypatch.setattr(render, "people_weights", weights)
+    monkeypatch.setattr(render, "people_in", there)
+    monkeypatch.setattr(render, "person_in", pytest.fail)
+    (video,), summary = tiny.rendered(tmp_path / "o", kept, [source], bundle, "warm=1", cpus_per_worker=2)
+    assert not summary.lost and sum(found) >= 69 and max(found) > 1
+    assert worst_difference(pictures(video), source_frames(source)) == 0, "nowhere"
+
+
 def test_the_unedited_picture_is_made_only_where_it_is_needed(
     tmp_path: Path, kept: Store, source: Source, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import torch
 from ops.data.faces import load_faces
 from ops.face.mask import around_face
 from ops.face.paste import PasteSettings, paste
-from ops.face.person import allowed, person_weights
+from ops.face.person import allowed, people_weights, person_weights
 from ops.networks.parts import PARTS_SIZE, SEEN_SIZE
 from tests.ops.face.test_paste import FACE, QUAD
 
@@ -71,3 +71,12 @@ def test_weights_do_not_depend_on_threads() -> None:
         np.testing.assert_allclose(person_weights(crop), one, atol=1e-5)
     finally:
         torch.set_num_threads(before)
+
+
+def test_many_at_once_are_as_each_alone() -> None:
+    """As on an accelerator; last bits apart."""
+    crops = np.random.default_rng(2).integers(0, 256, (3, SEEN_SIZE, SEEN_SIZE, 3), dtype=np.uint8)
+    crops[1] = 128
+    found = people_weights(crops, torch.device("cpu"))
+    assert found.shape == (3, PARTS_SIZE, PARTS_SIZE) and found.dtype == np.float32
+    np.testing.assert_allclose(found, np.stack([person_weights(crop) for crop in crops]), atol=1e-4)
