@@ -398,7 +398,10 @@ def run(
 ) -> Summary:
     """Move every source along the stages, keeping account in the store."""
     course = course_of(stages, sources, store, report, policy, packs)
-    runner.run(course)
+    try:
+        runner.run(course)
+    finally:
+        course.let_go()
     if packs is not None:
         packs.end()
     return course.summary

@@ -599,6 +599,11 @@ class Course:
                 self.ledger.forget(chain[first:], source, [pair for pair in state.settled if pair[0] in chain[first:]])
         state.failures, state.files, state.outputs, state.failed = [], [], [], False
 
+    def let_go(self) -> None:
+        """Call it when nobody takes items any more: of a run that was ended there are sources in flight."""
+        for source_id in list(self._underway):
+            self._let_go(source_id)
+
     def _let_go(self, source_id: str) -> None:
         del self._underway[source_id]
         if self.ledger is not None:
