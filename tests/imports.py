@@ -17,7 +17,7 @@ PACKAGES: Final = ("schemas", "ops", "pipeline", "jobs", "styleres")
 
 ORDER: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "ops": (
-        ("device", "spaces", "files", "nn"),
+        ("device", "spaces", "local_polynomial", "files", "nn"),
         ("generators", "video", "networks"),
         ("face",),
         ("inversion", "editing"),

@@ -1,12 +1,10 @@
 """Codes over time: smoothing W+ within one track, in seconds, for any spacing of the frames.
 
-Legend of axes: N frames, L rows of W+, D width of W+, K frames under one window, P powers of time.
+Legend of axes: N frames, L rows of W+, D width of W+, K frames under one window.
 
-Gaussian and Savitzky–Golay are one operator: around each frame a polynomial in time is fitted to its
-neighbours by weighted least squares, and its value at the frame is kept (Savitzky & Golay 1964; local
-polynomial regression, Fan & Gijbels 1996, Eq. 3.1–3.4). It has no lag, keeps polynomials of its degree to
-rounding (a constant, a steady turn of the head), ends of a track included, and asks for no frame rate.
-The one-euro filter (Casiez, Roussel & Vogel, CHI 2012) looks backwards only and does lag.
+Gaussian and Savitzky–Golay are one operator, local polynomial regression (ops.local_polynomial). It has no lag, keeps
+polynomials of its degree to rounding (a constant, a steady turn of the head), ends of a track included, and asks for no frame
+rate. The one-euro filter (Casiez, Roussel & Vogel, CHI 2012) looks backwards only and does lag.
 """
 
 from __future__ import annotations
@@ -18,6 +16,8 @@ from typing import Literal, get_args
 
 import numpy as np
 import scipy.sparse
+
+from ops.local_polynomial import coefficients, windows
 
 SmoothingKind = Literal["none", "gaussian", "savgol", "one_euro"]
 SMOOTHING_KINDS: tuple[SmoothingKind, ...] = get_args(SmoothingKind)
@@ -166,9 +166,8 @@ def _local_polynomial(
 ) -> scipy.sparse.csr_array:
     """The matrix [N, N] that replaces each value by that, at its time, of a polynomial fitted to its window.
 
-    For frame i: minimise Σ_k g_ik (x_k − Σ_p β_p (t_k − t_i)^p)²; row i gives β_0 as a sum over the x_k.
-    g is a Gaussian in t_k − t_i times the share of time that frame k stands for (so that where frames crowd
-    they do not weigh more), or 1 without `sigma_seconds`. A window of n frames takes degree n − 1 at most.
+    A frame's weight is a Gaussian in its distance in time, times the share of time that it stands for (so that where frames
+    crowd they do not weigh more), or 1 without `sigma_seconds`. A window of n frames takes degree n − 1 at most.
     """
     count = len(times_N)
     first_N = np.searchsorted(times_N, window_N2[:, 0] - _SAME_INSTANT, side="left")
@@ -178,31 +177,16 @@ def _local_polynomial(
     columns: list[np.ndarray] = []
     for begin in range(0, count, _FRAMES_AT_ONCE):
         batch = slice(begin, min(begin + _FRAMES_AT_ONCE, count))
-        size_N = stop_N[batch] - first_N[batch]
-        column_NK = first_N[batch, None] + np.arange(size_N.max())[None]
-        inside_NK = column_NK < stop_N[batch, None]
-        column_NK = np.minimum(column_NK, count - 1)
+        column_NK, inside_NK = windows(first_N[batch], stop_N[batch], count)
         offset_NK = times_N[column_NK] - times_N[batch, None]
         weight_NK = share_N[column_NK] * inside_NK
         if sigma_seconds is not None:
             weight_NK = weight_NK * np.exp(-0.5 * (offset_NK / sigma_seconds) ** 2)
-        operator_NK = np.zeros_like(weight_NK)
-        degree_N = np.minimum(degree, size_N - 1)
-        for each in np.unique(degree_N):
-            chosen = degree_N == each
-            operator_NK[chosen] = _intercepts(offset_NK[chosen], weight_NK[chosen], int(each))
+        operator_NK = coefficients(offset_NK, weight_NK, degree)
         weights.append(operator_NK[inside_NK])
         columns.append(column_NK[inside_NK])
     starts = np.concatenate([[0], np.cumsum(stop_N - first_N)])
     return scipy.sparse.csr_array((np.concatenate(weights), np.concatenate(columns), starts), shape=(count, count))
-
-
-def _intercepts(offset_NK: np.ndarray, weight_NK: np.ndarray, degree: int) -> np.ndarray:
-    """Row i of the result, dotted with the values of window i, is the fitted polynomial at offset 0."""
-    scale_N1 = np.maximum(np.abs(np.where(weight_NK > 0, offset_NK, 0.0)).max(axis=1, keepdims=True), 1e-12)
-    root_NK = np.sqrt(weight_NK / weight_NK.max(axis=1, keepdims=True))
-    design_NKP = root_NK[..., None] * (offset_NK / scale_N1)[..., None] ** np.arange(degree + 1)
-    return np.linalg.pinv(design_NKP)[:, 0] * root_NK
 
 
 def _one_euro(codes_NLD: np.ndarray, times_N: np.ndarray, settings: SmoothingSettings) -> None:

@@ -1,10 +1,9 @@
 """Quads over time: less jitter, no lag, no shrunken motion. Why: docs/decisions/0003-quad-smoothing.md.
 
 FFHQ's quads are squares, so each is four numbers: centre x and y, logarithm of the side, angle. Each of them
-is replaced by the value at its own time of a parabola fitted to its neighbours, with weights that fall like a
-Gaussian of time (local regression: Savitzky & Golay 1964 for samples at any times; Cleveland 1979). A motion
-with constant velocity or acceleration comes out as it went in, at the ends of a track as well; the window is
-symmetric, so nothing lags.
+is replaced by the value at its own time of a parabola fitted to its neighbours (ops.local_polynomial), with weights
+that fall like a Gaussian of time. A motion with constant velocity or acceleration comes out as it went in, at the ends
+of a track as well; the window is symmetric, so nothing lags.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+
+from ops.local_polynomial import coefficients, windows
 
 WINDOW_SIGMAS: Final = 3.0  # the weight beyond is below 0.012
 BLOCK_ROWS: Final = 4096  # rows fitted at once: bounds memory on long tracks
@@ -138,21 +139,10 @@ def _fit_block(
     at_M: np.ndarray, times_N: np.ndarray, values_N: np.ndarray, weights_N: np.ndarray, sigma_seconds: float
 ) -> np.ndarray:
     window, inside, sigma_M1 = _windows(at_M, times_N, sigma_seconds)
-    u = (times_N[window] - at_M[:, None]) / sigma_M1
-    w = np.where(inside, weights_N[window] * np.exp(-0.5 * u * u), 0.0)
-    degree = min(2, len(times_N) - 1)
-    # Normal equations in units of sigma, where powers of u are of order 1: well conditioned without a QR per
-    # row.
-    powers = [np.ones_like(u), u, u * u, u**3, u**4][: 2 * degree + 1]
-    moment = [(w * p).sum(1) for p in powers]
+    offset = times_N[window] - at_M[:, None]
+    weight = np.where(inside, weights_N[window] * np.exp(-0.5 * (offset / sigma_M1) ** 2), 0.0)
     base = values_N[window[:, :1]]  # relative to a near value, so that pixels in the thousands cost no digits
-    right = np.stack([(w * p * (values_N[window] - base)).sum(1) for p in powers[: degree + 1]], axis=1)
-    matrix = np.stack([np.stack(moment[r : r + degree + 1], axis=1) for r in range(degree + 1)], axis=1)
-    # Where rejected rows leave too few, the ridge lets the highest powers go first; elsewhere it changes
-    # nothing that shows.
-    ridge = np.diag([1e-12, 1e-10, 1e-8][: degree + 1])
-    ridge = ridge * np.maximum(moment[0], 1e-12)[:, None, None]
-    return np.linalg.solve(matrix + ridge, right[:, :, None])[:, 0, 0] + base[:, 0]
+    return (coefficients(offset, weight, 2) * (values_N[window] - base)).sum(axis=1) + base[:, 0]
 
 
 def _windows(at_M: np.ndarray, times_N: np.ndarray, sigma_seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -168,9 +158,5 @@ def _windows(at_M: np.ndarray, times_N: np.ndarray, sigma_seconds: float) -> tup
     sigma = np.maximum(sigma_seconds, enough / 2.0)
     # A hair more than three: at a constant rate rows fall on the limit, and rounding must not choose.
     reach = WINDOW_SIGMAS * sigma * (1.0 + 1e-6)
-    first, stop = (
-        np.searchsorted(times_N, at_M - reach, "left"),
-        np.searchsorted(times_N, at_M + reach, "right"),
-    )
-    index = first[:, None] + np.arange(int((stop - first).max()))
-    return np.minimum(index, n - 1), index < stop[:, None], sigma[:, None]
+    first, stop = np.searchsorted(times_N, at_M - reach, "left"), np.searchsorted(times_N, at_M + reach, "right")
+    return *windows(first, stop, n), sigma[:, None]
