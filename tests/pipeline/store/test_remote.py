@@ -250,8 +250,11 @@ def asked_for_a_clip(folder: Place, source: Source, bundle: Bundle, chunk_frames
 
 def test_a_chunk_takes_few_requests(s3: str, bundle: Bundle, source: Source) -> None:
     """Of all steps together; a clip in 21 chunks of two frames against one in 6 of eight. Three steps write four parts, a
-    segment, what it measured and three entries: nine. The tenth reads the segment; parts are read from memory. What is not of a
-    chunk is what a run asks about a store, and a clip's own: lists of what there is of it, manifests, whole tables, its output."""
+    segment, what it measured and three entries: nine. The tenth reads the segment; parts are read from memory.
+
+    What is not of a chunk is what a run asks about a store, and a clip's own: lists of what there is of it, manifests, whole
+    tables, its output.
+    """
     url = put(f"{s3}/chunked/marked.mp4", Path(source.uri))
     remote = replace(source, info=replace(source.info, uri=url), modified_ns=None)
     few, many = (asked_for_a_clip(place(f"{s3}/chunked/{frames}"), remote, bundle, frames) for frames in (8, 2))
