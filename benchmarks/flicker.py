@@ -158,7 +158,7 @@ def variants(late_row: int) -> Iterator[tuple[SmoothingSettings, Residual]]:
 
 
 def residual_for(
-    faces: Faces, treatment: Residual, base_NLD: np.ndarray, settings: SmoothingSettings, model: StyleRes | LightStyleRes
+    faces: Faces, treatment: Residual, unedited_NLD: np.ndarray, settings: SmoothingSettings, model: StyleRes | LightStyleRes
 ) -> np.ndarray:
     match treatment:
         case "own":
@@ -170,9 +170,9 @@ def residual_for(
             assert model.encoder is not None
             found = []
             with torch.inference_mode():
-                for start in range(0, len(base_NLD), BATCH):
+                for start in range(0, len(unedited_NLD), BATCH):
                     batch = slice(start, start + BATCH)
-                    images, code = images_from_crops(faces.crops[batch]), torch.from_numpy(base_NLD[batch])
+                    images, code = images_from_crops(faces.crops[batch]), torch.from_numpy(unedited_NLD[batch])
                     if isinstance(model, LightStyleRes):
                         found.append(model.detail(images, code).numpy())
                         continue
@@ -195,9 +195,9 @@ def measure(
     )
     for settings, treatment in variants(generator.num_ws // 2):
         planned = plan_edits(recipe, editors, faces.wplus_NLD, faces.seconds_N, 0, settings)
-        residual = residual_for(faces, treatment, planned.base_NLD, settings, model)
-        edited = session.generate(planned.edited_NLD, residual, unedited_NLD=planned.base_NLD, size=size)
-        base = session.generate(planned.base_NLD, residual, size=size)
+        residual = residual_for(faces, treatment, planned.unedited_NLD, settings, model)
+        edited = session.generate_levels(planned.edited_NLD, residual, unedited_NLD=planned.unedited_NLD, size=size)
+        base = session.generate_levels(planned.unedited_NLD, residual, size=size)
         misfit = float(np.average(np.abs(base - at_model_size).mean(-1), weights=ovals))
         for mode in get_args(PasteMode):
             pasted = np.stack(

@@ -137,7 +137,7 @@ def in_place_of_models(model: Bundle, device: StandIn) -> Iterator[None]:
     def batches(self: Session, faces: int) -> int:
         return -(-faces // self.batch_size)
 
-    with patch.object(Session, "generate", generate), patch.object(Session, "invert", invert):
+    with patch.object(Session, "generate_levels", generate), patch.object(Session, "invert", invert):
         yield
 
 

@@ -74,13 +74,15 @@ def measured(clip: Path, frames: int, bundle: Bundle, edit: str) -> dict[str, An
         planned = plan_edits(parse_edits([edit]), editors, wplus_NLD, seconds_N, 0, SmoothingSettings())
         session = Session(bundle.load("generate"), device="cpu", precision="fp32", batch_size=8)
         size = min(bundle.config.generator.sizes)
-        reference = session.generate(planned.edited_NLD, detail, unedited_NLD=planned.base_NLD, size=size)
+        reference = session.generate_levels(planned.edited_NLD, detail, unedited_NLD=planned.unedited_NLD, size=size)
         found["faces"] = len(pts_N)
         chosen = columns.INT8_STEPS
         for steps in (127, 31, 15, 7):
             columns.INT8_STEPS = steps
             rows = residuals_table("s", track_N, pts_N, detail, "int8")
-            made = session.generate(planned.edited_NLD, residuals_from_table(rows), unedited_NLD=planned.base_NLD, size=size)
+            made = session.generate_levels(
+                planned.edited_NLD, residuals_from_table(rows), unedited_NLD=planned.unedited_NLD, size=size
+            )
             column = rows["residual"].combine_chunks()
             stored = np.frombuffer(column.buffers()[1], np.int8).reshape(len(rows), -1)
             found[f"{2 * steps + 1} steps"] = {
@@ -91,7 +93,9 @@ def measured(clip: Path, frames: int, bundle: Bundle, edit: str) -> dict[str, An
         columns.INT8_STEPS = chosen
         for codec in RESIDUAL_CODECS:
             rows = residuals_table("s", track_N, pts_N, detail, codec)
-            made = session.generate(planned.edited_NLD, residuals_from_table(rows), unedited_NLD=planned.base_NLD, size=size)
+            made = session.generate_levels(
+                planned.edited_NLD, residuals_from_table(rows), unedited_NLD=planned.unedited_NLD, size=size
+            )
             quality = psnr_N(made, reference)
             found[codec] = {
                 "bytes": written_bytes(rows, folder) / len(pts_N),

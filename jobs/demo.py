@@ -93,7 +93,7 @@ def strip(
         count = len(codes) + 1
         details = None if detail is None else detail.repeat(count, axis=0)
         before = code.repeat(count, axis=0)
-        made = session.generate(np.concatenate([code, *codes]), details, unedited_NLD=before, size=size)
+        made = session.generate_levels(np.concatenate([code, *codes]), details, unedited_NLD=before, size=size)
         settings = PasteSettings(mode="composite")
         where = person_in(frame, quad)
         results = [paste(frame, one, made[0], quad, settings, landmarks=landmarks, person=where) for one in made[1:]]

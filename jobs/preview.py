@@ -255,7 +255,7 @@ def fresh_face(
     def edited(one: EditRecipe) -> Face:
         planned = plan_edits(one, editors, code_LD[None], np.array([seconds - begin]), 0, SmoothingSettings("none"))
         offset = planned.style_offset_AS[0] if planned.style_active_N[0] else None
-        base, code = planned.base_NLD[0], planned.edited_NLD[0]
+        base, code = planned.unedited_NLD[0], planned.edited_NLD[0]
         return Face(seen.quad_42, seen.landmarks_52, 1.0, base, code, offset, detail, size, NO_TRACK)
 
     words = (

@@ -60,8 +60,8 @@ def edit_crops(
         width = max(one.style_offset_AS.shape[1] for one in planned)
         none = np.zeros((1, width), np.float32)
         offsets = np.concatenate([one.style_offset_AS if one.style_active_N.any() else none for one in planned])
-    before = session.generate(codes, detail, size=wanted)
-    after = session.generate(edited, detail, offsets, unedited_NLD=codes, size=wanted)
+    before = session.generate_levels(codes, detail, size=wanted)
+    after = session.generate_levels(edited, detail, offsets, unedited_NLD=codes, size=wanted)
     return EditedCrops(as_bytes(before), as_bytes(after), codes)
 
 

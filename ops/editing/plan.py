@@ -23,10 +23,10 @@ _FRAMES_AT_ONCE = 256  # bounds the memory of an editor's temporaries; rows do n
 class PlannedEdits:
     """Codes and strengths of one track's frames."""
 
-    base_NLD: np.ndarray
+    unedited_NLD: np.ndarray
     """Codes before the edits, float32: the track's codes, or those smoothed as set. Paste-back compares with these."""
     edited_NLD: np.ndarray
-    """Codes after all edits, float32; equal to `base_NLD`, bit for bit, where not active."""
+    """Codes after all edits, float32; equal to `unedited_NLD`, bit for bit, where not active."""
     style_active_N: np.ndarray
     """bool: whether any entry in S acts on the frame."""
     style_offset_AS: np.ndarray
@@ -67,7 +67,7 @@ def plan_edits(
         SmoothingError: shapes that do not match, or times that do not increase.
     """
     recipe.require_known(editors.keys())
-    base_NLD = smooth_codes(wplus_NLD, pts_seconds_N, smoothing) if smoothed_NLD is None else smoothed_NLD
+    unedited_NLD = smooth_codes(wplus_NLD, pts_seconds_N, smoothing) if smoothed_NLD is None else smoothed_NLD
     strength_NE = recipe.strengths(pts_seconds_N)
     weight_NE = recipe.weights(pts_seconds_N, track_id)
     acting_NE = weight_NE > 0
@@ -75,7 +75,7 @@ def plan_edits(
         neutral = editors[name].neutral
         if neutral is not None:
             acting_NE[:, entry] &= strength_NE[:, entry] != neutral
-    edited_NLD = base_NLD.copy()
+    edited_NLD = unedited_NLD.copy()
     in_style = [entry for entry, name in enumerate(recipe.names) if isinstance(editors[name], StyleEditor)]
     style_active_N = np.asarray(acting_NE[:, in_style].any(axis=1))
     place_N = np.cumsum(style_active_N) - 1  # of a frame in style_offset_AS
@@ -97,10 +97,10 @@ def plan_edits(
                 raise EditError(f"{name}: gives codes that are not finite on track {track_id}; lower its strength")
     if smoothing.target == "edit" and not keeps_bits(smoothing):
         # Where nothing acts the difference is 0 and the code's own bits stay.
-        edited_NLD = wplus_NLD + (edited_NLD - base_NLD)
-        base_NLD = np.array(wplus_NLD, np.float32)
+        edited_NLD = wplus_NLD + (edited_NLD - unedited_NLD)
+        unedited_NLD = np.array(wplus_NLD, np.float32)
     return PlannedEdits(
-        base_NLD=base_NLD,
+        unedited_NLD=unedited_NLD,
         edited_NLD=edited_NLD,
         style_active_N=style_active_N,
         style_offset_AS=style_offset_AS,

@@ -128,9 +128,9 @@ def contiguous_runs(times_N: np.ndarray, reset_gap_seconds: float) -> Iterator[s
             yield slice(start, stop)
 
 
-def _smooth_run(codes_NLD: np.ndarray, times_N: np.ndarray, settings: SmoothingSettings) -> None:
+def _smooth_run(wplus_NLD: np.ndarray, times_N: np.ndarray, settings: SmoothingSettings) -> None:
     """Smooths one run in place, row of W+ by row, so that float64 copies stay small."""
-    row_count = codes_NLD.shape[1]
+    row_count = wplus_NLD.shape[1]
     shared_from = row_count if settings.shared_from_row is None else settings.shared_from_row
     match settings.kind:
         case "none":
@@ -140,7 +140,7 @@ def _smooth_run(codes_NLD: np.ndarray, times_N: np.ndarray, settings: SmoothingS
             reach = _GAUSSIAN_REACH * sigma
             window_N2 = np.stack([times_N - reach, times_N + reach], axis=1)
             operator_NN = _local_polynomial(times_N, window_N2, degree=1, sigma_seconds=sigma)
-            _apply(operator_NN, codes_NLD[:, :shared_from])
+            _apply(operator_NN, wplus_NLD[:, :shared_from])
         case "savgol":
             # At the ends the window stops at the end and stays whole: the polynomial is fitted to as many
             # frames as elsewhere and read off aside (what scipy's savgol_filter calls mode "interp").
@@ -149,16 +149,16 @@ def _smooth_run(codes_NLD: np.ndarray, times_N: np.ndarray, settings: SmoothingS
             centre_N = np.clip(times_N, times_N[0] + half, times_N[-1] - half)
             window_N2 = np.stack([centre_N - half, centre_N + half], axis=1)
             operator_NN = _local_polynomial(times_N, window_N2, degree=settings.degree, sigma_seconds=None)
-            _apply(operator_NN, codes_NLD[:, :shared_from])
+            _apply(operator_NN, wplus_NLD[:, :shared_from])
         case "one_euro":
-            _one_euro(codes_NLD[:, :shared_from], times_N, settings)
+            _one_euro(wplus_NLD[:, :shared_from], times_N, settings)
     if shared_from < row_count:
-        codes_NLD[:, shared_from:] = codes_NLD[:, shared_from:].mean(axis=0, dtype=np.float64)
+        wplus_NLD[:, shared_from:] = wplus_NLD[:, shared_from:].mean(axis=0, dtype=np.float64)
 
 
-def _apply(operator_NN: scipy.sparse.csr_array, codes_NLD: np.ndarray) -> None:
-    for row in range(codes_NLD.shape[1]):
-        codes_NLD[:, row] = operator_NN @ codes_NLD[:, row].astype(np.float64)
+def _apply(operator_NN: scipy.sparse.csr_array, wplus_NLD: np.ndarray) -> None:
+    for row in range(wplus_NLD.shape[1]):
+        wplus_NLD[:, row] = operator_NN @ wplus_NLD[:, row].astype(np.float64)
 
 
 def _local_polynomial(
@@ -189,20 +189,20 @@ def _local_polynomial(
     return scipy.sparse.csr_array((np.concatenate(weights), np.concatenate(columns), starts), shape=(count, count))
 
 
-def _one_euro(codes_NLD: np.ndarray, times_N: np.ndarray, settings: SmoothingSettings) -> None:
+def _one_euro(wplus_NLD: np.ndarray, times_N: np.ndarray, settings: SmoothingSettings) -> None:
     """Casiez et al. 2012, Algorithm 1, each channel by itself."""
 
     def share(cutoff_hz: np.ndarray | float, step_seconds: float) -> np.ndarray | float:
         # α = 1 / (1 + τ / Te), τ = 1 / (2π fc): Equations 2 and 3 of the paper.
         return 1.0 / (1.0 + 1.0 / (2.0 * np.pi * cutoff_hz * step_seconds))
 
-    value_LD = codes_NLD[0].astype(np.float64)
+    value_LD = wplus_NLD[0].astype(np.float64)
     speed_LD = np.zeros_like(value_LD)
     for index in range(1, len(times_N)):
         step_seconds = float(times_N[index] - times_N[index - 1])
-        raw_LD = codes_NLD[index].astype(np.float64)
+        raw_LD = wplus_NLD[index].astype(np.float64)
         slope_LD = (raw_LD - value_LD) / step_seconds
         speed_LD += share(settings.derivative_cutoff_hz, step_seconds) * (slope_LD - speed_LD)
         cutoff_LD = settings.min_cutoff_hz + settings.speed_coefficient * np.abs(speed_LD)
         value_LD += share(cutoff_LD, step_seconds) * (raw_LD - value_LD)
-        codes_NLD[index] = value_LD
+        wplus_NLD[index] = value_LD

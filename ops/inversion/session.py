@@ -74,7 +74,7 @@ class Session:
         details = [detail for _, detail in done if detail is not None]
         return np.concatenate([code for code, _ in done]), np.concatenate(details) if details else None
 
-    def generate(
+    def generate_levels(
         self,
         wplus_NLD: np.ndarray,
         detail: np.ndarray | None,
@@ -83,9 +83,9 @@ class Session:
         unedited_NLD: np.ndarray | None = None,
         size: int | None = None,
     ) -> np.ndarray:
-        """W+, detail and what is added to S of the same N images => float32 [N, R, R, 3] on the 0..255 scale, not rounded.
+        """Draw N pictures from W+, detail and offsets of S => levels, float32 [N, R, R, 3] in 0..255, not rounded, not clipped.
 
-        unedited_NLD, size: as `Inverter.generate` takes them.
+        The model's own `generate` gives images in [-1, 1]. unedited_NLD, size: as `Inverter.generate` takes them.
         """
 
         def one(rows: int, padded: np.ndarray) -> np.ndarray:

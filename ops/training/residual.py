@@ -212,10 +212,10 @@ class ResidualStep(nn.Module):
         return weighted_sum(losses, settings), losses, outputs.detach()
 
     @torch.no_grad()
-    def composite(self, images: Tensor, code_NLD: Tensor, offset_NLD: Tensor) -> tuple[Tensor, Tensor]:
+    def composite(self, images: Tensor, wplus_NLD: Tensor, offset_NLD: Tensor) -> tuple[Tensor, Tensor]:
         """What edited samples should look like, and where the code alone says so: `composite_target`."""
         generator = self.model.generator
-        both = generator(generator.styles(torch.cat([code_NLD, code_NLD + offset_NLD])), dtype=self.dtype)
+        both = generator(generator.styles(torch.cat([wplus_NLD, wplus_NLD + offset_NLD])), dtype=self.dtype)
         before, after = shown(both, self.model).chunk(2)
         return composite_target(images, before, after)
 

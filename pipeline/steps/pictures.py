@@ -603,7 +603,7 @@ class _Worker:
                 code.quad_42,
                 code.landmarks_52,
                 1.0,
-                planned.base_NLD[0],
+                planned.unedited_NLD[0],
                 planned.edited_NLD[0],
                 offset,
                 code.residual,

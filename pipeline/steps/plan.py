@@ -242,7 +242,7 @@ class PlannedRows:
     pts_N: np.ndarray
     track_N: np.ndarray
     fade_N: np.ndarray
-    base_NLD: np.ndarray
+    unedited_NLD: np.ndarray
     edited_NLD: np.ndarray
     style_offset: Sequence[np.ndarray | None]
     """Offsets of S of the edited code, float32 [S]; None for the faces on which no edit in S acts."""
@@ -345,7 +345,7 @@ class SourceCodes:
         for row, offset_S in zip(np.flatnonzero(planned.style_active_N), planned.style_offset_AS, strict=True):
             offsets[row] = offset_S
         tracks_N, size = np.full(len(pts_N), track, np.int32), self.size(settings, config)
-        made = PlannedRows(pts_N, tracks_N, fade_N, planned.base_NLD, planned.edited_NLD, offsets, size)
+        made = PlannedRows(pts_N, tracks_N, fade_N, planned.unedited_NLD, planned.edited_NLD, offsets, size)
         return PlannedTrack(made, planned.active_N & (fade_N > 0), planned)
 
     def smoothed(self, track: int, recipe: EditRecipe, settings: PlanSettings) -> np.ndarray:
@@ -386,14 +386,14 @@ def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], out: IO[bytes] 
     try:
         for start in range(0, len(order), ROWS_PER_GROUP):
             group = [(tracks[owner[at]][0], places[at]) for at in order[start : start + ROWS_PER_GROUP]]
-            shape = group[0][0].base_NLD.shape[1:]
+            shape = group[0][0].unedited_NLD.shape[1:]
             table = pa.table(
                 {
                     "track_id": np.array([planned.track_N[row] for planned, row in group], np.int32),
                     "pts": np.array([planned.pts_N[row] for planned, row in group], np.int64),
                     "fade": np.array([planned.fade_N[row] for planned, row in group], np.float32),
                     "size": np.array([planned.size for planned, _ in group], np.int32),
-                    "base": nested(np.stack([planned.base_NLD[row] for planned, row in group]), np.float32, shape, "base"),
+                    "base": nested(np.stack([planned.unedited_NLD[row] for planned, row in group]), np.float32, shape, "base"),
                     "edited": nested(
                         np.stack([planned.edited_NLD[row] for planned, row in group]), np.float32, shape, "edited"
                     ),

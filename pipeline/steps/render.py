@@ -63,7 +63,7 @@ class Face:
     quad_42: np.ndarray
     landmarks_52: np.ndarray
     fade: float
-    base_LD: np.ndarray
+    unedited_LD: np.ndarray
     edited_LD: np.ndarray
     style_offset_S: np.ndarray | None
     residual: np.ndarray | None
@@ -368,7 +368,7 @@ def planned_faces(store: Store, source: Source, plan: PlannedRows, tracks: pa.Ta
                 quads[at],
                 landmarks[at],
                 float(plan.fade_N[row]),
-                plan.base_NLD[row],
+                plan.unedited_NLD[row],
                 plan.edited_NLD[row],
                 plan.style_offset[row],
                 residuals[residual_rows[key]] if has_residuals else None,
@@ -458,16 +458,18 @@ def generate(
 
 def edited_crops(faces: Sequence[Face], session: Session, framing: Framing) -> np.ndarray:
     """Pictures of the edited codes of faces of one size, float32 [N, h, w, 3] in 0..255."""
-    base_NLD, edited_NLD = (np.stack(codes) for codes in zip(*((face.base_LD, face.edited_LD) for face in faces), strict=True))
+    unedited_NLD, edited_NLD = (
+        np.stack(codes) for codes in zip(*((face.unedited_LD, face.edited_LD) for face in faces), strict=True)
+    )
     offsets_NS = style_offsets(faces)
-    made = session.generate(edited_NLD, details(faces), offsets_NS, unedited_NLD=base_NLD, size=faces[0].size)
+    made = session.generate_levels(edited_NLD, details(faces), offsets_NS, unedited_NLD=unedited_NLD, size=faces[0].size)
     return framing.content(made)
 
 
 def base_crops(faces: Sequence[Face], session: Session, framing: Framing) -> np.ndarray:
     """Their reconstructions, as `edited_crops` gives the edits."""
-    base_NLD = np.stack([face.base_LD for face in faces])
-    return framing.content(session.generate(base_NLD, details(faces), size=faces[0].size))
+    unedited_NLD = np.stack([face.unedited_LD for face in faces])
+    return framing.content(session.generate_levels(unedited_NLD, details(faces), size=faces[0].size))
 
 
 def details(faces: Sequence[Face]) -> np.ndarray | None:

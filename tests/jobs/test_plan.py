@@ -44,14 +44,14 @@ def test_a_plan_says_how_many_workers_an_accelerator_needs(
 ) -> None:
     """A stand-in for an accelerator: it takes 50 s for a batch, so that one worker of one core is enough."""
     monkeypatch.setattr("jobs.plan.resolve_device", lambda device: "cuda")
-    generate, clock, slept = Session.generate, time.perf_counter, [0.0]
+    generate, clock, slept = Session.generate_levels, time.perf_counter, [0.0]
 
     def slow(self: Session, *values: Any, **named: Any) -> Any:
         slept[0] += 50.0
         return generate(self, *values, **named)
 
     monkeypatch.setattr(timer, "CLOCK", lambda: clock() + slept[0])
-    monkeypatch.setattr(Session, "generate", slow)
+    monkeypatch.setattr(Session, "generate_levels", slow)
     (estimate,) = styleres("plan", clip, "--edit", "warm=1", "--frames", "8", "--json").lines
     worker = estimate["worker"]
     assert (worker["cpus_per_worker"], worker["gpus_per_worker"], worker["workers_per_gpu"]) == (1, 1.0, 1)

@@ -39,7 +39,7 @@ def session(device: str, precision: Precision = "fp32", batch: int = 16) -> Sess
 def edited(one: Session, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     wplus, detail = one.invert(crops)
     assert detail is not None
-    return wplus, detail, one.generate(wplus + 0.1, detail)
+    return wplus, detail, one.generate_levels(wplus + 0.1, detail)
 
 
 def levels_apart(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -87,7 +87,7 @@ def test_memory_that_ends_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> N
     try:
         wplus, detail = one.invert(np.zeros((64, 256, 256, 3), np.uint8))
         assert detail is not None
-        one.generate(wplus[:8], detail[:8])
+        one.generate_levels(wplus[:8], detail[:8])
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()

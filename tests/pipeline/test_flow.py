@@ -202,7 +202,10 @@ def directly_edited(
         if planned.style_active_N.any():
             offset_NS[planned.style_active_N] = planned.style_offset_AS
         fade_N = fades(pts_N, spans, source.info.time_base, 0.2).astype(np.float32)
-        edited, base = session.generate(planned.edited_NLD, detail, offset_NS), session.generate(planned.base_NLD, detail)
+        edited, base = (
+            session.generate_levels(planned.edited_NLD, detail, offset_NS),
+            session.generate_levels(planned.unedited_NLD, detail),
+        )
         for i, pts in enumerate(pts_N.tolist()):
             if not planned.active_N[i]:
                 continue
@@ -655,7 +658,7 @@ def test_items_of_a_worker_go_on_side_by_side(
     tmp_path: Path, kept: Store, source: Source, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first item's last frame is not encoded before the second item has come to the model."""
-    generate, written = Session.generate, render.Render._written
+    generate, written = Session.generate_levels, render.Render._written
     second, calls = Event(), []
 
     def generated(self: Session, *given: Any, **named: Any) -> np.ndarray:
@@ -670,7 +673,7 @@ def test_items_of_a_worker_go_on_side_by_side(
             assert second.wait(60), "the second item waits for the first"
         return result
 
-    monkeypatch.setattr(Session, "generate", generated)
+    monkeypatch.setattr(Session, "generate_levels", generated)
     monkeypatch.setattr(render.Render, "_written", late)
     _, summary = tiny.rendered(tmp_path / "o", kept, [source], bundle, "warm=1", cpus_per_worker=2)
     assert not summary.lost
@@ -694,7 +697,9 @@ def test_an_item_that_fails_in_the_middle_keeps_no_other_waiting(
         return once
 
     whole = tiny.inverted(tmp_path / "s", [source], bundle)[0] if step == "render" else None
-    owner, name = (tiny.MarkDetector, "detect") if step == "scan" else (Session, "invert" if step == "invert" else "generate")
+    owner, name = (
+        (tiny.MarkDetector, "detect") if step == "scan" else (Session, "invert" if step == "invert" else "generate_levels")
+    )
     monkeypatch.setattr(owner, name, failing(getattr(owner, name)))
     if whole is None:
         _, summary = tiny.inverted(tmp_path / "t", [source], bundle, cpus_per_worker=threads)
@@ -725,7 +730,9 @@ def test_an_accelerator_finds_where_edits_may_show_in_batches(
     monkeypatch.setattr(render, "people_weights", weights)
     monkeypatch.setattr(render, "people_in", there)
     monkeypatch.setattr(render, "person_in", pytest.fail)
-    (video,), summary = tiny.rendered(tmp_path / "o", kept, [source], bundle, "warm=1", cpus_per_worker=2)
+    (video,), summary = tiny.rendered(
+        tmp_path / "o", kept, [source], bundle, "warm=1", cpus_per_worker=2, paste=PasteSettings()
+    )
     assert not summary.lost and sum(found) >= 69 and max(found) > 1
     assert worst_difference(pictures(video), source_frames(source)) == 0, "nowhere"
 
@@ -734,13 +741,13 @@ def test_the_unedited_picture_is_made_only_where_it_is_needed(
     tmp_path: Path, kept: Store, source: Source, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Counter[str]()
-    generate = Session.generate
+    generate = Session.generate_levels
 
     def counted(self: Session, wplus_NLD: np.ndarray, *rest: Any, **named: Any) -> np.ndarray:
         made["edited" if named.get("unedited_NLD") is not None else "base"] += len(wplus_NLD)
         return generate(self, wplus_NLD, *rest, **named)
 
-    monkeypatch.setattr(Session, "generate", counted)
+    monkeypatch.setattr(Session, "generate_levels", counted)
     pasted = replace(tiny.PASTE, mode="replace")
     (plain,), _ = tiny.rendered(tmp_path / "a", kept, [source], bundle, "warm=1", paste=pasted)
     assert made == {"edited": 69}

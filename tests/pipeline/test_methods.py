@@ -52,22 +52,22 @@ def test_what_is_stored_is_all_that_an_edit_needs(tmp_path: Path, method: Method
     bundle = tiny.tiny_bundle(tmp_path / method, method=method)
     whole = Session(bundle.load(), device="cpu", precision="fp32", batch_size=4)
     wplus_NLD, detail = whole.invert(crops(4))
-    direct = whole.generate(moved(wplus_NLD), detail)
+    direct = whole.generate_levels(moved(wplus_NLD), detail)
     assert (detail is None) == (method in KEEPS_NOTHING) == (bundle.config.detail_shape is None)
-    assert np.abs(direct - whole.generate(wplus_NLD, detail)).max() > 2, "the premise: the edit is seen"
+    assert np.abs(direct - whole.generate_levels(wplus_NLD, detail)).max() > 2, "the premise: the edit is seen"
     half = Session(bundle.load("generate"), device="cpu", precision="fp32", batch_size=4)
     if detail is None:
-        np.testing.assert_array_equal(half.generate(moved(wplus_NLD), None), direct)
+        np.testing.assert_array_equal(half.generate_levels(moved(wplus_NLD), None), direct)
         return
     assert detail.shape[1:] == bundle.residual_shape
-    other = whole.generate(moved(wplus_NLD), np.roll(detail, 1, axis=0))
+    other = whole.generate_levels(moved(wplus_NLD), np.roll(detail, 1, axis=0))
     assert np.abs(direct - other).max() > 2, "the premise: what is kept matters"
     for codec in ("float32", "float16"):
         store = open_store(tmp_path / f"store-{codec}", bundle, codec)  # type: ignore[arg-type]
         rows = residuals_table("a" * 16, 0, np.arange(4), detail, codec)  # type: ignore[arg-type]
         store.write_part("residuals", "a" * 16, 0, rows)
         kept = residuals_from_table(store.read("residuals", "a" * 16))
-        again = half.generate(moved(wplus_NLD), kept)
+        again = half.generate_levels(moved(wplus_NLD), kept)
         if codec == "float32":
             np.testing.assert_array_equal(again, direct)
         else:
@@ -109,9 +109,9 @@ def test_batches_and_reduced_precision(tmp_path: Path, method: Method) -> None:
         code, detail = session.invert(faces[n : n + 1])
         np.testing.assert_array_equal(code[0], codes[n])
         assert detail is None or (detail[0] == details[n]).all()  # type: ignore[index]
-    full = session.generate(codes, details)
+    full = session.generate_levels(codes, details)
     reduced = Session(model, device="cpu", precision="bf16", batch_size=3)
-    rough = reduced.generate(*reduced.invert(faces))
+    rough = reduced.generate_levels(*reduced.invert(faces))
     assert 0 < np.abs(rough - full).mean() < 0.1 * full.std() + 1
 
 

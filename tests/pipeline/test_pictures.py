@@ -152,8 +152,8 @@ def test_rows_and_pixels_are_those_of_the_model_called_by_hand(tmp_path: Path, b
             {"source_id": key, "track_id": -1, "pts": 0, "cut_score": None, "face_count": 1}
         ]
         edited_NLD = editor.apply(torch.from_numpy(wplus_NLD), torch.ones(1))
-        after = session.generate(edited_NLD.numpy(), detail, unedited_NLD=wplus_NLD)
-        before = session.generate(wplus_NLD, detail)
+        after = session.generate_levels(edited_NLD.numpy(), detail, unedited_NLD=wplus_NLD)
+        before = session.generate_levels(wplus_NLD, detail)
         expected = paste(
             frame,
             after[0],

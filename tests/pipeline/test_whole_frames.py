@@ -100,7 +100,7 @@ def test_the_edited_file_is_the_edit_done_by_hand(tmp_path: Path, clip: Source, 
     edited = bundle.editors()["warm"].apply(torch.from_numpy(base.copy()), torch.full((30,), 3.0)).numpy()
     detail = residuals_from_table(store.read("residuals"))
     session = Session(bundle.load(), device="cpu", precision="fp32", batch_size=4)
-    pairs = [session.generate(codes, detail)[:, 4:28] for codes in (edited, base)]
+    pairs = [session.generate_levels(codes, detail)[:, 4:28] for codes in (edited, base)]
     quad, settings = bundle.framing.frame_quad(54, 96), PasteSettings().fitted(bundle.framing.crop)
     with FrameReader(clip.info, conversion="exact") as reader:
         frames = [frame for _, frame in reader.read(0, 30)]

@@ -68,7 +68,7 @@ def test_a_whole_edit_is_the_editors_own_to_the_bit() -> None:
         planned = plan(f"{name}=1.5")
         expected = editors()[name].apply(torch.tensor(track()), torch.full((50,), 1.5)).numpy()
         np.testing.assert_array_equal(planned.edited_NLD, expected)
-        np.testing.assert_array_equal(planned.base_NLD, track())
+        np.testing.assert_array_equal(planned.unedited_NLD, track())
         assert planned.active_N.all() and planned.active_N.dtype == np.bool_
 
 
@@ -76,8 +76,8 @@ def test_where_nothing_acts_codes_keep_their_bits() -> None:
     planned = plan("smile=2@from=1@to=2", "age=3@track=5", "grin=1@from=3@to=4@fade=0.3")
     expected = ((TIMES >= 1) & (TIMES < 2)) | ((TIMES > 3) & (TIMES < 4))
     np.testing.assert_array_equal(planned.active_N, expected)
-    np.testing.assert_array_equal(planned.edited_NLD[~expected], planned.base_NLD[~expected])
-    moved = np.abs(planned.edited_NLD - planned.base_NLD).max(axis=(1, 2))
+    np.testing.assert_array_equal(planned.edited_NLD[~expected], planned.unedited_NLD[~expected])
+    moved = np.abs(planned.edited_NLD - planned.unedited_NLD).max(axis=(1, 2))
     assert (moved[expected] > 0).all()
 
 
@@ -99,7 +99,7 @@ def test_fades_scale_the_effect_of_any_editor_and_a_linear_ones_strength() -> No
     np.testing.assert_allclose(faded.edited_NLD, by_strength.edited_NLD, atol=1e-6)
     whole, half = plan("grin=9"), plan("grin=9@from=0@fade_in=2@ease=linear")
     ten = int(np.flatnonzero(TIMES == 1)[0])
-    expected = (whole.base_NLD[ten] + whole.edited_NLD[ten]) / 2
+    expected = (whole.unedited_NLD[ten] + whole.edited_NLD[ten]) / 2
     np.testing.assert_allclose(half.edited_NLD[ten], expected, atol=1e-6)
 
 
@@ -122,10 +122,10 @@ def test_the_same_edit_twice_adds_up() -> None:
 def test_smoothing_moves_the_base_and_the_edit_stands_on_it(kind: str) -> None:
     smoothing = SmoothingSettings(kind=kind, target="code")
     planned = plan("smile=2@from=2", smoothing=smoothing)
-    np.testing.assert_array_equal(planned.base_NLD, smooth_codes(track(), TIMES, smoothing))
+    np.testing.assert_array_equal(planned.unedited_NLD, smooth_codes(track(), TIMES, smoothing))
     still = TIMES < 2
-    np.testing.assert_array_equal(planned.edited_NLD[still], planned.base_NLD[still])
-    step = (planned.edited_NLD - planned.base_NLD)[~still]
+    np.testing.assert_array_equal(planned.edited_NLD[still], planned.unedited_NLD[still])
+    step = (planned.edited_NLD - planned.unedited_NLD)[~still]
     np.testing.assert_allclose(step, np.broadcast_to(step[:1], step.shape), atol=1e-6)
 
 
@@ -135,12 +135,12 @@ def test_what_an_edit_adds_is_smooth_and_the_code_stays(kind: str) -> None:
     smoothing = SmoothingSettings(kind=kind, sigma_seconds=0.2, window_seconds=1.0)
     assert smoothing.target == "edit", "the default"
     planned, plain = plan("grin=9@from=2", smoothing=smoothing), plan("grin=9@from=2")
-    np.testing.assert_array_equal(planned.base_NLD, track())
+    np.testing.assert_array_equal(planned.unedited_NLD, track())
     still = TIMES < 2
     np.testing.assert_array_equal(planned.edited_NLD[still], track()[still])
 
     def tremble(made: PlannedEdits) -> float:
-        added = (made.edited_NLD - made.base_NLD)[~still]
+        added = (made.edited_NLD - made.unedited_NLD)[~still]
         return float(np.abs(np.diff(added, axis=0)).mean())
 
     assert tremble(planned) < 0.7 * tremble(plain)
@@ -204,7 +204,7 @@ def offsets_of(planned: PlannedEdits) -> np.ndarray:
 
 def test_an_edit_in_style_space_leaves_codes_alone_and_gives_offsets_where_it_acts() -> None:
     planned = style_plan("brows=2@from=1@to=2", "hat=0:0,1:0,2:3@ease=linear")
-    np.testing.assert_array_equal(planned.edited_NLD, planned.base_NLD)
+    np.testing.assert_array_equal(planned.edited_NLD, planned.unedited_NLD)
     expected = ((TIMES >= 1) & (TIMES < 2)) | (TIMES > 1)
     np.testing.assert_array_equal(planned.style_active_N, expected)
     np.testing.assert_array_equal(planned.active_N, expected)

@@ -121,11 +121,11 @@ def test_a_session_makes_pictures_of_the_size_that_is_asked_for() -> None:
     codes, detail = session.invert(crops)
     assert detail is not None
     edited = codes + 0.3
-    small = session.generate(edited, detail, unedited_NLD=codes, size=32)
+    small = session.generate_levels(edited, detail, unedited_NLD=codes, size=32)
     assert small.shape == (6, 32, 32, 3)
-    one = session.generate(edited[4:5], detail[4:5], unedited_NLD=codes[4:5], size=32)
+    one = session.generate_levels(edited[4:5], detail[4:5], unedited_NLD=codes[4:5], size=32)
     np.testing.assert_array_equal(one[0], small[4])
-    assert session.generate(edited, detail, unedited_NLD=codes).shape == (6, 64, 64, 3)
+    assert session.generate_levels(edited, detail, unedited_NLD=codes).shape == (6, 64, 64, 3)
 
 
 def test_the_official_edits_fit(shared: Path) -> None:

@@ -21,7 +21,7 @@ def found(crops: np.ndarray, batch: int, threads: int) -> tuple[np.ndarray, np.n
     torch.set_num_threads(threads)
     session = Session(open_bundle("mini64").load("all"), device="cpu", precision="fp32", batch_size=batch)
     wplus, detail = session.invert(crops)
-    return wplus, detail, session.generate(wplus + 0.1, detail)
+    return wplus, detail, session.generate_levels(wplus + 0.1, detail)
 
 
 @pytest.mark.parametrize(("batch", "count"), [(16, 1), (16, 3), (8, 2), (4, 1), (4, 2), (12, 2)])

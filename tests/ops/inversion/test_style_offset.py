@@ -62,10 +62,10 @@ def test_an_offset_of_nothing_is_no_offset_to_the_bit(model: Inverter) -> None:
 def test_a_session_pads_offsets_like_codes(model: Inverter) -> None:
     wplus_NLD, detail, offset_NS = (array.numpy() for array in inputs(5))
     session = Session(model, device="cpu", precision="fp32", batch_size=4)
-    whole = session.generate(wplus_NLD, detail, offset_NS)
+    whole = session.generate_levels(wplus_NLD, detail, offset_NS)
     for n in range(5):
         row = slice(n, n + 1)
-        np.testing.assert_array_equal(session.generate(wplus_NLD[row], detail[row], offset_NS[row])[0], whole[n])
+        np.testing.assert_array_equal(session.generate_levels(wplus_NLD[row], detail[row], offset_NS[row])[0], whole[n])
 
 
 def test_an_offset_of_another_size_is_refused(model: Inverter) -> None:

@@ -39,8 +39,10 @@ def test_faces_of_one_size_are_made_together() -> None:
     ]
     made = generate(faces, session, framing, PasteSettings("delta"), [False] * 3, own_codes=True)
     assert [face is one for face, (one, _, _, _) in zip(faces, made, strict=True)] == [True] * 3
-    expected = session.generate(codes + 0.5, detail, unedited_NLD=codes, size=32)
-    for (_, edited, base, reference), one, before in zip(made, expected, session.generate(codes, detail, size=32), strict=True):
+    expected = session.generate_levels(codes + 0.5, detail, unedited_NLD=codes, size=32)
+    for (_, edited, base, reference), one, before in zip(
+        made, expected, session.generate_levels(codes, detail, size=32), strict=True
+    ):
         np.testing.assert_array_equal(edited, one)
         np.testing.assert_array_equal(base, before)
         assert reference is base

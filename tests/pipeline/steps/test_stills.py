@@ -85,7 +85,7 @@ def test_whom_no_edit_acts_on_is_left_out(kept: Store, source: Source, bundle: B
     everyone = stored_faces(kept, codes, pts, recipe, bundle.editors(), settings, bundle, everyone=True)
     assert [face.track for face in everyone] == [0, 1]
     other = everyone[0]
-    assert np.array_equal(other.base_LD, other.edited_LD)
+    assert np.array_equal(other.unedited_LD, other.edited_LD)
 
 
 @pytest.mark.parametrize("pts", [-1, 10**9])
