@@ -59,14 +59,14 @@ class MobileConfig:
     """Sizes of the network; the defaults are the published FFHQ-1024 one."""
 
     channels: tuple[int, ...] = (512, 512, 512, 512, 512, 256, 128, 64)
-    """Of the features at 4, 8, 16, ... cells; the picture is twice as wide as the last."""
+    """Channels of the features at 4, 8, 16, ... cells; the picture is twice as wide as the last."""
     w_dim: int = 512
     z_dim: int = 512
     mapping_layers: int = 8
     num_ws: int = 18
     """Rows of W+: the teacher's, so that its edits and stores fit."""
     rows: tuple[int, ...] = ROWS_1024
-    """Of each module, in the order of S."""
+    """Row of W+ of each module, in the order of S."""
     tails: tuple[TailConfig, ...] = ()
 
     def __post_init__(self) -> None:
@@ -242,7 +242,7 @@ class ToImage(nn.Module):
 
 
 def one_by_one(x: Tensor) -> bool:
-    """Whether samples are worked on each alone: on a CPU a style is then a factor of a weight (`SeparableConv`)."""
+    """Return whether each sample is computed alone: on a CPU a style is then a factor of a weight (`SeparableConv`)."""
     return (
         len(x) > 1
         and x.device.type == "cpu"
@@ -260,7 +260,7 @@ def scaled_pointwise(x: Tensor, weight: Tensor, weight_delta: Tensor | None) -> 
 
 
 def activated(y: Tensor, noise: Tensor, bias: Tensor) -> Tensor:
-    """lrelu(y + noise + bias); in place where nobody differentiates."""
+    """lrelu(y + noise + bias); in place without gradients."""
     if y.requires_grad:
         return F.leaky_relu(y + (noise + bias[:, None, None]).to(y.dtype), LRELU_SLOPE)
     return F.leaky_relu(y.add_(noise.to(y.dtype)).add_(bias[:, None, None].to(y.dtype)), LRELU_SLOPE, inplace=True)

@@ -41,7 +41,7 @@ class StyleInput:
 
 @dataclass(frozen=True)
 class Place:
-    """Where features can be read and replaced."""
+    """A place where features can be read and replaced."""
 
     name: str
     resolution: int

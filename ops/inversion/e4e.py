@@ -36,13 +36,13 @@ class E4eConfig:
     w_dim: int = 512
     num_ws: int = 18
     coarse_rows: int = 3
-    """Rows of W+ read from c3; the next `middle_rows` from p2, the rest from p1. As many as rows: there is no pyramid."""
+    """Rows of W+ read from c3; the next `middle_rows` from p2, the rest from p1. As many as rows: no pyramid is built."""
     middle_rows: int = 4
     feature_tap: int = 1
-    """Which of c0..c3 is F0, the encoder features that E1 reads."""
+    """Index, among c0..c3, of F0: the encoder features that E1 reads."""
     image_channels: int = 3
     rows: Literal["from_first", "each"] = "from_first"
-    """Whether a head gives its row's difference from the first row (e4e) or the row itself (pSp). Nothing in a file says it."""
+    """e4e: a head gives its row's difference from the first row; pSp: the row itself. A checkpoint does not record it."""
 
     @property
     def feature_channels(self) -> int:

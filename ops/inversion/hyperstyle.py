@@ -312,7 +312,7 @@ class HyperStyle(Inverter):
         return Round(none, 0, pooled(image, self.config.input_size))
 
     def refine(self, images: Tensor, wplus_NLD: Tensor, state: Round, *, last: bool = False) -> Round:
-        """One round (HyperStyle, section 3.3). After the last one nobody looks at its image, which is then not made."""
+        """One round (HyperStyle, section 3.3). The last round's image is not used, and not made."""
         with self.reduced(images.device):
             codes_NTK = state.codes_NTK + only(self.hypernet, "invert")(images, state.shown)
         times = state.times + 1

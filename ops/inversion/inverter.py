@@ -52,7 +52,7 @@ class ModelConfig(Protocol):
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Parts = Literal["all", "invert", "generate"]
-"""Which half of a model is built: a render never holds an encoder, an inversion nothing that only edits need."""
+"""The half of a model that is built: a render never holds an encoder, an inversion nothing that only edits need."""
 
 
 class Inverter(nn.Module, ABC):
@@ -66,8 +66,8 @@ class Inverter(nn.Module, ABC):
     generator: Generator
     feature_dtype: torch.dtype = torch.float32
     keeps_source: bool = False
-    """Whether pictures of the input's size, made of a code and the detail that came with it, are the source to within what an
-    eye sees: the source then stands for them."""
+    """True: a picture of the input's size, made of a code and its detail, is the source to the eye, and the source stands for
+    it."""
 
     @abstractmethod
     def invert(self, images: Tensor) -> Inversion:

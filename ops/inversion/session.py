@@ -47,7 +47,7 @@ class Session:
 
     def __init__(self, model: Inverter, *, device: str, precision: Precision, batch_size: int, quantum: int = QUANTUM):
         """quantum: on a CPU batches are padded to multiples of it. 1 makes a single picture at a third of the cost, with other
-        last bits (1e-4 levels) than a full batch: for a picture that is looked at while somebody moves a slider."""
+        last bits (1e-4 levels) than a full batch: for a picture that is shown while a slider moves."""
         if batch_size < 1:
             raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
         self.device = torch.device(device)

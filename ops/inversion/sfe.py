@@ -97,7 +97,7 @@ class SfeConfig:
 
     @property
     def place(self) -> str:
-        """Where the generator's features are read and replaced."""
+        """The place at which the generator's features are read and replaced."""
         return behind_convolutions(self.generator, self.features.resolution).name
 
 

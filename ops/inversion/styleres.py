@@ -57,7 +57,7 @@ class StyleResConfig:
 
     @property
     def place(self) -> str:
-        """Where the generator's features are read and replaced."""
+        """The place at which the generator's features are read and replaced."""
         return between_convolutions(self.generator, self.residual.resolution).name
 
 

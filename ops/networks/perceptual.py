@@ -39,7 +39,7 @@ def feature_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 class Perceptual(nn.Module):
     """(images, targets) [N, 3, R, R] in [-1, 1] => [N]: `feature_distance` on EfficientNet-Lite0's features.
 
-    Images are doubled first: at 64 px the network's coarser features would see next to nothing.
+    Images are doubled first: at 64 px the network's coarser features would see almost nothing.
     """
 
     def __init__(self, scale: int = 2):

@@ -49,7 +49,7 @@ class _Depthwise(torch.autograd.Function):
             padded = F.conv2d(grad, weight.flip(2, 3), padding=kernel - 1, groups=weight.shape[0])
             of_x = padded[:, :, before : before + height, before : before + width]
         elif ctx.needs_input_grad[0]:
-            # Where a stride leaves pixels out, torch's own is the faster one.
+            # torch's own is faster where a stride leaves pixels out.
             framed = grad.new_empty(ctx.shape[0], ctx.shape[1], height + before + after, width + before + after)
             of_framed = _torchs(grad, framed.contiguous(memory_format=torch.channels_last), weight, ctx.stride, of_x=True)
             of_x = of_framed[:, :, before : before + height, before : before + width]

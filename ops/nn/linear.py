@@ -16,7 +16,7 @@ LONGEST_SUM = 512
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [N, I], weight [O, I], bias [O] => [N, O]. Where somebody differentiates, or on a GPU, torch's own."""
+    """x [N, I], weight [O, I], bias [O] => [N, O]. With gradients, or on a GPU, it is torch's own."""
     if x.device.type != "cpu" or x.ndim != 2 or (torch.is_grad_enabled() and _learns(x, weight)):
         return F.linear(x, weight, bias)
     missing = -len(x) % ROWS

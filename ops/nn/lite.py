@@ -28,7 +28,7 @@ class BlockSizes:
     kernel: int
     stride: int
     expand: int
-    """Channels inside over channels that come in; 1 is no expansion."""
+    """Channels inside over channels that come in; 1 expands nothing."""
     in_channels: int
     out_channels: int
 

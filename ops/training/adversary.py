@@ -14,7 +14,7 @@ from ops.training.trainer import Learner
 
 
 class AdversarySettings(Protocol):
-    """What a task's settings say of its discriminator."""
+    """Settings of a discriminator, as a task gives them."""
 
     @property
     def discriminator_learning_rate(self) -> float: ...
@@ -22,7 +22,7 @@ class AdversarySettings(Protocol):
     def r1_gamma(self) -> float: ...
     @property
     def r1_every(self) -> int:
-        """What the penalty of one step stands for, in steps of the discriminator."""
+        """Discriminator steps that the penalty of one step stands for."""
         ...
 
 

@@ -20,7 +20,7 @@ SHIFT = 1 / 8
 
 @dataclass(frozen=True, eq=False)
 class Augmentation:
-    """What is done to each sample of one batch. 0 and 1 are no change for the first, and for the next two."""
+    """Changes of each sample of one batch. 0 changes nothing in the first, 1 nothing in the next two."""
 
     brightness_N: Tensor
     saturation_N: Tensor

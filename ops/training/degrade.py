@@ -22,14 +22,14 @@ class DegradeSettings:
 
     fewer_pixels: float = 0.35
     smallest_share: float = 0.25
-    """Of the side in pixels that is left at least."""
+    """Least share of the side, in pixels, that is left."""
     blur: float = 0.15
     noise: float = 0.2
     largest_noise: float = 0.06
     """Standard deviation, of values in [-1, 1]."""
     compression: float = 0.3
     qualities: tuple[int, int] = (30, 90)
-    """Of JPEG."""
+    """Range of JPEG qualities."""
     cast: float = 0.2
 
 

@@ -46,7 +46,7 @@ class AttributeEdit:
     """Other edits by name, whose directions are projected out."""
     about: str
     keeps: tuple[str, ...] = LIGHT
-    """What of `light_of` the edit is kept from changing."""
+    """Columns of `light_of` that the edit is kept from changing."""
 
 
 CELEBA_EDITS = (
@@ -61,7 +61,7 @@ CELEBA_EDITS = (
 
 @dataclass(frozen=True, eq=False)
 class FoundEdits:
-    """What a bundle takes up, and what there is to say about it."""
+    """Edits for a bundle, and lines about them for people."""
 
     entries: tuple[EditEntry, ...]
     tensors: dict[str, Tensor]

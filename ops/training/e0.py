@@ -58,7 +58,7 @@ class E0Settings:
 
 
 def start_near_the_mean(encoder: E4eEncoder) -> None:
-    """Of a new encoder: equalised layers start at unit variance, and codes have a standard deviation of about a quarter."""
+    """Initialise a new encoder: equalised layers start at unit variance, codes at a standard deviation of about a quarter."""
     for head in encoder.heads():
         head.linear.weight.data.mul_(0.1)
 

@@ -84,7 +84,7 @@ class PairSettings:
     wrong: float = 0.6
     """How far a drawn face's code is taken towards the mean at most, as E0's codes of photographs are."""
     wrong_person: float = 0.3
-    """How far it is taken towards somebody else's at most: E0's codes of photographs are wrong about who it is too."""
+    """How far it is taken towards another person's at most: E0's codes of photographs are wrong about who it is too."""
     size: int = 256
     """Side in pixels that pictures are averaged to, to be compared."""
     side: int = 32
@@ -100,7 +100,7 @@ class PairSettings:
 @dataclass(frozen=True)
 class LightResidualSettings(PairSettings):
     photograph_weight: float = 1.0
-    """Of all terms of photographs without an edit, over those of pairs."""
+    """Weight of all terms of photographs without an edit, over those of pairs."""
     poor_share: float = 0.3
     """Photographs that are degraded, in and out: a video's frames must come back as they are."""
     follow_weight: float = 3.0
@@ -237,13 +237,13 @@ class Judged:
         self.model, self.distance, self.embed, self.crops, self.size = model, distance, embed, crops, size
 
     def of_code(self, wplus_NLD: Tensor) -> Tensor:
-        """What W+ alone gives, at the size of the comparison."""
+        """Return the pictures of W+ alone, at the size of the comparison."""
         generator = self.model.generator
         size = self.size if self.size in generator.config.sizes else None
         return pooled(generator(generator.styles(wplus_NLD), size=size), self.size)
 
     def of_residual(self, wplus_NLD: Tensor, detail: Tensor | None, unedited_NLD: Tensor | None = None) -> Tensor:
-        """What W+ and F_a give, by the full path."""
+        """Return the pictures of W+ and F_a, by the full path."""
         made = self.model.generate(wplus_NLD, detail, unedited_NLD=unedited_NLD, size=half_of(self.model))
         return pooled(made, self.size)
 
@@ -290,7 +290,7 @@ def half_of(model: LightStyleRes) -> int:
 
 
 def start_light_encoder(encoder: LightEncoder) -> None:
-    """Of a new encoder: codes near the mean one."""
+    """Initialise a new encoder: its codes are near the mean one."""
     nn.init.normal_(encoder.rows.weight, std=0.01)
     nn.init.zeros_(encoder.rows.bias)
 
@@ -357,7 +357,7 @@ class LightResidualStep(nn.Module):
     def edited_photographs(
         self, images: Tensor, unedited: Tensor, pair: Pair, truth: Tensor, window: Window
     ) -> dict[str, Tensor]:
-        """What E0 sees of the pairs' edits in photographs that get them, and what the identity network does.
+        """Losses of edited photographs: what E0 sees of the pairs' edits in them, and what the identity network does.
 
         unedited: what E1 and E2 make of the window without an edit; its error, q, is added as `LightStyleRes.generate` adds it.
         """
@@ -406,7 +406,7 @@ class LightResidualStep(nn.Module):
 
 
 def loss_weights(settings: PairSettings) -> dict[str, float]:
-    """Of what `compared` gives."""
+    """Return the weights of the losses that `compared` gives."""
     return {
         "pixel": settings.pixel_weight,
         "magnitude": settings.magnitude_weight,
@@ -487,7 +487,7 @@ class Pair:
     """Drawn faces and edits of them."""
 
     pictures: Tensor
-    """Of the faces without the edit, at the size of the model's input."""
+    """Pictures of the faces without the edit, at the size of the model's input."""
     wplus_NLD: Tensor
     step_NLD: Tensor
     towards_mean_N11: Tensor
@@ -549,7 +549,7 @@ class FacePool:
 
 
 class PictureParts(nn.Module):
-    """What the training of q leaves, under the names of its checkpoint; shares the model's own."""
+    """Modules that the training of q changes, under the names of its checkpoint; they are the model's own."""
 
     def __init__(self, model: LightStyleRes):
         super().__init__()
@@ -558,7 +558,7 @@ class PictureParts(nn.Module):
 
 
 def residual_parts(model: LightStyleRes) -> nn.ModuleDict:
-    """What this trains, under the names of its checkpoint."""
+    """Modules that this trains, under the names of its checkpoint."""
     assert model.extraction is not None
     return nn.ModuleDict({"extraction": model.extraction, "transform": model.transform})
 
@@ -661,7 +661,7 @@ class LightResidualTask(PairTask):
 
 
 class LightPictureStep(nn.Module):
-    """What of q remains after an edit, as one module whose forward is a whole loss."""
+    """The training of what remains of q after an edit, as one module whose forward is a whole loss."""
 
     def __init__(self, model: LightStyleRes, distance: Distance, embed: Embedder | None, settings: LightPictureSettings):
         super().__init__()
@@ -708,7 +708,7 @@ class LightPictureStep(nn.Module):
 
 @final
 class LightPictureTask(PairTask):
-    """What of q remains after an edit. See `ops.training.trainer`; it learns from drawn faces, and shows photographs."""
+    """Trains what remains of q after an edit. See `ops.training.trainer`; it learns from drawn faces, and shows photographs."""
 
     name = "picture"
 

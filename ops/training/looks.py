@@ -1,4 +1,4 @@
-"""What photographs have and a generator's pictures lack: forms, contrasts and colours that no code draws.
+"""Forms, contrasts and colours of photographs that a generator's pictures lack, drawn at random.
 
 Applied to a drawn face and to the known edit of it alike, so that the truth stays known. Without it what W+ and F_a leave of
 a drawn face is smaller than what they leave of a photograph, and hardly holds colours: a network that learns from it what to
@@ -22,7 +22,7 @@ BEND_GRID = 14
 
 @dataclass(frozen=True)
 class Looks:
-    """Of one picture each."""
+    """Looks of one batch, one for each picture."""
 
     shift_N2SS: Tensor
     """(x, y) in pixels."""

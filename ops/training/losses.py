@@ -17,7 +17,7 @@ from ops.face.mask import around_face
 Embedder = Callable[[Tensor], Tensor]
 """Faces [N, 3, 112, 112] in [-1, 1] => embeddings [N, D], of any length: the identity network of `identity_loss`."""
 
-# Of an FFHQ-aligned image: the square that face recognition networks are shown (rows 35 to 223, columns 32 to 220 of 256).
+# In an FFHQ-aligned image: the square that face recognition networks are shown (rows 35 to 223, columns 32 to 220 of 256).
 FACE_TOP, FACE_LEFT, FACE_SIDE = 35 / 256, 32 / 256, 188 / 256
 
 
@@ -125,7 +125,7 @@ def composite_loss(outputs: Tensor, target: Tensor, mask: Tensor, emphasis: floa
 def edit_offset(wplus_NLD: Tensor, random_w_ND: Tensor, alpha_N: Tensor) -> Tensor:
     """Return the offset a (W_r - W) / 10 of a simulated edit, W_a = W + a (W_r - W) / 10 (Eq. 2) => [N, L, D].
 
-    wplus_NLD: codes. random_w_ND: W of random z. alpha_N: a of each; 0 is no edit. The cycle subtracts the same offset after
+    wplus_NLD: codes. random_w_ND: W of random z. alpha_N: a of each; 0 edits nothing. The cycle subtracts the same offset after
     re-encoding.
     """
     return alpha_N[:, None, None] * (random_w_ND[:, None, :] - wplus_NLD) / 10

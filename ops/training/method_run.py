@@ -68,7 +68,7 @@ class MethodPlan:
 
     @property
     def name(self) -> Part:
-        """Of its files in `out`."""
+        """Name of its files in `out`."""
         return self.task.part
 
 
@@ -167,7 +167,7 @@ def mini_sizes(method: Method, generator: StyleGAN2Config) -> MethodConfig:
 
 
 def method_of(part: Part) -> Method:
-    """Whose part it is."""
+    """Return the method that a part belongs to."""
     match part:
         case "w-encoder" | "hyperstyle":
             return "hyperstyle"

@@ -1,4 +1,4 @@
-"""What the other methods learn, on a frozen generator: one forward per method that gives its losses, and one task for all.
+"""Trainings of the other methods on a frozen generator: one forward per method that gives its losses, and one task for all.
 
     part            learns                       frozen               losses beside those of the picture
     w-encoder       HyperStyle's encoder of w    -                    -
@@ -42,7 +42,7 @@ Part = Literal["w-encoder", "hyperstyle", "hfgi", "sfe-inverter", "sfe-editor"]
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """Of one part; what its losses do not use is not read."""
+    """Settings of the training of one part. A part reads those that its losses use."""
 
     part: Part
     learning_rate: float = 1e-3
@@ -72,7 +72,7 @@ class MethodSettings:
     r1_every: int = 16
 
     def is_adversarial(self, images: int) -> bool:
-        """Whether a training of so many images comes to the adversarial loss."""
+        """Return whether a training of so many images reaches the adversarial loss."""
         has_it = self.part in ("sfe-inverter", "sfe-editor") and self.adversarial_weight > 0
         return has_it and images > self.adversarial_from_images
 
@@ -102,7 +102,7 @@ class Batch:
     images: Tensor
     """[n, 3, R, R] in [-1, 1]."""
     random: Mapping[str, Tensor]
-    """What `Lesson.draw` drew, the rows of this slice."""
+    """The rows of this slice of what `Lesson.draw` drew."""
     seen: int
     """Images before this step."""
 
@@ -305,7 +305,7 @@ class SfeEditorLesson(Lesson):
 
 
 def parts_of(model: Inverter, part: Part) -> nn.ModuleDict:
-    """What a part's training changes, under the names of its checkpoint, which are the model's."""
+    """Modules that a part's training changes, under the names of its checkpoint, which are the model's."""
     match part, model:
         case "w-encoder", HyperStyle():
             return nn.ModuleDict({"encoder": only(model.encoder, "invert")})
@@ -367,7 +367,7 @@ class MethodTask(Task):
         worker: Worker | None = None,
         picture: Callable[[], np.ndarray] | None = None,
     ):
-        """discriminator: of images of the model's input size; None where there is no adversarial loss."""
+        """discriminator: of images of the model's input size; None without an adversarial loss."""
         worker = worker or Worker()
         self.name = settings.part
         self.model, self.settings, self.picture = model, settings, picture

@@ -39,13 +39,13 @@ from ops.training.trainer import Learner, Step, Task
 Features = Callable[[Tensor], list[Tensor]]
 """images in [-1, 1] => feature maps [N, C, H, W], fine to coarse."""
 W_AVERAGE_DECAY = 0.99
-"""Of the mean code, per step."""
+"""Decay of the mean code, per step."""
 
 
 @dataclass(frozen=True)
 class PriorSettings:
     learning_rate: float = 2e-3
-    """Of the synthesis network and the discriminator."""
+    """Learning rate of the synthesis network and the discriminator."""
     encoder_learning_rate: float = 1e-3
     mapping_rate: float = 1.0
     """The mapping network's learning rate over `learning_rate`. Before `recolour_every`, 20 was needed and did not suffice."""
@@ -60,7 +60,7 @@ class PriorSettings:
     delta_weight: float = 0.3
     """On the squared distance between rows of W+ (e4e's L_d-reg)."""
     rows: Literal["w", "w+"] = "w+"
-    """Whether the anchor's rows of W+ may differ. A prior that is to be inverted by an encoder is sharper where they may."""
+    """w+: the anchor's rows of W+ may differ, and a prior that an encoder is to invert gets sharper."""
     queue: int = 2048
     """Q."""
     compared: int = 512
@@ -119,7 +119,7 @@ def recolour(mapping: MappingNetwork, codes_ND: Tensor, *, samples: int = 16_384
 
 
 def _power(symmetric: Tensor, exponent: float, floor: float = 1e-6) -> Tensor:
-    """Of a covariance; directions without variance stay without it."""
+    """Raise a covariance matrix to a power; directions without variance keep none."""
     values, vectors = torch.linalg.eigh(symmetric)
     there = values > floor * values.mean()
     return (vectors * torch.where(there, values.clamp_min(1e-30) ** exponent, 0.0)) @ vectors.t()
@@ -151,7 +151,7 @@ class CodeQueue(nn.Module):
 
 
 class Anchored(nn.Module):
-    """What is learnt, under the names of its checkpoint."""
+    """Modules that are learnt, under the names of its checkpoint."""
 
     def __init__(self, generator: StyleGAN2, encoder: E4eEncoder):
         super().__init__()
@@ -186,11 +186,11 @@ class PriorDraws:
     z_ND: Tensor
     many_z_ND: Tensor
     which_N: Tensor
-    """Of the codes in the queue, in 0..1."""
+    """Places of codes in the queue, in 0..1."""
     directions_KD: Tensor
     real: Augmentation
     fake: tuple[Augmentation, Augmentation]
-    """Of G(E(x)) and G(M(z))."""
+    """Augmentations of G(E(x)) and of G(M(z))."""
 
 
 def draw(step: Step, z_dim: int, w_dim: int, settings: PriorSettings) -> PriorDraws:

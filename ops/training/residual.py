@@ -94,7 +94,7 @@ class SimulatedEdit:
     """The edits of one batch, drawn before the codes are known."""
 
     alpha_N: Tensor
-    """Eq. 2; 0 where there is no edit, or one along a direction."""
+    """a of Eq. 2; 0 without an edit, or with one along a direction."""
     random_w_ND: Tensor
     along_ND: Tensor
     """Steps along directions, 0 where there is none."""
@@ -104,7 +104,7 @@ class SimulatedEdit:
         return (self.alpha_N > 0) | self.along_ND.any(dim=1)
 
     def offset(self, wplus_NLD: Tensor) -> Tensor:
-        """What is added to the codes: [N, L, D]."""
+        """Return the offset that is added to the codes, [N, L, D]."""
         return edit_offset(wplus_NLD, self.random_w_ND, self.alpha_N) + self.along_ND[:, None, :]
 
     def undo(self, wplus_NLD: Tensor, offset_NLD: Tensor, reversal: Literal["subtract", "affine"]) -> Tensor:
@@ -213,7 +213,7 @@ class ResidualStep(nn.Module):
 
     @torch.no_grad()
     def composite(self, images: Tensor, wplus_NLD: Tensor, offset_NLD: Tensor) -> tuple[Tensor, Tensor]:
-        """What edited samples should look like, and where the code alone says so: `composite_target`."""
+        """Return the target of edited samples and the mask where it is the code's own: `composite_target`."""
         generator = self.model.generator
         both = generator(generator.styles(torch.cat([wplus_NLD, wplus_NLD + offset_NLD])), dtype=self.dtype)
         before, after = shown(both, self.model).chunk(2)
@@ -263,7 +263,7 @@ def shown(images: Tensor, model: StyleRes) -> Tensor:
 
 
 def residual_parts(model: StyleRes) -> nn.ModuleDict:
-    """What this trains, under the names of its checkpoint."""
+    """Modules that this trains, under the names of its checkpoint."""
     _, alignment, extraction = model.inverting()
     return nn.ModuleDict({"alignment": alignment, "extraction": extraction, "gates": model.generating()})
 

@@ -109,16 +109,16 @@ class TrainingPlan:
     ablation: bool = False
     """E2 is left out: the residual is added as it is."""
     sizes: StyleGAN2Config | None = None
-    """Of a new prior, or of one that grows by a block; the sizes of `prior` if not given."""
+    """Sizes of a new prior, or of one that grows by a block; those of `prior` if not given."""
 
     size: int = 0
-    """Of a tail's pictures, in pixels."""
+    """Side of a tail's pictures, in pixels."""
     directions: str | None = None
-    """Of the light presets: a folder of official edits, along which drawn faces are moved."""
+    """Light presets: a folder of official edits, along which drawn faces are moved."""
 
     @property
     def name(self) -> str:
-        """Of its files in `out`."""
+        """Name of its files in `out`."""
         match self.task:
             case E0Settings() | LightE0Settings():
                 return "e0"
@@ -375,7 +375,7 @@ def prior_parts(
             load_but(discriminator, kept, start, missing=(new,) if grown else ())
     if anchor is not None:
         sizes = {name: tensor.shape for name, tensor in encoder.state_dict().items()}
-        # Of an encoder of smaller images the body fits, and heads of the same depth.
+        # The body of an encoder of smaller images fits, and so do heads of the same depth.
         fitting = {name: tensor.float() for name, tensor in anchor.items() if sizes.get(name) == tensor.shape}
         if not fitting:
             raise TrainingError("the anchor's weights are of another encoder: not one of its tensors fits")
@@ -541,7 +541,7 @@ def discriminator_on_prior(prior: Path, generator: GeneratorConfig, size: int) -
 
 
 def prior_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Of a file in a prior's folder. Raises TrainingError where it is not there."""
+    """Read the weights in a file of a prior's folder. Raises TrainingError where it is not there."""
     tensors = read_prior_tensors(path.parent, path.name)
     if tensors is None:
         raise TrainingError(f"{path}: no such file; --prior is a folder with generator and discriminator .safetensors")
@@ -549,13 +549,13 @@ def prior_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def save_edits(out: Path, entries: Sequence[EditEntry], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Leave edits and their tensors in a training's folder, as a bundle has them."""
+    """Write edits and their tensors to a training's folder, as a bundle has them."""
     save_file(dict(tensors), out / DIRECTIONS)
     (out / EDITS).write_text(json.dumps([dataclasses.asdict(entry) for entry in entries], indent=1) + "\n", "utf-8")
 
 
 def load_edits(out: Path) -> tuple[list[EditEntry], dict[str, torch.Tensor]]:
-    """What `save_edits` left. Raises OSError where it did not."""
+    """Read what `save_edits` wrote. Raises OSError where there is nothing."""
     entries = json.loads((out / EDITS).read_text("utf-8"))
     return [EditEntry(**entry) for entry in entries], load_file(out / DIRECTIONS)
 
@@ -569,7 +569,7 @@ def edits_of(out: Path, base: str | None) -> tuple[list[EditEntry], dict[str, to
 
 
 def boundary_directions(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-    """Of a bundle's or a training's tensors of edits: the directions in W that simulated edits may go along, [K, D]."""
+    """Return the directions in W that simulated edits may follow, [K, D], from the tensors of a bundle or a training."""
     found = [tensor for name, tensor in tensors.items() if name.startswith("direction.") and tensor.ndim == 1]
     return torch.stack(found) if found else None
 

@@ -1,4 +1,4 @@
-"""Codes of faces that nobody photographed: what a network learns from where the truth must be known.
+"""Codes of faces that were never photographed: what a network learns from where the truth must be known.
 
 Legend: N batch, L rows of W+, D width of W, K directions.
 """

@@ -46,7 +46,7 @@ class TailSettings:
     margin: int = 4
     """Cells at a window's border that do not count: convolutions find zeros beyond it."""
     photograph_share: float = 0.4
-    """Of the pairs that are of photographs, where there are any; the others are of drawn codes."""
+    """Share of pairs that come from photographs, if there are any; the others come from drawn codes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +131,7 @@ def averaged(generator: Mobile, features: Tensor, styles: list[Tensor], place: s
 
 
 def start_tail(tail: Tail) -> None:
-    """Of a new tail: styles near 1, filters that pass, an output of nothing."""
+    """Initialise a new tail: styles near 1, filters that pass the features through, an output of 0."""
     for module in tail.modules():
         if isinstance(module, SeparableConv | ToImage):
             nn.init.normal_(module.affine.weight, std=0.01)
@@ -186,7 +186,7 @@ class TailTask(Task):
         return [self.learner]
 
     def styles(self, wplus_NLD: Tensor) -> list[Tensor]:
-        """Of the tail's modules alone."""
+        """Styles of the tail's own modules."""
         entries = self.generator.config.style_inputs[self.first : self.first + len(self.tail.rows)]
         return [self.generator.style(entry.name, wplus_NLD[:, entry.row]) for entry in entries]
 
@@ -243,7 +243,7 @@ class TailTask(Task):
 
 
 def counted(window: Window, side: int, margin: int) -> Tensor:
-    """Which pixels of a window count, [w, w] of 0 and 1: not those near a border that is none of the picture."""
+    """Return the pixels of a window that count, [w, w] of 0 and 1: all but those near a border inside the picture."""
     mask = torch.ones(window.side, window.side)
     for axis, first in enumerate((window.top, window.left)):
         if first > 0:

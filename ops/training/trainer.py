@@ -52,9 +52,9 @@ class LoopSettings:
     """Images of one step over all processes."""
     seed: int = 0
     max_minutes: float | None = None
-    """Of this process's life; the schedule does not follow it."""
+    """Minutes of this process's life; the schedule does not follow them."""
     precision: Precision = "bf16"
-    """Of feature maps; parameters, losses and codes are float32."""
+    """Precision of feature maps; parameters, losses and codes are float32."""
     schedule: Schedule = "cosine"
     warmup_images: int = 1000
     final_rate: float = 0.02
@@ -62,7 +62,7 @@ class LoopSettings:
     halve_at_images: tuple[int, ...] = ()
     """For the schedule "halving"."""
     ema_halflife_images: int = 2000
-    """Of the moving average of weights that is what training gives; 0 keeps the last weights themselves."""
+    """Half-life of the moving average of weights, which is the result of a training; 0 keeps the last weights themselves."""
     clip_norm: float = 1.0
     """Longest gradient that is followed as it is."""
     checkpoint_minutes: float = 5.0
@@ -88,7 +88,7 @@ class LoopSettings:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What a task is given for one step."""
+    """The input of one step of a task."""
 
     index: int
     images: Tensor
@@ -97,7 +97,7 @@ class Step:
     """For whatever else is random. Draw for the whole global batch, then take `mine`: see the module's head."""
     mine: slice
     batch: int
-    """Of all processes together."""
+    """Images of all processes together."""
 
 
 class Learner:
@@ -129,13 +129,13 @@ class Learner:
         self.scaler.update()
 
     def state(self) -> dict[str, Stateful]:
-        """What a checkpoint holds of it, by name. A scaler that does not scale has nothing to keep."""
+        """Return what a checkpoint holds of it, by name; of a scaler that does not scale nothing."""
         moved: dict[str, Stateful] = {self.name: self.module, f"{self.prefix}optimizer": self.optimizer}
         return moved | ({f"{self.prefix}scaler": self.scaler} if self.scaler.is_enabled() else {})
 
 
 class Task(ABC):
-    """What is learnt. Abstract."""
+    """A training: its modules, its losses, its measures. Abstract."""
 
     name: str
     """Names the files: NAME.pt is the result, NAME.state.pt what a resume needs."""
@@ -145,11 +145,11 @@ class Task(ABC):
         """Everything that learns. The first is the result, which the moving average follows."""
 
     def beside(self) -> Mapping[str, nn.Module]:
-        """What else changes in training, by the name it has in the checkpoint; nothing in most tasks."""
+        """Return other state that changes in training, by its name in the checkpoint; none in most tasks."""
         return {}
 
     def trained(self) -> nn.Module:
-        """What the result holds."""
+        """Return the module whose weights are the result."""
         return self.learners()[0].module
 
     def rate_groups(self) -> list[dict[str, Any]]:
@@ -169,13 +169,13 @@ class Task(ABC):
         """A grid of pictures, uint8 [H, W, 3], of the present weights; None where the task has nothing to show."""
 
     def measures(self) -> dict[str, float]:
-        """What is measured of the present weights whenever pictures are made; nothing in most tasks."""
+        """Measure the present weights, whenever pictures are made; most tasks measure nothing."""
         return {}
 
 
 @dataclass
 class Progress:
-    """What the loop tells whoever watches, once per step."""
+    """Where a training stands; the loop reports it once per step."""
 
     images: int
     total: int
@@ -385,11 +385,11 @@ FREE_TO_CHANGE = {"max_minutes", "checkpoint_minutes", "preview_images", "log_im
 
 @dataclass(frozen=True)
 class Run:
-    """What must not change between a run and its resume: JSON values by section."""
+    """Facts that a resumed run must share with the run that was stopped: JSON values by section."""
 
     facts: Mapping[str, Mapping[str, Any]]
     defaults: Mapping[str, Mapping[str, Any]]
-    """Of the sections that are settings."""
+    """Values of the sections that are settings."""
 
     @staticmethod
     def of(about: Mapping[str, Any]) -> Run:
@@ -402,7 +402,7 @@ class Run:
         return Run(*json.loads(json.dumps([facts, defaults])))
 
     def changes(self, before: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        """Where the facts in a state differ, for people.
+        """Name the facts in which a state differs, for people.
 
         A setting that the state does not know is younger than it, and its default is what was done before there was one.
         """
@@ -415,7 +415,7 @@ class Run:
 
 
 def _save(task: Task, average: Average, out: Path, index: int, seen: int, run: Run) -> None:
-    """The result first, the state last: a state never speaks of a result that is not there."""
+    """The result first, the state last: a state never names a result that is not there."""
     save_result(out / f"{task.name}.pt", average.values, seen)
     state = {name: part.state_dict() for name, part in task.state().items()}
     content = {"format": CHECKPOINT_FORMAT, "step": index, "run": json.dumps(run.facts), "state": state}
@@ -423,7 +423,7 @@ def _save(task: Task, average: Average, out: Path, index: int, seen: int, run: R
 
 
 def _resume(task: Task, average: Average, path: Path, run: Run, device: torch.device) -> int:
-    """=> the step to go on with: 0 where there is no state."""
+    """=> the step to continue with: 0 without a state."""
     if not path.exists():
         return 0
     content = torch.load(path, map_location=device, weights_only=True)
