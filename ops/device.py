@@ -1,4 +1,4 @@
-"""Which device a worker computes on. Decided in the worker: the driver may have no GPU, or other ones."""
+"""Chooses the device that a worker computes on, in the worker: the driver may have no GPU, or other ones."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def channels_last(module: ModuleT) -> ModuleT:
 
 
 def keep_freed_memory() -> bool:
-    """Make glibc keep large blocks that are freed, for the next layer of the same size. False where there is no glibc.
+    """Make glibc keep large blocks that are freed, for the next layer of the same size. False without glibc.
 
     By default every block over 32 MiB is a mapping of its own: the feature maps of a 512 or 1024 px generator are mapped,
     zeroed page by page by the kernel, and given back, layer after layer; that takes longer than what is computed on them

@@ -50,7 +50,7 @@ def source_id_from_sha256(sha256: str) -> str:
 def source_id_of_unreadable(uri: str) -> str:
     """The key of a source whose bytes cannot be read: `x` and 15 hex digits of the SHA-256 of its name.
 
-    Only `failures` holds such keys. `x` is no hex digit, so they never meet those of readable sources.
+    Only `failures` holds such keys. `x` is not a hex digit, so they never meet those of readable sources.
     """
     return "x" + hashlib.sha256(uri.encode("utf-8", "surrogateescape")).hexdigest()[:15]
 

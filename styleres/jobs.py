@@ -39,7 +39,7 @@ class Lost(RuntimeError):
 
 @dataclass(frozen=True)
 class Rendered:
-    """What `render` made."""
+    """Files and numbers that `render` made."""
 
     files: tuple[str, ...]
     """The edited files, in the order of the sources."""

@@ -190,7 +190,7 @@ class Track:
         return array_from_column(self._rows("tracks"), "quad")
 
     def residuals(self) -> np.ndarray:
-        """What W+ cannot hold, float32 [N, C, H, W]; megabytes for each frame of a large model."""
+        """Return what W+ cannot hold, float32 [N, C, H, W]; megabytes for each frame of a large model."""
         return residuals_from_table(self._rows("residuals"))
 
     def _rows(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:

@@ -1,4 +1,4 @@
-"""What a caller may give as edits."""
+"""Reads what a caller may give as edits."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ def heads_of(tensors: Mapping[str, Tensor]) -> Heads:
 def open_bundle(model: str | Path) -> Bundle:
     """A bundle by the name of an embedded model (`ffhq`, `mini64`) or by its folder.
 
-    Raises CheckpointError for a path that is no bundle, naming what is there and what was expected.
+    Raises CheckpointError for a path without a bundle, naming what is there and what was expected.
     """
     path = EMBEDDED / model if isinstance(model, str) and (EMBEDDED / model / "config.json").is_file() else Path(model)
     config_path = path / "config.json"

@@ -46,7 +46,7 @@ class Asset:
 
     @property
     def source(self) -> str | None:
-        """Where to download it; None where that is not known for certain."""
+        """Address of the download; None if it is not known for certain."""
         if self.url is not None:
             return self.url
         if self.repository is not None and self.path is not None:

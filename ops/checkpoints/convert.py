@@ -58,7 +58,7 @@ def read_checkpoint(
 
 
 def chosen_format(content: Content, wanted: Format | None) -> Format:
-    """Raises CheckpointError for what is no model, for another format than the file's, and where somebody must say which."""
+    """Raises CheckpointError for a file without a model, for another format than its own, and for one that must be named."""
     formats = content.formats
     if not formats:
         raise CheckpointError(f"this is no model that can be converted; {content.next}")

@@ -6,7 +6,7 @@
     anchor.safetensors           the E0 that was trained with it, if `styleres train prior` made it: `train e0` may start there
     README.md                    where it came from, in words
 
-It is no bundle: nothing in it can invert a picture.
+It cannot invert a picture, as a bundle can.
 """
 
 from __future__ import annotations
@@ -81,5 +81,5 @@ def read_prior_tensors(path: Path, name: str) -> dict[str, Tensor] | None:
 
 
 def is_prior(path: Path) -> bool:
-    """Whether a folder holds a generator without an encoder."""
+    """Return whether a folder holds a generator without an encoder."""
     return (path / GENERATOR).is_file() and not (path / "weights.safetensors").exists()

@@ -38,7 +38,7 @@ def clip_text_feature(text: str, templates: Path, model: str) -> torch.Tensor:
     try:
         tokenizer = CLIPTokenizer.from_pretrained(model)
         encoder = CLIPTextModelWithProjection.from_pretrained(model).eval()
-    except Exception as error:  # of the hub, the disk and the file: all say that there is no such model here
+    except Exception as error:  # of the hub, the disk and the file: all say that the model is missing
         raise EditError(
             f"{model}: cannot be loaded as a CLIP text encoder ({type(error).__name__}: {str(error).splitlines()[0]}); "
             "give clip=FOLDER with a downloaded one, or the features as a file with texts=FILE"

@@ -47,7 +47,7 @@ def ease(easing: Easing, progress: np.ndarray) -> np.ndarray:
     raise RecipeError(f"easing is one of {', '.join(EASINGS)}, got {easing!r}")
 
 
-# Strict: YAML's `yes` is no 1, and "1.5" in quotes is a slip to be told about.
+# Strict: YAML's `yes` does not pass for 1, and "1.5" in quotes is refused as a slip.
 _Finite = Annotated[float, pydantic.Field(strict=True, allow_inf_nan=False)]
 _Duration = Annotated[float, pydantic.Field(strict=True, ge=0, allow_inf_nan=False)]
 _TrackId = Annotated[int, pydantic.Field(strict=True, ge=0)]
@@ -70,7 +70,7 @@ class Edit(Frozen):
     keyframes: tuple[Keyframe, ...] = ()
     """Strengths at instants, in order of time; between two, `easing`; outside, the nearest one's."""
     tracks: tuple[_TrackId, ...] | None = None
-    """Which faces; None is all of them."""
+    """Tracks whose faces are edited; None is all of them."""
     from_seconds: _Finite | None = pydantic.Field(default=None, alias="from")
     """First instant of the edit, itself included; None: no beginning."""
     to_seconds: _Finite | None = pydantic.Field(default=None, alias="to")
@@ -185,7 +185,7 @@ class EditRecipe(Frozen):
     """Version of the file format."""
     edits: tuple[Edit, ...] = pydantic.Field(min_length=1)
     clock: Literal["first_frame", "container"] = "first_frame"
-    """Where times count from: the source's first frame, or the 0 of its container's clock."""
+    """The instant that times count from: the source's first frame, or the 0 of its container's clock."""
     editors: tuple[AnyDefinition, ...] = ()
     """The user's own editors, beside those of the model. In a file: a mapping from name to definition, or to KIND:PATH…"""
 

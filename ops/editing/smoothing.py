@@ -81,12 +81,12 @@ class SmoothingSettings:
 
 
 def keeps_bits(settings: SmoothingSettings) -> bool:
-    """Whether nothing is smoothed at all."""
+    """Return whether nothing is smoothed at all."""
     return settings.kind == "none" and settings.shared_from_row is None
 
 
 def keeps_codes(settings: SmoothingSettings) -> bool:
-    """Whether frames keep the codes that they were inverted to."""
+    """Return whether frames keep the codes that they were inverted to."""
     return settings.target == "edit" or keeps_bits(settings)
 
 

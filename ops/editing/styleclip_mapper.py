@@ -96,7 +96,7 @@ def load_mapper(path: str | Path, *, name: str = "mapper") -> MapperEditor:
     """A mapper from the official file: `{course|medium|fine}_mapping.mapping.{1..4}.{weight|bias}`; groups may be absent.
 
     Raises:
-        EditError: a file that cannot be read, keys that are no mapper's, or a group without all of its layers.
+        EditError: a file that cannot be read, keys other than a mapper's, or a group without all of its layers.
     """
     tensors = read_tensors(path, "a StyleCLIP mapper")
     pattern = rf"({'|'.join(_OFFICIAL_NAMES)})_mapping\.mapping\.([1-{LAYERS}])\.(weight|bias)"

@@ -58,7 +58,7 @@ class Face:
     embedding: np.ndarray | None = None
     """float32 [D] of unit norm, or None when the detector has no recogniser."""
     appearance: np.ndarray | None = None
-    """float32 [A], see `ops.face.appearance`; None where nobody has looked."""
+    """float32 [A], see `ops.face.appearance`; None if it was not computed."""
 
     def __post_init__(self) -> None:
         for name, value, shape in (
@@ -87,7 +87,7 @@ class DetectorFactory(ABC):
 @final
 @dataclass(frozen=True)
 class DetectorSettings(DetectorFactory):
-    """Which of the detectors here finds faces, and its settings."""
+    """The detector that finds faces, and its settings."""
 
     kind: Literal["centerface", "insightface"] = "centerface"
     pack: str = "buffalo_l"
@@ -484,7 +484,7 @@ def _device_index(device: str) -> int:
 
 
 def detects_on_cuda() -> bool:
-    """Whether ONNX Runtime, which runs the detectors, has CUDA."""
+    """Return whether ONNX Runtime, which runs the detectors, has CUDA."""
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 

@@ -44,7 +44,7 @@ class Framing:
     def content_of(self, side: int) -> tuple[slice, slice]:
         """Rows and columns of the content in a square of another side.
 
-        Raises AlignError where they are no whole pixels.
+        Raises AlignError where they are not whole pixels.
         """
         spans = []
         for length in self.content_hw:

@@ -34,7 +34,7 @@ class MaskSettings:
 
     kind: Literal["soft", "face", "edges"] = "soft"
     """soft: the whole crop but its rim. face: an oval around the landmarks, inside the soft mask. edges: the whole crop,
-    fading only along those of its sides that lie inside the frame; for crops that are no faces."""
+    fading only along those of its sides that lie inside the frame; for crops of whole frames."""
     margin: float = 0.02
     """soft: this much of the crop's rim has weight 0."""
     feather: float = 0.2

@@ -5,8 +5,8 @@ delta     frame + mask · warp(edited - reference). The frame's own detail and g
 composite frame + mask · (m · (warp(edited + L(source - reference)) - frame) + (1 - m) · warp(L(edited - reference))). Where
           the edit changed structure, m, what the model drew in the tone of the source: a mouth that `delta` would add to
           the old one takes its place. Elsewhere the frame, with the edit's change of tone, L; no difference, no change.
-          Detail that is merely lost in the edited picture, as at hair and background, is no change of structure.
-          In the face, a model of 128 px and more adds its change of detail too, as `delta` does: wrinkles are no structure;
+          Detail that is merely lost in the edited picture, as at hair and background, is not counted as structure.
+          In the face, a model of 128 px and more adds its change of detail too, as `delta` does: wrinkles are detail;
           and what it draws is sharpened by as much as its reconstruction is softer than the source, or a little where the
           edited face is: the old detail goes with what it was on.
 replace   frame + mask · (warp(edited) - frame). Shows exactly what the model drew, at the model's resolution.
@@ -38,7 +38,7 @@ class PasteError(ValueError):
 
 
 PasteMode = Literal["delta", "composite", "replace"]
-# Of `_composite_change`, in shares of the crop's side: what is finer is detail, which a model loses wherever it draws; what is
+# Widths in `_composite_change`, in shares of the crop's side: finer is detail, which a model loses wherever it draws; what is
 # wider is tone; how far around a changed edge is changed.
 DRAWS_DETAIL: Final = 128  # side in pixels of pictures whose own detail is worth showing
 DETAIL_SHARE, OWN_DETAIL_SHARE = 3 / 64, 1 / 64  # of smaller pictures, and of those
@@ -70,7 +70,7 @@ class PasteSettings:
     def fitted(self, crop: Crop) -> PasteSettings:
         """Fit the settings to crops of that kind: without faces the mask has no rim of one.
 
-        Raises PasteError for a mask in the shape of a face where there are no faces.
+        Raises PasteError for a mask in the shape of a face with crops without faces.
         """
         if crop == "ffhq":
             return self
@@ -135,7 +135,7 @@ def paste(
         mask = mask * cv2.resize(person, mask.shape, interpolation=cv2.INTER_LINEAR)
     weight = _warp_mask(mask, quad_42, shift, size, beyond_is_zero=settings.mask.kind != "edges")
     change *= _per_channel(weight * np.float32(fade))
-    # Where the weight is 0 the change is 0 and the sum is the source's own integer: no select is needed to
+    # The change is 0 where the weight is, and the sum is the source's own integer: no select is needed to
     # keep it. Rounds to nearest, half to even, and saturates.
     out[y0:y1, x0:x1] = cv2.add(source, change, dtype=cv2.CV_8U)
     return out
@@ -232,7 +232,7 @@ def _window(quad_42: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int,
 def _warp_layer(layer: np.ndarray, quad_42: np.ndarray, source_from_window: np.ndarray, wh: tuple[int, int]) -> np.ndarray:
     """float32 crop => float32 [h, w, 3] on the window's pixels. Border: the outermost pixels go on."""
     height, width = layer.shape[:2]
-    # Where the frame has fewer pixels than the crop: average first, or fine detail would alias.
+    # Average first if the frame has fewer pixels than the crop, or fine detail would alias.
     reduced_height = min(height, max(1, math.ceil(quad_height_pixels(quad_42))))
     reduced_width = min(width, max(1, math.ceil(quad_side_pixels(quad_42))))
     if (reduced_height, reduced_width) != (height, width):
@@ -272,7 +272,7 @@ def _mask(
 
 
 def sides_inside(frame: np.ndarray, quad_42: np.ndarray) -> Sides:
-    """Which sides of an upright quad lie inside the frame, where a seam could be seen; a side on the frame's edge does not."""
+    """Return the sides of an upright quad that lie inside the frame, where a seam could show; the frame's edge has none."""
     (left, top), (right, bottom) = quad_42.min(0), quad_42.max(0)
     height, width = frame.shape[:2]
     return bool(left > 0.0), bool(top > 0.0), bool(right < width - 1.0), bool(bottom < height - 1.0)

@@ -1,4 +1,4 @@
-"""Where in an aligned crop an edit may show: face, hair and neck, but not the hand before them nor what is behind."""
+"""Finds where in an aligned crop an edit may show: face, hair and neck, but not a hand before them nor what is behind."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def allowed(seen: np.ndarray) -> np.ndarray:
     """Probability that a pixel is the person's [S, S] => how much of an edit may show there, 0..1.
 
     Beyond the face's oval the outline is let out a little and softened: an edit may round a cheek or lift hair. Within the oval
-    what lies before the face is left as exactly as it was seen. Where next to nothing of a face is seen the network does not
+    what lies before the face is left as exactly as it was seen. Where almost nothing of a face is seen the network does not
     know this kind of picture (a drawing, a night view), and an edit that the user asked for shows everywhere.
     """
     weight = np.clip((seen - SEEN_FROM) / (SEEN_TO - SEEN_FROM), 0.0, 1.0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Where a source is cut: one score per frame in the heavy pass, the decision from all scores afterwards.
+"""Finds the cuts of a source: one score per frame in the heavy pass, the decision from all scores afterwards.
 
 The score of a frame depends on it and its predecessor only, so a chunk computes the same rows as a whole pass
 if it is handed the frame before its first. The decision reads the rows of the whole source, so chunks do not

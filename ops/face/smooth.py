@@ -156,7 +156,7 @@ def _windows(at_M: np.ndarray, times_N: np.ndarray, sigma_seconds: float) -> tup
     distance = np.where((near >= 0) & (near < n), np.abs(times_N[np.clip(near, 0, n - 1)] - at_M[:, None]), np.inf)
     enough = np.sort(distance, axis=1)[:, min(5, n) - 1]
     sigma = np.maximum(sigma_seconds, enough / 2.0)
-    # A hair more than three: at a constant rate rows fall on the limit, and rounding must not choose.
+    # A little more than three: at a constant rate rows fall on the limit, and rounding must not choose.
     reach = WINDOW_SIGMAS * sigma * (1.0 + 1e-6)
     first, stop = np.searchsorted(times_N, at_M - reach, "left"), np.searchsorted(times_N, at_M + reach, "right")
     return *windows(first, stop, n), sigma[:, None]

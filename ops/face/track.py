@@ -379,7 +379,7 @@ def _rejoined(threads: list[_Thread], partings: Sequence[_Parting], settings: Tr
 
 
 def _is_end_of(earlier: _Thread, later: _Thread, threads: Sequence[_Thread], settings: TrackSettings) -> bool:
-    """Whether most of the first whole faces of a thread look like an earlier one and not like any that it had met."""
+    """Return whether most of the first whole faces of a thread look like an earlier one and not like any that it had met."""
     rivals = [t for t in threads if t is not earlier and _met(earlier, t)]
     if len(later.first_alone) < FIRST_LOOKS // 2:
         return False
@@ -415,7 +415,7 @@ def _paired(threads: Sequence[_Thread], faces: Sequence[Face], now: float, row: 
 
 
 def _holds(thread: _Thread, face: Face, now: float) -> bool:
-    """Whether a face is where a thread that was just in sight must be by now."""
+    """Return whether a face is where a thread that was just in sight must be by now."""
     return _jump(thread, face, now) < HELD_DISTANCE
 
 
@@ -456,7 +456,7 @@ def _in_doubt(
 def _is_replaced(
     place: int, threads: Sequence[_Thread], face: Face, pairs: dict[int, int], now: float, row: int, max_unlike: float
 ) -> bool:
-    """Whether a face that was in sight a frame ago is elsewhere and looks other at once: somebody has come in its place.
+    """Return whether a face that was in sight a frame ago is elsewhere and looks other at once: somebody has come in its place.
 
     A head that moves fast looks like itself, and light that changes moves nobody. Where somebody else is near, half a face that
     comes out from behind may jump and look other, too: that is for `_in_doubt`. Not so where the one who is near was in sight a
@@ -495,7 +495,7 @@ def _jump(thread: _Thread, face: Face, now: float) -> float:
 
 
 def _met(hidden: _Thread, other: _Thread) -> bool:
-    """Whether another face was near when this one was last in sight, and could have hidden it."""
+    """Return whether another face was near when this one was last in sight, and could have hidden it."""
     row = hidden.rows[-1]
     at = bisect_left(other.rows, row)
     if at == len(other.rows):

@@ -66,7 +66,7 @@ class SignedEdit:
         return self.edit.brings == (self.sign > 0)
 
     def concerned(self, labels: Mapping[str, np.ndarray], count: int) -> np.ndarray:
-        """Which of `count` faces lack what it brings: bool [N]; all of them where no label tells."""
+        """Return which of `count` faces lack what it brings: bool [N]; all of them without labels."""
         if self.edit.attribute is None or self.edit.attribute not in labels:
             return np.ones(count, bool)
         return labels[self.edit.attribute] != self.wanted

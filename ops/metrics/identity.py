@@ -1,4 +1,4 @@
-"""Who a face is: aligned crops => embeddings of unit length, whose cosine says how alike two faces are (-1 to 1).
+"""Identity of a face: aligned crops => embeddings of unit length, whose cosine says how alike two faces are (-1 to 1).
 
 The official metric is CurricularFace's IR-101 on faces that MTCNN found in both pictures. We align both by the landmarks that
 our own detector finds in the source, so with the official weights the number is the official one but for the alignment, and a
@@ -30,7 +30,7 @@ from ops.spaces import images_from_crops
 
 @dataclass(frozen=True)
 class IdentitySettings:
-    """Which recogniser, and where its files are."""
+    """A recogniser, and the place of its files."""
 
     kind: Literal["curricularface", "arcface", "mobilefacenet", "insightface"]
     path: Path

@@ -22,7 +22,7 @@ class Metric:
     unit: str
     """In words; empty for a plain ratio or a distance without one."""
     network: str | None = None
-    """Whose features it compares; None where only pixels or coordinates do."""
+    """The network whose features it compares; None if it compares pixels or coordinates."""
     stands_for: str | None = None
     """The official evaluation's metric that this one replaces, where it is not that metric itself."""
 
@@ -47,7 +47,7 @@ class Measurement:
     note: str = ""
     """A note that a reader needs before comparing the number."""
     item: str = ""
-    """Which part of the subject: one edit of several; empty for all of it."""
+    """The part of the subject: one edit of several; empty for all of it."""
 
     def __post_init__(self) -> None:
         if self.value is not None and math.isnan(self.value):

@@ -72,9 +72,9 @@ class References:
     taps: list[Tensor]
     """EfficientNet-Lite0's features, fine to coarse."""
     landmarks: Sequence[np.ndarray | None]
-    """Landmarks of each face, float [5, 2] at 256 px; None where none was found, or nobody asked."""
+    """Landmarks of each face, float [5, 2] at 256 px; None where none was found, or none is needed."""
     embedded: np.ndarray
-    """Embeddings of the faces that have landmarks, [K, D]; empty where nobody asked."""
+    """Embeddings of the faces that have landmarks, [K, D]; empty where none is needed."""
 
     @property
     def with_face(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Where in a frame an edit may show: the paste's own mask, in the frame's pixels."""
+"""Marks where in a frame an edit may show: the paste's own mask, in the frame's pixels."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def label(metric: Metric) -> str:
 
 
 def source(metric: Metric) -> str:
-    """Which network a number comes from, and what it is not, where it stands in for something."""
+    """Name the network that a number comes from and, where it stands in for another, say so."""
     network = metric.network or "none"
     return network if metric.stands_for is None else f"{network}; stands in for {metric.stands_for}"
 

@@ -26,7 +26,7 @@ class RunningMean:
         self._squares = 0.0
 
     def add(self, values: np.ndarray) -> None:
-        """values [N], N may be 0. Raises MetricError where one is no number: a mean that leaves some out unsaid would lie."""
+        """values [N], N may be 0. Raises MetricError for NaN: a mean that leaves some out unsaid would mislead."""
         values = np.asarray(values, np.float64)
         if np.isnan(values).any():
             raise MetricError("a value is not a number; find the picture that it comes from")

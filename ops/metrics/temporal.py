@@ -172,7 +172,7 @@ def seam_energy(layer: np.ndarray, mask: np.ndarray) -> SeamEnergy:
     border = max over contours c of mean over pixels of c of <grad d, n>^2, where n is the mask border's normal and a contour is
     the pixels at one whole distance from the edge of {m > 0}: from a little outside it to where m reaches 0.5. A paste that
     jumps anywhere in that zone (no feather, a shifted picture, a mask cut off) has a contour that shows it. The frame's own
-    edge is no border. inside = mean of |grad d|^2 over m >= 0.95. Both are means over the colours.
+    edge does not count as a border. inside = mean of |grad d|^2 over m >= 0.95. Both are means over the colours.
     """
     if layer.shape[:2] != mask.shape:
         raise MetricError(f"seam: expected a mask of the layer's size {list(layer.shape[:2])}, got {list(mask.shape)}")

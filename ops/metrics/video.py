@@ -47,7 +47,7 @@ EMBED_AT_ONCE: Final = 64
 
 @dataclass(frozen=True, eq=False)
 class TrackRows:
-    """Where one face of the source is, frame by frame."""
+    """The place of one face of the source, frame by frame."""
 
     track_id: int
     pts: np.ndarray

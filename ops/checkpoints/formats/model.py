@@ -33,7 +33,7 @@ def config_of(build: Callable[[], ConfigT]) -> ConfigT:
 
 
 def tensors_only(part: Mapping[str, object], where: str) -> dict[str, Tensor]:
-    """A state dict. Raises CheckpointError for values that are no tensors."""
+    """A state dict. Raises CheckpointError for values other than tensors."""
     tensors = {name: value for name, value in part.items() if isinstance(name, str) and isinstance(value, Tensor)}
     others = [f"{where}{name} ({type(value).__name__})" for name, value in part.items() if name not in tensors]
     if others:

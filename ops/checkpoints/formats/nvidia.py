@@ -68,7 +68,7 @@ def module_from(value: object, name: str) -> Module:
 
 
 def is_network_pickle(content: object) -> bool:
-    """Whether a pickle's content looks like {'G', 'D', 'G_ema', ...}."""
+    """Return whether a pickle's content looks like {'G', 'D', 'G_ema', ...}."""
     return isinstance(content, dict) and "G_ema" in content
 
 

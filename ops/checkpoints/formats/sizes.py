@@ -195,7 +195,7 @@ def residual_sizes(tensors: Mapping[str, Tensor], resolution: int, generator_cha
 
 
 def tap_of(input_size: int, resolution: int) -> int:
-    """Which of c0..c3 has the side `resolution`: c_k is the input halved k + 1 times."""
+    """Return the index of the one of c0..c3 that has the side `resolution`: c_k is the input halved k + 1 times."""
     taps = [tap for tap in range(4) if input_size >> (tap + 1) == resolution]
     if not taps:
         sides = [input_size >> (tap + 1) for tap in range(4)]
