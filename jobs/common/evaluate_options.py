@@ -39,7 +39,7 @@ class PictureFiles:
 
 @dataclass(frozen=True)
 class Recogniser:
-    """Where the one network is that tells identities apart; numbers of two do not compare."""
+    """Files of the network that tells identities apart: of one, as numbers of two do not compare."""
 
     curricularface_weights: Path | None = None
     """CurricularFace_Backbone.pth, for identity."""
@@ -85,7 +85,7 @@ class Reports:
 
 @dataclass(frozen=True)
 class Contest:
-    """Which models are measured, with which faces and edits, and how."""
+    """Models to measure, faces and edits to measure them with, and how."""
 
     data: str | None = None
     """Aligned faces: Parquet (image, identity, booleans), a folder, or hf:NAME."""

@@ -136,7 +136,7 @@ def print_report(report: Report, console: Console) -> None:
 def write_folder(report: Report, sources: np.ndarray, out: Path) -> list[Path]:
     """report.md, report.json, contact_sheet.png, reconstruction.png and edits.png => the files.
 
-    sources: uint8 [K, R, R, 3], the faces of the contact sheet. Without matplotlib there are no plots.
+    sources: uint8 [K, R, R, 3], the faces of the contact sheet. Without matplotlib it draws no plots.
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.md").write_text(report.to_markdown(), "utf-8")

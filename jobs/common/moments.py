@@ -71,7 +71,7 @@ class SeenFace:
     landmarks_52: np.ndarray
     quad_42: np.ndarray
     looks: np.ndarray
-    """As `appearance.describe` gives them; [1] where there is no face."""
+    """As `appearance.describe` gives them; [1] without a face."""
     side_pixels: float
     quality: float
     """0..1: how much there is to see. Of a face: the detector's score, less where it lies in the dark."""

@@ -54,7 +54,7 @@ def code_version() -> str:
 
 
 NEW_CODEC: Final[schemas.ResidualCodec] = "int8"
-"""Of a new store: the smallest whose edits look like those of float32 (docs/decisions/0013-residuals-of-eight-bits.md)."""
+"""A new store's codec: the smallest whose edits look like float32's (docs/decisions/0013-residuals-of-eight-bits.md)."""
 MOST_LISTED = 10_000
 """So many sources of a store are looked at before a render begins; of more, each when its turn comes."""
 
@@ -67,7 +67,7 @@ class Given:
     """
 
     def __init__(self, arguments: Sequence[str], reporter: Reporter, *, allow_hdr: bool, out: str | None = None) -> None:
-        """`out`: where results go, which are no inputs of the same run, nor of the next."""
+        """`out`: where results go; they are not inputs of this run or the next."""
         self._lost: deque[Failure] = deque()
         """Those that stand before the next source."""
         self._arguments = len(arguments)
@@ -348,7 +348,7 @@ def require_untouched(
     else:
         refusals = (policy.admit(source) for source in given.probed())
     for failure in refusals:
-        # What an output cannot hold is one source's matter, and no reason to leave the others.
+        # An output that cannot hold everything concerns one source; the others are edited.
         if failure is not None and failure.reason != UNSUPPORTED:
             raise UsageError(failure.message)
 
@@ -380,7 +380,7 @@ def stored_sources(
 
 
 def stored_pictures(store: Store, pack_id: str, wanted: Collection[str], lost: Callable[[Failure], None]) -> Iterator[Picture]:
-    """The pictures of a pack that can be rendered, if its parts are whole; nobody has opened their files."""
+    """The pictures of a pack that can be rendered, if its parts are whole; their files are not opened."""
     again = "run styleres invert, or edit, with this store again: it makes what is missing, and nothing else"
     try:
         store.require_sound(pack_id, ["sources"])
@@ -418,7 +418,7 @@ def named_sources(store: Store, only: Sequence[str]) -> list[str]:
 
 
 def opened(one: Source | Picture, lost: Callable[[Failure], None], *, allow_hdr: bool) -> Source | None:
-    """A source, also where it is a picture that nobody has opened yet; None, and said, where it cannot be."""
+    """A source, also a picture that was not opened yet; None, and said, where it cannot be."""
     if isinstance(one, Source):
         return one
     found = probed(Entry(one.uri, one.name), allow_hdr=allow_hdr)
@@ -530,7 +530,7 @@ def outputs_from(
         file=str(where) if is_file else None,
         encode=encode,
         container=wanted,
-        # A set may be of a million pictures, for which nobody will look at as many sheets.
+        # A set may be of a million pictures, and nobody looks at as many sheets.
         sheets=with_sheet and listed is not None,
         sheet=None if sheet is None else str(sheet.absolute()),
         side_by_side=side_by_side,
@@ -557,7 +557,7 @@ def require_writable(folder: Path, out: str) -> None:
 
 
 def temporary_place(out: str) -> Place:
-    """Where the rows of an edit go whose codes nobody wants to keep: beside its output.
+    """Return the place of the rows of an edit whose codes are not kept: beside its output.
 
     The name follows from the output's, so that the same command continues a run that was killed.
     """

@@ -52,7 +52,7 @@ class Reporter:
         self.losses: Counter[str] = Counter()
         self.last_line = 0.0
         self.report: str | None = None
-        """Where the report of this run is, once it is written."""
+        """Place of this run's report, once it is written."""
         self.display = Progress(
             TextColumn("{task.description:<9}"),
             BarColumn(bar_width=None, complete_style="bar.complete"),
@@ -99,7 +99,7 @@ class Reporter:
                 self.status(event)
 
     def note(self, kind: str, message: str, uri: str | None = None) -> None:
-        """Something that people should know, and that is no loss."""
+        """A fact that people should know, other than a loss."""
         self.say(Text(f"{kind}: {uri + ': ' if uri else ''}{message}"))
         self.event(event=kind, message=message, **({"uri": uri} if uri else {}))
 
@@ -182,7 +182,7 @@ class Reporter:
             self.say(table)
 
     def say(self, what: Text | Table) -> None:
-        """To whoever reads; not in JSON. Paths are data, and what stands in brackets in one is no style."""
+        """To whoever reads; not in JSON. Paths are data, and brackets in one are not styles."""
         if self.bars:
             self.display.console.print(what, soft_wrap=True)
         elif self.mode == "text":
@@ -302,7 +302,7 @@ def clock(seconds: float) -> str:
 def last_lines(
     job: str, summary: Summary, inputs: int, seconds: float, report: str | None, places: Mapping[str, Any]
 ) -> list[str]:
-    """What a person reads at the end: what was done, what was lost, and where everything is."""
+    """Lines for a person at the end: what was done, what was lost, and where everything is."""
     counts = summary.counts
     did = [f"{counts['frames']:,} frames", f"{counts['faces']:,} faces inverted", f"{counts['edits']:,} edited"]
     did = [one for one, count in zip(did, (counts["frames"], counts["faces"], counts["edits"]), strict=True) if count]

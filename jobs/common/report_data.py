@@ -1,4 +1,4 @@
-"""What a report shows, read from a store: sources, what was made of them, how it came out, and what was lost."""
+"""Reads what a report shows from a store: sources, what was made of them, how it came out, and what was lost."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def remember_run(store: Store, facts: RunFacts) -> None:
 
 
 def known_runs(store: Store) -> list[RunFacts]:
-    """Oldest first; none where nobody wrote them down, or the file is damaged."""
+    """Oldest first; none if none were written, or the file is damaged."""
     try:
         runs = read_record(joined(store.root, RUNS_FILE))["runs"]
         return [RunFacts(**one | {"typed": tuple(one["typed"])}) for one in runs]
@@ -129,7 +129,7 @@ class Entry:
     edits: int = 0
     """Faces edited, frame by frame."""
     medians: Mapping[str, float] = field(default_factory=dict)
-    """Of `MEASURES`, those that were measured."""
+    """Those of `MEASURES` that were measured."""
     worst: float | None = None
     """Largest trouble of any frame; None where nothing was measured that could be one."""
     failures: tuple[Failure, ...] = ()
@@ -184,7 +184,7 @@ class Series:
 
 @dataclass(frozen=True, eq=False)
 class Details:
-    """What the section of an entry shows beside its numbers."""
+    """The content of an entry's section, beside its numbers."""
 
     thumbnails: tuple[tuple[float, bytes], ...]
     """(seconds, WebP of source and result)."""
@@ -276,7 +276,7 @@ def _entries_of(store: Store, source_id: str, out: str | None, made: Sequence[st
 
 
 def recipe_in(store: Store, source_id: str, path: str, recipes: Sequence[str]) -> str:
-    """Of several recipes that were rendered into one file, one after the other: that whose result the file is."""
+    """Return the recipe whose result a file is, of several that were rendered into it one after the other."""
     size_bytes = size_of(place(path))
     for stage in folders(store.root / "manifests"):
         content = store.read_manifest(stage, source_id) or {}

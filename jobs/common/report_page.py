@@ -36,13 +36,13 @@ from pipeline.store.upkeep import REPORT
 
 NAME: Final = REPORT
 PAGE_BYTES: Final = 4_500_000
-"""Of sections on one page; what stands above them comes on top of the first."""
+"""Bytes of the sections on one page; what stands above them is added to the first."""
 GALLERY: Final = 12
 """Worst frames of the whole job."""
 FEW: Final = 25
 """Entries of a report of which each shows several of its worst frames, as they are kept; of more entries one, smaller."""
 SMALL_PIXELS, SMALL_QUALITY = 720, 60
-"""Of that one: the width of source and result together."""
+"""Width and quality of that one; the width is that of source and result together."""
 POINTS: Final = 160
 """A line of a plot has at most so many, each the mean of those that it stands for."""
 TRACKS_DRAWN: Final = 6
@@ -177,7 +177,7 @@ def span_of(seconds: float) -> str:
 
 
 def worst_frames(store: Store, entries: Sequence[Entry]) -> list[WorstFrame]:
-    """Of the whole job. The worst `GALLERY` frames lie in the `GALLERY` entries whose worst frame is worst."""
+    """The worst frames of the job. The worst `GALLERY` frames lie in the `GALLERY` entries whose worst frame is worst."""
     candidates = sorted((one for one in entries if one.worst is not None), key=lambda one: -(one.worst or 0.0))[:GALLERY]
     found: list[WorstFrame] = []
     for entry in candidates:
@@ -252,7 +252,7 @@ def picture_pair(source: str, result: str, pixels: int) -> bytes | None:
     if frames[0].shape != frames[1].shape:
         return None
     height, width = frames[0].shape[:2]
-    # As high as the others, but never wider than a few of them: a banner of 4000 x 3 pixels is no strip of half a million.
+    # As high as the others, but never wider than a few of them: a banner of 4000 x 3 pixels gives no strip of half a million.
     scale = min(1.0, pixels / height, 4 * pixels / width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX, reducing_gap=2.0)) for frame in frames]

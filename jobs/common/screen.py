@@ -1,4 +1,4 @@
-"""What the studio shows of a store: its sources as far as they are inverted, and their frames, edited as a render edits them.
+"""Gives the studio what it shows of a store: sources as far as they are inverted, and frames as a render edits them.
 
 One generator serves all pages, one picture after the other; what was made is kept a while, so that going back is free.
 """
@@ -62,7 +62,7 @@ class Clip:
 
     @property
     def seconds_N(self) -> np.ndarray:
-        """Of every frame, from 0."""
+        """Seconds of every frame, from 0."""
         info = self.source.info
         return (info.pts - info.pts[0]) * float(info.time_base)
 

@@ -1,4 +1,4 @@
-"""Which option each field of each settings class is, in which group of the help; or why it is none.
+"""Table of options: the name and group of each field of each settings class, or the reason why it has none.
 
 `tests/jobs/test_options.py` holds it against the classes: a new field is an option or hidden with a reason, never forgotten.
 """
@@ -40,7 +40,7 @@ MORE, FACES, TRACKS, EDIT, PASTE, VIDEO, COMPUTE, RAY = (
 
 @dataclass(frozen=True)
 class RunnerSettings:
-    """Who does the items."""
+    """The runner, and what it is given."""
 
     name: Literal["in-process", "ray"] = "in-process"
     """ray starts Ray on this machine."""

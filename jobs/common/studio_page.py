@@ -39,7 +39,7 @@ TEMPLATES: Final = Path(__file__).with_name("templates")
 
 
 class Workshop:
-    """What all tabs share."""
+    """State that all tabs share."""
 
     def __init__(
         self, screen: Screen, start: EditRecipe | None, inverting: Work | None, editor: Sequence[str], editors: Sequence[str]
@@ -119,7 +119,7 @@ class Page:
         self.moved = asyncio.Event()
         self.controls: dict[str, Controls] = {}
         self.loading = False
-        """Controls are being set to what the draft says, so what they report is no change."""
+        """Controls are being set to what the draft says, so what they report is not a change."""
         self.rendering: Work | None = None
         self.listed = self.screen.count()
         self.playing = False
@@ -230,7 +230,7 @@ class Page:
             ui.notify(str(error), type="negative", multi_line=True)
         self.seconds = 0.0
         if self.clip is not None:
-            # Where there is somebody: a clip often begins without a face.
+            # A frame with a face: a clip often begins without one.
             spans = self.clip.spans().values()
             self.seconds = min((first for first, _ in spans), default=0.0)
             self.loading = True
@@ -323,7 +323,7 @@ class Page:
         return self.history.now.recipe(base)
 
     def recipe_path(self) -> Path:
-        """Where the recipe is saved: in the working folder. Raises RecipeError for a name that leads elsewhere."""
+        """Return where the recipe is saved, in the working folder. Raises RecipeError for a name that leads elsewhere."""
         return inside(self.file.value, (".yaml", ".yml"))
 
     def look_words(self) -> list[str]:

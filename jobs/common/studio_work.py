@@ -1,4 +1,4 @@
-"""What the studio has others do: commands of this program in processes of their own, followed by their JSON lines."""
+"""Runs commands of this program for the studio, in processes of their own, and follows their JSON lines."""
 
 from __future__ import annotations
 
@@ -58,6 +58,6 @@ class Work:
         return sum(done for done, _ in steps) / max(sum(items for _, items in steps), 1)
 
     def stop(self) -> None:
-        """What is finished stays; the same command goes on from there."""
+        """End the command. What is finished stays; the same command continues from there."""
         self._process.terminate()
         self._reader.join(20)

@@ -25,7 +25,7 @@ LICENCE = "non-commercial research only (trained on CelebA)"
 
 @dataclass(frozen=True)
 class FacesAndPrior:
-    """What most trainings read, and where they write."""
+    """Places that most trainings read from and write to."""
 
     data: str
     """Aligned faces: a Parquet file, a folder of images, or hf:NAME."""
@@ -85,7 +85,7 @@ class PresetChoice:
 
 @dataclass(frozen=True)
 class PriorSizes:
-    """Where a training of a prior begins, and the sizes of a new one."""
+    """The begin of a prior's training, and the sizes of a new prior."""
 
     start_from: Path | None = None
     """A prior's folder to continue from."""
@@ -229,7 +229,7 @@ class RayWorkers:
 
 @dataclass(frozen=True)
 class Ablation:
-    """What is left out, to measure what it is worth."""
+    """Parts that are left out, to measure what they are worth."""
 
     without_e2: bool = False
     """Ablation: the residual is added as it is."""
@@ -271,7 +271,7 @@ class MethodBundle:
 
 @dataclass(frozen=True)
 class MethodStart:
-    """What a method's training begins with."""
+    """The begin of a method's training."""
 
     base: str | None = None
     """A StyleRes or e4e bundle on the same prior, for its encoder."""

@@ -10,7 +10,7 @@ from typing import Final
 ACCELERATED: Final = ("detect", "model")
 """Parts of a worker's time in which an accelerator computes, where there is one."""
 MOST_CORES: Final = 16
-"""Of one worker."""
+"""Cores of one worker at most."""
 SLACK: Final = 0.05
 """Share of its time that an accelerator may wait before another worker is put beside."""
 
