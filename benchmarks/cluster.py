@@ -104,9 +104,9 @@ def driver_peak(template: Source, count: int) -> int:
     tracemalloc.start()
     course = Course([stage], sources_like(template, count), None)
     course.look_ahead(256)
-    while (parcel := course.take()) is not None:
-        for item in parcel.items:
-            course.settle(parcel.stage, Outcome(item, Result(), None))
+    while (batch := course.take()) is not None:
+        for item in batch.items:
+            course.settle(batch.stage, Outcome(item, Result(), None))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak

@@ -53,9 +53,9 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 LeftOut = Callable[[str, str], bool]
-"""(path, the folder that is listed) => whether it is no input; whoever decides says so to the user."""
+"""(path, the folder that is listed) => whether it is left out of the inputs; the one who decides reports it to the user."""
 MADE_WITH = "styleres-video"
-"""What edited videos say of themselves in their comment; pictures say it in EXIF."""
+"""Comment of edited videos, by which they are known; pictures have it in EXIF."""
 
 
 class InputError(ValueError):
@@ -116,7 +116,7 @@ def entries(arguments: Sequence[str], left_out: LeftOut = lambda path, root: Fal
     """Every input of every argument, in no particular order within a folder; a failure for what cannot be listed.
 
     No two entries have one name: where several arguments are sets, the second of two equal names gets part of its place's
-    digest. `left_out`: which local paths below a folder or glob are no inputs, such as a run's own results.
+    digest. `left_out`: which local paths below a folder or glob are left out, such as a run's own results.
     """
     names = _Names()
     for argument in arguments:
@@ -259,7 +259,7 @@ def _of_folder(argument: str, left_out: LeftOut) -> Iterator[Entry | Failure]:
 
 
 def _of_prefix(argument: str, root: Remote, left_out: LeftOut) -> Iterator[Entry | Failure]:
-    """What lies below a folder of an object store; work begins with the first page of its listing."""
+    """Objects below a folder of an object store; work begins with the first page of its listing."""
     empty = True
     for facts in listed_below(root):
         path = Remote(root.scheme, facts.key)
@@ -374,7 +374,7 @@ def _of_table(argument: str) -> Iterator[Entry | Failure]:
 
 
 def mark_of_container(uri: str) -> str:
-    """What tells a shard or table from another that has its name."""
+    """Return what tells a shard or table from another of the same name."""
     where = place(uri)
     if isinstance(where, Remote):
         facts = where.fs.get_file_info(where.key)

@@ -1,4 +1,4 @@
-"""Where the results of a source go: a rule, so that a million inputs need no list."""
+"""Places of the results of a source, by a rule, so that a million inputs need no list."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SUFFIXED = (".edited.side_by_side.webm", ".edited.jpeg.contact_sheet.png")
 
 @dataclass(frozen=True)
 class Output:
-    """Where the results of one source go: paths or URLs."""
+    """Places of the results of one source: paths or URLs."""
 
     video: str
     """The edited file: a video, or an image for an image."""

@@ -42,7 +42,7 @@ _MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class FramePattern:
-    """What was typed: a pattern and a rate."""
+    """A pattern and a rate, as they were typed."""
 
     pattern: str
     rate: Fraction
@@ -55,7 +55,7 @@ class FramePattern:
 
     @property
     def name(self) -> str:
-        """Of the folder of its results: that of its frames' folder, or its shard's or table's own."""
+        """Name of the folder of its results: that of its frames' folder, or its shard's or table's own."""
         path = PurePosixPath(self.pattern if is_url(self.pattern) else os.path.abspath(self.pattern))
         return path.stem if path.suffix in (".tar", ".parquet") else path.parent.name or "frames"
 
@@ -79,7 +79,7 @@ def is_sequence(info: SourceInfo) -> bool:
 
 @dataclass(frozen=True)
 class FramePlace:
-    """Where a frame is."""
+    """The place of a frame."""
 
     number: int
     name: str
@@ -177,7 +177,7 @@ def _suffix_in(data: bytes) -> str:
 def probe_sequence(uri: str) -> SourceInfo:
     """Measure a sequence: reads all its bytes, and decodes the first frame and the header of the others.
 
-    Raises MediaError for what is no clip: see the module.
+    Raises MediaError for frames that make no clip: see the module.
     """
     frames_of.cache_clear()  # what was listed before may have changed
     frames, sequence = frames_of(uri), sequence_of(uri)

@@ -18,7 +18,7 @@ SourceIds = str | Sequence[str]
 
 
 INT8_STEPS = 31
-"""Of a channel on either side of zero: what an edit shows of the rest is 54 dB below it (docs/decisions/0013)."""
+"""Steps of a channel on either side of zero: what an edit shows of the rest is 54 dB below it (docs/decisions/0013)."""
 
 
 class ColumnError(ValueError):

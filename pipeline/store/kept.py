@@ -56,7 +56,7 @@ class Kept:
                 self._forget(next(iter(self._kept)))
 
     def add_written(self, path: Hashable, data: bytes) -> None:
-        """What this process has written there."""
+        """Keep bytes that this process has written there."""
         self.add(path, md5_of(data), data)
 
     def _forget(self, path: Hashable) -> None:

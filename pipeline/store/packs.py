@@ -76,7 +76,7 @@ class Numbers:
         return True
 
     def _place(self, number: int) -> int:
-        """Where it is, or the free place where it would be."""
+        """Return its place, or the free place where it would be."""
         mask = len(self._slots) - 1
         place = (number * 0x9E3779B97F4A7C15 >> 20) & mask
         while (there := int(self._slots[place])) and there != number:
@@ -114,7 +114,7 @@ def read_members(part: Part, columns: list[str], schema: pa.Schema, source_ids: 
 
 
 def readable_rows(one: Listed, schema: pa.Schema, members: Collection[str]) -> tuple[pa.Table, set[str]]:
-    """Of a damaged part (the rows of its sound row groups, the pictures whose rows are lost).
+    """Read a damaged part => (the rows of its sound row groups, the pictures whose rows are lost).
 
     members: who has rows in it, where it does not say it itself any more.
     """
@@ -139,6 +139,6 @@ def group_rows(rows: pa.Table) -> int:
 
 
 def members_of(content: dict[str, Any] | None) -> dict[str, Any]:
-    """The pictures that a pack's manifest speaks of, each with what it says; {} for one that is no pack's."""
+    """Return the pictures in a pack's manifest, each with its content; {} for a manifest of another kind."""
     found = (content or {}).get("members", {})
     return found if isinstance(found, dict) else {}

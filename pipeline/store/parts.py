@@ -28,7 +28,7 @@ from pipeline.store.places import (
 )
 
 FOOTER_BYTES = 256 << 10
-"""Of a file that is not larger, all is read where only its footer is needed: that is one request."""
+"""A file up to this length is read whole where only its footer is needed: that is one request."""
 KEY_COLUMNS = ("source_id", "track_id", "pts")
 _RANGE = re.compile(r"(?:part|joined)-(\d+)-(\d+)")
 

@@ -40,12 +40,12 @@ class Found:
     size_bytes: int
     modified_ns: int
     etag: str = ""
-    """Of an object that was written by one request, and is not encrypted by a key of its owner's, the MD5 of its bytes."""
+    """The MD5 of the bytes of an object that was written by one request and is not encrypted by a key of its owner's."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """Who asks whom."""
+    """Endpoint and credentials."""
 
     endpoint: str
     region: str
@@ -69,7 +69,7 @@ class Access:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked."""
+    """One request."""
 
     path: str
     """As in a URL: `/bucket`, `/bucket/key`."""
@@ -78,7 +78,7 @@ class Request:
     start: int = 0
     """The first byte wanted."""
     content: bytes = b""
-    """What is sent."""
+    """Bytes to send."""
 
 
 def pages(access: Access, bucket: str, prefix: str, delimiter: str = "") -> Iterator[list[Found]]:

@@ -270,7 +270,7 @@ class Store:
         """The parts of one table and source, by name; reads only footers, and each only once.
 
         Raises:
-            StoreError: a part that is no whole Parquet file.
+            StoreError: a part that is not a whole Parquet file.
         """
         return [self.part(table, source_id, file) for file in self.listing(table, source_id)]
 
@@ -284,7 +284,7 @@ class Store:
         return files
 
     def part(self, table: str, source_id: str, file: Listed, *, whole: bool = False) -> Part:
-        """What a file of `listing` holds; whole: its rows are read next. Raises as `parts`."""
+        """Return the part in a file of `listing`; whole: its rows are read next. Raises as `parts`."""
         known = self._footers.setdefault((table, source_id), {})
         part = known.get(file.path.name)
         if part is None or part.listed != file:
@@ -588,7 +588,7 @@ class Store:
         return known[1]
 
     def holder_of(self, source_id: str, stage: str = "invert") -> str:
-        """Whose manifest of a stage speaks of a source: its own, or the pack's in which it lies."""
+        """Return the holder of the manifest that names a source: the source, or the pack in which it lies."""
         if is_pack(source_id) or self.has_manifest(stage, source_id):
             return source_id
         return self.packs_of(stage).get(source_id, source_id)
@@ -731,7 +731,7 @@ class Store:
         return self.broken_manifests(source_id) | {name: said for name, said in found.items() if said is not None}
 
     def changed_outputs(self, content: Mapping[str, Any]) -> set[int]:
-        """Which of the edited files that a manifest's content names are not as they were written."""
+        """Return the places, in a manifest's content, of edited files that are not as they were written."""
         outputs = content.get("outputs", ())
         return {at for at, one in enumerate(outputs) if self._changed_output(Written(**one)) is not None}
 
@@ -839,7 +839,7 @@ class Store:
 
 @dataclass(frozen=True)
 class _Compared:
-    """What is there of the files that somebody vouches for."""
+    """Files that an entry or a manifest vouches for, compared with what is there."""
 
     lacking: dict[Place, str]
     """Those that are not there as long as they were => what is."""

@@ -343,7 +343,7 @@ def revouch(
 
 
 def _forget_renders(store: Store, source_ids: Collection[str]) -> None:
-    """What renders made of some pictures in packs is theirs no longer."""
+    """Remove the results of renders of some pictures in packs from their manifests."""
     for stage in folders(store.root / "manifests"):
         if stage.startswith("render-"):
             there = store.packs_of(stage)
@@ -514,7 +514,7 @@ def rewrite_manifest(store: Store, source_id: str, files: list[Written], *, with
 
 
 def relink(store: Store, files: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Where the files of sources are now, told by their bytes.
+    """Find the files of sources where they are now, by their bytes.
 
     `files`: local paths of files. Returns what was changed, as (old place, new place), and a sentence for each file that is of
     no source of this store. What is vouched for stays vouched for.

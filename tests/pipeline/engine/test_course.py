@@ -495,9 +495,9 @@ def test_twenty_thousand_sources_take_no_more_memory_than_a_thousand() -> None:
         tracemalloc.start()
         course = Course([Stage("count", Write("scan"), frames=64)], sources, None)
         course.look_ahead(64)
-        while (parcel := course.take()) is not None:
-            for item in parcel.items:
-                course.settle(parcel.stage, Outcome(item, Result(), None))
+        while (batch := course.take()) is not None:
+            for item in batch.items:
+                course.settle(batch.stage, Outcome(item, Result(), None))
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert course.finished and course.summary.sources_done == count
