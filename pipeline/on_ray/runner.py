@@ -1,6 +1,8 @@
 """Takes a course to its end on Ray Core actors: the only file of the flow that imports Ray (`cluster.py` looks at one).
 
 One actor per worker, and any worker that has what a stage needs does any of its items, so none stands idle while there is work.
+As many actors are created as the cluster could hold if it were ours, and those that answer get items: Ray starts the others
+when what other jobs hold comes free, or when an autoscaler has added a node.
 Each has two items at a time: one is loaded while the other is computed; with several cores or a GPU it has three. An item is a
 few hundred bytes (`wire.py`); frames and features never pass through Ray.
 
@@ -41,7 +43,7 @@ NODE_LOSSES = 3  # an item that was on so many lost nodes is looked at alone
 DEATHS_IN_A_ROW = 6  # besides one per worker: then something is wrong with all of them
 LAST_LINES = 12
 START_ATTEMPTS = 4
-CHECK_SECONDS = 2.0  # how often limits and free resources are looked at
+CHECK_SECONDS = 2.0  # how often limits and the size of the cluster are looked at
 
 
 class Actor:
@@ -130,7 +132,6 @@ class Handle:
 
     kind: Kind
     actor: Any
-    started_at: float
     readiness: Any
     """The answer to `who`, while it is awaited."""
     where: dict[str, Any] | None = None
@@ -214,37 +215,40 @@ class Pool:
         self.shared = ray.put((tuple(course.stages), course.ledger))
         self.sender = Sender(ray.put)
         self.checked = self.told = time.monotonic()
-        self.idle_since: float | None = None
+        self.waited_seconds = 0.0
+        """Time since an item was last with a worker, without the driver's own work, such as reading inputs."""
+        self.told_waiting = False
         self.metrics = Metrics()
 
     # -------------------------------------------------------------------------------------------------- the loop
 
     def work(self) -> None:
         self._start_first()
-        while True:
+        while not self._ended():
             self._send()
+            began = time.monotonic()
             references = [reference for handle in self.handles for reference in handle.flying]
             references += [handle.readiness for handle in self.handles if handle.where is None]
+            done = ray.wait(references, num_returns=1, timeout=CHECK_SECONDS)[0] if references else []
             if not references:
-                if self.course.finished and not self.alone and not self.last:
-                    break
-                self._start_workers()
-                if not self.handles:
-                    self._wait_for_room()
-                elif all(handle.where is not None for handle in self.handles):
-                    self._wait_for_another_kind()
-                continue
-            self.idle_since = None
-            done, _ = ray.wait(references, num_returns=1, timeout=CHECK_SECONDS)
+                time.sleep(0.1)  # the workers cannot do what is left, and there is no room
             for reference in done:
                 self._receive(reference)
-            if time.monotonic() - self.checked >= CHECK_SECONDS:
-                self.checked = time.monotonic()
+            now = time.monotonic()
+            flying = any(handle.flying for handle in self.handles)
+            self.waited_seconds = 0.0 if flying else self.waited_seconds + now - began
+            if not references or now - self.checked >= CHECK_SECONDS:
+                self.checked = now
                 self._check_limits()
                 self._start_workers()
-            if time.monotonic() - self.told >= self.settings.status_seconds:
+            if now - self.told >= self.settings.status_seconds:
                 self._tell()
         self._tell()
+
+    def _ended(self) -> bool:
+        """Whether nothing is left to do, whatever actors still wait for a place."""
+        flying = any(handle.flying for handle in self.handles)
+        return self.course.finished and not flying and not self.alone and not self.last
 
     def _send(self) -> None:
         """One item to each worker before a second to any."""
@@ -303,6 +307,7 @@ class Pool:
         now = time.monotonic()
         if handle.where is None:
             handle.where = answer
+            self._trade_places(handle)
             return
         flight = handle.flying.pop(reference)
         handle.busy_seconds += now - handle.looked
@@ -379,10 +384,16 @@ class Pool:
 
     def _check_limits(self) -> None:
         now = time.monotonic()
+        if self.waited_seconds > self.settings.start_seconds:
+            raise ResourceError(
+                f"waited {self.settings.start_seconds:g} s for {self.kinds[0]}, which a worker needs; {resources_line()}. "
+                "Other jobs hold the rest: see `ray status`, wait for them to end, or add nodes"
+            )
+        if not self.told_waiting and self.waited_seconds > 2 * CHECK_SECONDS and not any(one.where for one in self.handles):
+            self.told_waiting = True
+            self._note("waiting", f"for {self.kinds[0]}; {resources_line()}")
         for handle in list(self.handles):
             if handle.where is None:
-                if now - handle.started_at > self.settings.start_seconds:
-                    self._never_started(handle)
                 continue
             late = [flight for flight in handle.flying.values() if now - flight.since > self.settings.item_seconds]
             if not late:
@@ -402,13 +413,6 @@ class Pool:
                     self.alone.extendleft(Again(flight.batch.stage, item, flight.attempt) for item in flight.batch.items)
                 else:
                     self.course.give_back(flight.batch)
-
-    def _never_started(self, handle: Handle) -> None:
-        self._stop(handle)
-        said = f"waited {self.settings.start_seconds:g} s for a worker with {handle.kind} to start; {resources_line()}"
-        if not self.handles and not any(one.where for one in self.handles):
-            raise ResourceError(f"{said}. Look at `ray status`; free what is held there, or add nodes")
-        self._note("worker", f"{said}; going on with {len(self.handles)}")
 
     # ------------------------------------------------------------------------------------------------------ starting
 
@@ -432,70 +436,49 @@ class Pool:
                 )
             time.sleep(1.0)
             total = ray.cluster_resources()
-        free = ray.available_resources()
-        most = self.settings.workers or int(min(free.get(n, 0) / each for n, each in main.needs().items()))
-        self.course.look_ahead(self.at_once * max(stage.frames for stage in self.course.stages) * max(1, most))
+        self.course.look_ahead(self.at_once * max(stage.frames for stage in self.course.stages) * max(1, self._most(main)))
         if not self.course.finished:
-            self._wait_for_room()
-
-    def _wait_for_room(self) -> None:
-        """Until what others hold leaves room for one worker."""
-        deadline = time.monotonic() + self.settings.start_seconds
-        told = False
-        while not self.handles:
             self._start_workers()
-            if self.handles:
-                return
-            if not told:
-                told = True
-                self._note("waiting", f"for {self.kinds[0]}; {resources_line()}")
-            if time.monotonic() >= deadline:
-                raise ResourceError(
-                    f"waited {self.settings.start_seconds:g} s for {self.kinds[0]}; {resources_line()}. Other jobs hold the "
-                    "rest: see `ray status`, or wait for them to end"
-                )
-            time.sleep(1.0)
 
-    def _wait_for_another_kind(self) -> None:
-        """Those who are there cannot do what is left, and there is no room for one who can; or it is just being given out."""
-        now = time.monotonic()
-        if self.idle_since is None:
-            self.idle_since = now
-            return
-        if now - self.idle_since > self.settings.start_seconds:
-            raise ResourceError(
-                f"waited {self.settings.start_seconds:g} s for a worker with {self.kinds[0]}, which the items that are left "
-                f"need; {resources_line()}. Other jobs hold the rest: see `ray status`, or wait for them to end"
-            )
-        time.sleep(min(1.0, now - self.idle_since))
+    def _most(self, kind: Kind) -> int:
+        """How many actors of a kind the cluster could hold beside our own, if nobody else used it, and the user allows."""
+        room = dict(ray.cluster_resources())
+        for handle in self.handles:
+            taken(handle.kind, room)
+        mine = sum(handle.kind == kind for handle in self.handles)
+        fitting = int(min(room.get(name, 0) / each + 1e-6 for name, each in kind.needs().items() if each))
+        most = mine + max(0, fitting)
+        return most if self.settings.workers is None else min(most, self.settings.workers)
 
     def _start_workers(self) -> None:
-        """As many workers as free resources, `workers` and the work at handle allow."""
-        free = dict(ray.available_resources())
-        for handle in self.handles:
-            if handle.where is None:  # what Ray calls free may not know of it yet
-                taken(handle.kind, free)
+        """As many workers as the cluster, `workers` and the work at hand allow. Those that find no room now answer later."""
         needs_alone = bool(self.alone) and not any(handle.alone for handle in self.handles)
         for kind in self.kinds:
             mine = [handle for handle in self.handles if handle.kind == kind]
-            room = (self.settings.workers or 1 << 30) - len(mine)
-            wanted = (
-                self.course.batches(kind.can) - sum(not handle.flying and not handle.alone for handle in mine) + needs_alone
-            )
-            while fits(kind, free) and room > 0 and wanted > 0:
+            room = self._most(kind) - len(mine)
+            idle = sum(not handle.flying and not handle.alone for handle in mine)
+            wanted = self.course.batches(kind.can) - idle + needs_alone
+            for _ in range(min(room, wanted)):
                 self._start(kind, alone=needs_alone)
                 needs_alone = False
-                room, wanted = room - 1, wanted - 1
-                taken(kind, free)
         if needs_alone:
             self._make_room_for_second_attempts()
 
     def _make_room_for_second_attempts(self) -> None:
-        """Every slot is taken: a fresh actor takes an idle worker's place, or the first that comes free."""
+        """Every place is taken: an actor that has not started yet is as fresh, or a new one takes an idle worker's place."""
+        waiting = next((handle for handle in self.handles if handle.where is None), None)
         idle = next((handle for handle in self.handles if handle.where is not None and not handle.flying), None)
-        if idle is not None:
+        if waiting is not None:
+            waiting.alone = True
+        elif idle is not None:
             self._stop(idle)
             self._start(idle.kind, alone=True)
+
+    def _trade_places(self, fresh: Handle) -> None:
+        """An actor has answered: it does second attempts in place of one of its kind that still waits for a place."""
+        waiting = next((one for one in self.handles if one.where is None and one.alone and one.kind == fresh.kind), None)
+        if waiting is not None and not fresh.alone:
+            waiting.alone, fresh.alone = False, True
 
     def _start(self, kind: Kind, *, alone: bool = False) -> None:
         # num_cpus is always said: a share of a GPU alone would reserve a whole CPU silently.
@@ -504,7 +487,7 @@ class Pool:
         options |= {"max_restarts": 0, "max_concurrency": self.at_once + 1}
         actor: Any = ray.remote(**options)(Actor).remote(self.shared, max(1, int(kind.num_cpus)))
         now = time.monotonic()
-        self.handles.append(Handle(kind, actor, now, actor.who.remote(), alone=alone, looked=now))
+        self.handles.append(Handle(kind, actor, actor.who.remote(), alone=alone, looked=now))
 
     def _stop(self, handle: Handle) -> None:
         self.handles.remove(handle)
@@ -526,11 +509,12 @@ class Pool:
                 handle.busy_seconds += now - handle.looked
                 handle.looked = now
         span = max(now - self.told, 1e-9)
-        share = sum(handle.busy_seconds for handle in self.handles) / (span * max(1, len(self.handles)))
+        ready = [handle for handle in self.handles if handle.where is not None]
+        share = sum(handle.busy_seconds for handle in ready) / (span * max(1, len(ready)))
         for handle in self.handles:
             handle.busy_seconds = 0.0
         self.told = now
-        status = self.course.status(len(self.handles), min(1.0, share))
+        status = self.course.status(len(ready), min(1.0, share))
         self.course.report(status)
         self.metrics.show(status)
 

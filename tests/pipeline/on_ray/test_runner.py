@@ -206,9 +206,11 @@ def test_a_step_that_cannot_be_opened_ends_the_run_with_its_own_error(source: So
         run_within(900, Stage("work", Misbehave("cannot open"), frames=8), source, RayRunner(workers=1))
 
 
-def test_workers_that_all_die_end_the_run(source: Source) -> None:
+def test_workers_that_all_die_end_the_run(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.on_ray import runner
     from pipeline.on_ray.runner import RayRunner
 
+    monkeypatch.setattr(runner, "DEATHS_IN_A_ROW", 2)  # each takes the start of a process
     with pytest.raises(WorkersDie, match="died in a row"):
         run_within(900, Stage("work", Misbehave("all die"), frames=2), source, RayRunner(workers=2))
 
@@ -231,6 +233,40 @@ def test_a_cluster_that_others_hold_is_waited_for_and_then_named(source: Source)
             run_within(900, Stage("work", Misbehave("")), source, RayRunner(start_seconds=3))
     finally:
         ray.kill(holder)
+
+
+@dataclass(frozen=True)
+class Meet(Step):
+    """Items from frame 20 on are done when two workers have been seen."""
+
+    folder: str
+
+    def open(self) -> Callable[[Chunk], Result]:
+        def work(chunk: Chunk) -> Result:
+            (Path(self.folder) / str(os.getpid())).touch()
+            deadline = time.monotonic() + 300
+            while chunk.start >= 20 and len(list(Path(self.folder).iterdir())) < 2:
+                if time.monotonic() > deadline:
+                    raise MediaError("clip.mp4", "was seen by one worker only", "none")
+                time.sleep(0.05)
+            return Result({"frames": chunk.stop - chunk.start})
+
+        return work
+
+
+def test_a_worker_for_whom_others_leave_no_room_comes_when_they_go(source: Source, tmp_path: Path) -> None:
+    """Its actor waits in Ray's queue from the begin, so nobody has to look for free resources."""
+    from pipeline.on_ray.runner import RayRunner
+
+    holder = ray.remote(num_cpus=CPUS - 1)(Holder).remote()
+    ray.get(holder.ready.remote())
+    timer = threading.Timer(5.0, ray.kill, [holder])
+    timer.start()
+    outcomes, events = run_within(900, Stage("work", Meet(str(tmp_path)), frames=2), source, RayRunner())
+    timer.join()
+    assert len(outcomes) == 21 and all(one.failure is None for one in outcomes)
+    (last,) = [event for event in events if isinstance(event, Status)][-1:]
+    assert last.workers == 2
 
 
 class Holder:
