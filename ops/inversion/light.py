@@ -39,7 +39,7 @@ SLOPE = 0.2
 TRUNK_TAPS, TRUNK_CHANNELS = (4, 10, 15), (40, 112, 320)
 REPEATS = 3
 """Of the series that sharpens what is enlarged."""
-LARGE_CHANGE = 0.25
+LARGE_CHANGE = 0.3
 """Of features, by an edit: a smile changes the mouth by so much, an age the skin by a third of it."""
 FEATURE_SCALE = 0.3
 """Brings the generator's features to about unit variance."""

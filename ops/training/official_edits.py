@@ -18,12 +18,15 @@ from ops.editing.gradctrl import CONTROLS, load_heads
 from ops.editing.official_folder import definitions_in
 
 ABOUT = {
-    "smile": "more smile; 1 is a plain one, up to 2",
-    "age": "older; 2 to 4 are plain, up to 5",
+    "smile": "more smile; 1 is a plain one, up to 2 (0.9 of the authors' unit)",
+    "age": "older; 4 is about eleven years, -3 ten years younger",
     "pose": "the head turns",
 }
-ROWS = {"age": (3, 18)}
-"""Rows of W+ that an official direction moves here, where not all: on the coarsest rows age puts eyeglasses on."""
+ROWS = {"age": (4, 18)}
+"""Rows of W+ that an official direction moves here, where not all: on the coarsest rows age puts eyeglasses on, and the fourth
+costs more of who it is than the years that it adds."""
+UNITS = {"smile": 0.9}
+"""Of the authors' units, where 1 is another amount here: at their 1 a face of a clip loses more of its identity than 0.15."""
 
 
 def official_edits(folder: Path, left_out: Collection[str] = ()) -> tuple[list[EditEntry], dict[str, Tensor]]:
@@ -37,7 +40,7 @@ def official_edits(folder: Path, left_out: Collection[str] = ()) -> tuple[list[E
         match definition:
             case DirectionDefinition(name=name, path=path):
                 direction = load_direction(path)
-                tensors[f"direction.{name}"] = direction.reshape(-1, direction.shape[-1])
+                tensors[f"direction.{name}"] = UNITS.get(name, 1.0) * direction.reshape(-1, direction.shape[-1])
                 entries.append(EditEntry(name, "direction", ABOUT.get(name, f"InterFaceGAN's {name}"), ROWS.get(name)))
             case GanSpaceDefinition(path=path, table=table):
                 assert table is not None, "of an official folder"

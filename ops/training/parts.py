@@ -1,7 +1,7 @@
 """Training of the network that tells face, hair and neck from all else, hands before the face among it.
 
 Few faces are labelled and fewer have a hand before them. So each is seen turned, scaled, shifted, mirrored, degraded, and often
-with something before it: strokes filled from elsewhere in some picture of the batch, skin often enough.
+with something before it: a drawn hand (`ops.training.hands`), or strokes filled from elsewhere in some picture of the batch.
 
 Legend: N batch, S side of what the network sees.
 """
@@ -27,6 +27,7 @@ from ops.nn.lite import load_imagenet
 from ops.spaces import crops_from_images, images_from_crops
 from ops.training.degrade import degraded
 from ops.training.distributed import Worker
+from ops.training.hands import with_hand
 from ops.training.trainer import Learner, Step, Task
 
 UNKNOWN: Final = 255
@@ -49,8 +50,10 @@ class PartsSettings:
     learning_rate: float = 1e-3
     trunk_rate: float = 0.3
     """The trunk's learning rate over `learning_rate`."""
-    covered_share: float = 0.5
-    """Of faces that something is put before."""
+    covered_share: float = 0.3
+    """Of faces that a thing is put before."""
+    hand_share: float = 0.5
+    """Of faces that a hand is put before."""
 
 
 def load_parts(path: Path, *, held_out: bool) -> LabelledFaces:
@@ -100,6 +103,7 @@ class PartsTask(Task):
         parts = torch.from_numpy(self.faces.parts[chosen].astype(np.int64))
         images, parts = moved(images, parts, step.draws)
         images, parts = covered(images, parts, self.settings.covered_share, step.draws)
+        images, parts = with_hands(images, parts, self.settings.hand_share, step.draws)
         logits = self.learn(degraded(images, step.draws)[step.mine])
         loss = F.cross_entropy(logits, at_size(parts, PARTS_SIZE)[step.mine], ignore_index=UNKNOWN)
         self.learner.step(loss)
@@ -186,6 +190,15 @@ def covered(images: Tensor, parts: Tensor, share: float, draws: torch.Generator)
         filled = ((filled + 1) * light - 1).clamp(-1, 1)
         images[n] = images[n] + alpha * (filled - images[n])
         parts[n] = torch.where((alpha > 0.5) & (parts[n] != UNKNOWN), other, parts[n])
+    return images, parts
+
+
+def with_hands(images: Tensor, parts: Tensor, share: float, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Some faces with a hand before them."""
+    images, parts = images.clone(), parts.clone()
+    for n, chosen in enumerate(torch.rand(len(images), generator=draws).tolist()):
+        if chosen < share:
+            images[n], parts[n] = with_hand(images[n], parts[n], UNKNOWN, draws)
     return images, parts
 
 

@@ -100,8 +100,8 @@ def picture_preset() -> tuple[LightPictureSettings, LoopSettings]:
 
 
 def parts_preset() -> LoopSettings:
-    """Every labelled face about twenty times."""
-    return LoopSettings(images=16_000, batch=8, precision="fp32", warmup_images=400, preview_images=4000, log_images=800)
+    """Every labelled face about forty times, half of them behind a drawn hand."""
+    return LoopSettings(images=32_000, batch=8, precision="fp32", warmup_images=400, preview_images=4000, log_images=800)
 
 
 def prior_sizes(

@@ -127,7 +127,9 @@ class Generated:
 @final
 @dataclass(frozen=True)
 class Render(Step):
-    VERSION: ClassVar[int] = 5  # 5: an edited face is sharpened to the source's gradient energy.
+    VERSION: ClassVar[int] = (
+        6  # 5: a face is as sharp as its source. 6: hands are told from faces; more of what an edit replaces goes.
+    )
 
     store: str
     model: str
