@@ -38,6 +38,7 @@ class Cases:
 
     def __init__(self, folder: Path) -> None:
         words = ("edit", needs.shared("cases"), "--edit", "smile=2", "--model", "mini64", "--out", folder / "o", "--no-report")
+        words += ("--within", "crop")
         self.dry = command(*words, "--dry-run")
         assert not (folder / "o").exists(), "a dry run writes nothing"
         self.ran = command(*words)

@@ -24,8 +24,8 @@ needs.package("ray")
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 RUN_SECONDS, END_SECONDS = 420, 60
-FRAMES = 160
-"""Of each clip: twenty items to invert, and three to render, which are whole segments."""
+FRAMES = 96
+"""Of each clip: twelve items to invert, and three to render, which are whole segments."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Runs:
 
     def start(self, clips: Path, model: Path, *more: str) -> subprocess.Popen[bytes]:
         words = ["--edit", "warm=1", "--model", model, "--store", self.folder / "store", "--out", self.folder / "out"]
-        words += ["--chunk-frames", "8", "--codec", "ffv1", "--no-contact-sheet", *more]
+        words += ["--chunk-frames", "8", "--gop-frames", "32", "--codec", "ffv1", "--no-contact-sheet", *more]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled"}
         with open(self.folder / "log", "ab") as log:
             return subprocess.Popen(

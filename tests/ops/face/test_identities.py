@@ -153,15 +153,6 @@ def test_all_faces_are_found_and_a_limit_is_stable() -> None:
     assert sum("max_faces is 10" in one.reason for one in limited.dropped) == 14
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in CLIPS if name not in ("hamilton_multi_cuts_audio.mp4", "noface_car_3s.mp4")])
-def test_clips_of_one_person_have_no_needless_tracks(name: str) -> None:
-    result, count = of_file(f"videos/{name}")
-    people = 2 if name == "two_faces_960x480.mp4" else 1
-    shots = len(result.shots)
-    assert len(result.tracks) <= people * shots + 3, f"{len(result.tracks)} tracks in {count} frames, {shots} shots"
-
-
 UNSEEN = [(2, seed) for seed in range(20)] + [(3, seed) for seed in range(6)]
 
 
