@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextvars
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from queue import Empty, Full, Queue
 from threading import Condition, Event, Thread
 from types import TracebackType
@@ -109,7 +109,7 @@ def ahead(made: Iterable[T], depth: int) -> Generator[T, None, None]:
 
 
 def in_order(function: Callable[[T], R], given: Iterable[T], pool: Executor, depth: int) -> Generator[R, None, None]:
-    """function(one) of each element, in the order of the elements; at most `depth` are in work."""
+    """function(one) of each element, in the order of the elements; at most `depth` are in work, and none once it is closed."""
     waiting: deque[Future[R]] = deque()
     elements = iter(given)
     try:
@@ -120,5 +120,8 @@ def in_order(function: Callable[[T], R], given: Iterable[T], pool: Executor, dep
         while waiting:
             yield waiting.popleft().result()
     finally:
+        for future in waiting:
+            future.cancel()
+        wait(waiting)  # whoever begins again must not meet what these still write
         if isinstance(elements, Generator):
             elements.close()

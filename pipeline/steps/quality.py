@@ -107,6 +107,10 @@ class Quality:
     _worst: dict[int, int] = field(default_factory=dict)
     """Segment => the place of its worst row, the only one that keeps a picture."""
 
+    def anew(self) -> Quality:
+        """The same chunk, without rows."""
+        return Quality(self.chunk, self.gop_frames, self.moments, self.identity)
+
     def add(
         self,
         pts: int,

@@ -184,7 +184,8 @@ class Render(Step):
         def finish(loaded: Sequence[Planned]) -> list[Result]:
             """One stream of frames through all items, so that a batch of faces may span several of them."""
             decoding, modelling, pasting, encoding = Timer(), Timer(), Timer(), Timer()
-            together = [replace(one, timer=encoding) for one in loaded]
+            # Measured anew: what is tried together first, and then each for itself, has its rows and strips once.
+            together = [replace(one, quality=one.quality.anew(), strips=[], timer=encoding) for one in loaded]
             lock = Lock()
 
             def frames() -> Generator[Frame, None, None]:

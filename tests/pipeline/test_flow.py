@@ -514,6 +514,22 @@ def test_a_source_that_cannot_be_rendered_does_not_stop_the_others(tmp_path: Pat
     assert store.failures(other.source_id)["stage"].to_pylist() == ["render"]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_clip_that_is_done_again_without_its_neighbour_has_its_rows_once(
+    tmp_path: Path, kept: Store, source: Source, bundle: Bundle, threads: int
+) -> None:
+    """Small clips are rendered together; where one spoils it for all, each is rendered for itself."""
+    other = tiny.source_of(tiny.marked_clip(tmp_path / "other.mp4", 12, people=1))
+    store, _ = tiny.inverted(tmp_path / "s", [source, other], bundle)
+    Path(other.uri).unlink()
+    sizes = {"chunk_frames": 64, "cpus_per_worker": threads, "sheet_frames": 2}
+    videos, summary = tiny.rendered(tmp_path / "o", store, [source, other], bundle, "warm=1", **sizes)
+    assert [f.uri for f in summary.lost] == [other.uri], summary.lost
+    assert videos[0].exists()
+    rows = store.read("quality", source.source_id)
+    assert len(set(zip(rows["track_id"].to_pylist(), rows["pts"].to_pylist(), strict=True))) == len(rows) == 69
+
+
 def test_codes_that_are_not_finite_are_rows_and_their_frames_pass_through(
     tmp_path: Path, source: Source, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,23 @@ def test_results_are_in_order_whatever_takes_how_long() -> None:
     assert 1 < most[0] <= 4
 
 
+def test_who_stops_asking_for_results_leaves_nothing_at_work() -> None:
+    begun: list[int] = []
+    ended: list[int] = []
+
+    def slow(i: int) -> int:
+        begun.append(i)
+        time.sleep(0.2 if i else 0.0)
+        ended.append(i)
+        return i
+
+    with ThreadPoolExecutor(2) as pool:
+        found = in_order(slow, range(40), pool, 8)
+        assert next(found) == 0
+        found.close()
+        assert begun and sorted(ended) == sorted(begun) and len(begun) < 8, "those in work have ended, the others never began"
+
+
 def test_threads_of_a_pool_compute_on_one_core_each() -> None:
     """torch's own number is that of the machine's cores, for each thread that was not told."""
     before = torch.get_num_threads()
