@@ -74,7 +74,8 @@ ffhq: $(VENV)/.installed
 	$(BIN)/styleres train tail --size 256 --prior $(FFHQ)/generator --out $(FFHQ) --data $(FACES256) --directions $(EDITS)
 	$(BIN)/styleres train picture --data $(FACES256) --prior $(FFHQ)/prior --out $(FFHQ) --directions $(EDITS) \
 	    --identity-network $(IDENTITY)
-	$(BIN)/styleres train bundle --preset light --prior $(FFHQ)/prior --out $(FFHQ) --directions $(EDITS) --bundle ops/bundles/ffhq
+	$(BIN)/styleres train bundle --preset light --prior $(FFHQ)/prior --out $(FFHQ) --directions $(EDITS) --bundle ops/bundles/ffhq \
+	    --without ganspace.bald --without ganspace.head_angle_up --without ganspace.boyishness
 	$(BIN)/styleres evaluate --data $(FACES256) --model ffhq --size 256 --faces 300 --also-wplus --card
 
 # torch by its exact version first: an open range would fetch gigabytes of another build where the pinned one is at hand.

@@ -35,7 +35,7 @@ def test_a_hand_is_of_the_faces_skin_and_none_of_the_face() -> None:
         covered += int(taken.any())
         behind = shown[:, parts == OTHER]
         beyond += int(((behind[0] > behind[2]) & (behind[0] > -0.6)).sum() > 20)
-    assert covered >= 10 and beyond >= 8, "hands lie before the face, and are skin beside it"
+    assert covered >= 8 and beyond >= 8, "hands lie before the face, and are skin beside it"
 
 
 def test_a_picture_without_a_face_stays() -> None:
