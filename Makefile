@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Workers and tests share the cores: more OpenMP threads than cores are far slower than one.
 export OMP_NUM_THREADS ?= 2
 
-STRIP := --edit smile=1 --edit smile=-1 --edit age=4 --edit age=-3 --edit hair_colour=2
+STRIP := --edit smile=1 --edit smile=-0.6 --edit age=4 --edit age=-3 --edit hair_colour=1.4
 
 # Tests share nothing but within a file, so two processes do them; each computes with one thread. Their files are in memory where
 # it has 4 GB to spare: stores write every part through to the disk, and a disk that others use makes tests wait for it.
