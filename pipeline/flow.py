@@ -15,23 +15,23 @@
     pictures   picture, all of the above     its file, once                 staged rows, the edited file   -
     join       pack of pictures              staged rows                    all tables                     per pack
 
-A clip takes the six stages. A picture needs none of their barriers, and is one item from its file to its edited file; what a
-worker has of them is done together, and stored in packs of some thousand (`pipeline.engine.packs`).
+A clip takes the six stages. A picture needs none of their barriers, and is one item from its file to its edited file; a worker
+does a batch of them together, and they are stored in packs of some thousand (`pipeline.engine.packs`).
 
 Heavy steps are stateless maps over chunks; barriers are over the rows of one source, small enough for one process. Frames never
 travel: an item names a source and a range, and every step decodes what it needs. So results do not depend on the runner, the
-number of workers, the length of chunks, the company that items have in a batch or, but for the last bits of float32 (see
+number of workers, the length of chunks, the other items of a batch or, but for the last bits of float32 (see
 `Compute.batch_size`), the size of batches; and an item that was lost can be done again, anywhere, and give the same.
 
-    where is ...                    it is in ...
-    what a late worker wrote        `Ledger.resume` removes what no entry vouches for; `Ledger.intact` puts aside what stands
+    thing                           place
+    a late worker's files           `Ledger.resume` removes what no entry vouches for; `Ledger.intact` puts aside what stands
                                     beside a manifest's files (`STORE/.damaged`); the store's lock refuses to publish the rest
     the fade of an edit             `fades` in steps/plan.py computes it, `paste` in ops/face/paste.py multiplies its mask by it
     the row map of a generator      `style_inputs` of its config, see ops/generators/protocol.py
 
-What is done is known by content (`pipeline.engine.ledger`): source, settings, versions, model, schema. The same command again
-does what is missing. `pipeline.engine.course` moves sources along the stages; a runner gives their items to workers. The words
-are those of docs/glossary.md.
+Finished work is known by content (`pipeline.engine.ledger`): source, settings, versions, model, schema. The same command again
+does what is missing. `pipeline.engine.course` moves sources along the stages; a runner gives their items to workers. Terms are
+defined in docs/glossary.md.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Compute:
 
     @property
     def overlaps(self) -> bool:
-        """Whether a worker has something that would wait while it does one thing after the other."""
+        """True if a worker has several cores or an accelerator, so that the parts of its work should overlap."""
         kind = resolve_device("auto") if self.device == "auto" else self.device  # the driver may have no GPU where workers do
         return self.cpus_per_worker > 1 or self.gpus_per_worker > 0 or kind != "cpu"
 
@@ -122,9 +122,9 @@ class RenderSettings:
     sheet_frames: int = 6
     """Frames on the contact sheet, evenly spread over those that are edited; 0 for none."""
     identity: IdentitySettings | None = None
-    """Measures in each frame how much of the face's identity the edit keeps; decides no pixel."""
+    """Network that measures in each frame how much of the face's identity the edit keeps; decides no pixel."""
     contact_sheets: Literal["job", "each"] = "job"
-    """Pictures: one sheet for all, of a fair sample and the worst, or one for each. A clip always has its own."""
+    """Contact sheets of pictures: one for all, with a fair sample and the worst, or one for each. A clip always has its own."""
 
 
 @dataclass(frozen=True)
@@ -132,21 +132,21 @@ class Policy:
     """Permissions of a run: which results it may replace, which sources it may start."""
 
     overwrite: bool = False
-    """Rows of other settings and files that this command did not make; what it has made already is kept in any case."""
+    """Replace rows of other settings and files that this command did not make; what it has made already is kept in any case."""
     admit: Callable[[Source], Failure | None] = lambda source: None
-    """Called for a source that is not finished; returns why it must not be started, or None."""
+    """Function called for a source that is not finished; returns why it must not be started, or None."""
     count: int | None = None
     """Number of inputs, None while it is unknown."""
 
 
 def invert_stages(store: Store, bundle: Bundle, settings: InvertSettings, compute: Compute) -> list[Stage]:
-    """sources => rows of the store."""
+    """Return the stages that turn sources into rows of the store."""
     root, model, cpus, gpus = str(store.root), str(bundle.path.absolute()), compute.cpus_per_worker, compute.gpus_per_worker
     chunk, framing = compute.chunk_frames, bundle.framing
-    # A model whose crop needs no face has no detector, and nothing of one decides.
+    # A model whose crop needs no face has no detector, so no setting of one is in the key.
     detector = settings.detector.decides() if framing.crop == "ffhq" else None
     return [
-        # A small network on every frame. It reserves what the steps of the model do, because any worker does any step.
+        # A small network on every frame. It reserves as much as the model's steps, because any worker does any step.
         Stage(
             "scan",
             Scan(root, settings.detector, compute.backend, compute.device, framing.crop, detector, max(1, int(cpus))),
@@ -170,7 +170,7 @@ def invert_stages(store: Store, bundle: Bundle, settings: InvertSettings, comput
             counted=("tracks",),
             overlaps=compute.overlaps,
         ),
-        # The encoder, E1 and the generator, half of it or all, as the method needs to know its error: the reason for a GPU.
+        # The encoder, E1, and the generator, half or all of it, as the method needs its error: the reason for a GPU.
         Stage(
             "invert",
             Invert(
@@ -196,11 +196,11 @@ def invert_stages(store: Store, bundle: Bundle, settings: InvertSettings, comput
 
 
 def render_stages(store: Store, bundle: Bundle, settings: RenderSettings, compute: Compute, outputs: Outputs) -> list[Stage]:
-    """store + sources => edited files. A source that loses an item here cannot become a file."""
+    """Return the stages that turn store and sources into edited files. A source that loses an item here gets no file."""
     root, model, cpus, gpus = str(store.root), str(bundle.path.absolute()), compute.cpus_per_worker, compute.gpus_per_worker
     recipe, paste = settings.plan.recipe, settings.paste.fitted(bundle.framing.crop)
     recipe_id, metadata = identity_of(recipe, bundle)
-    # Whole segments: what a segment is does not depend on the chunk it was in.
+    # Whole segments: their bounds do not depend on the chunk that they are in.
     gop = settings.encode.gop_frames
     chunk = max(1, compute.chunk_frames // gop) * gop
     planned = {"recipe": recipe_id, "smoothing": asdict(settings.plan.smoothing), "fade_seconds": settings.plan.fade_seconds}
@@ -275,7 +275,7 @@ def packs_of(
     outputs: Outputs | None = None,
     policy: Policy = Policy(),
 ) -> Packs:
-    """What becomes of pictures. None: nothing is inverted, or nothing rendered."""
+    """Return the `Packs` of a run's pictures. A setting that is None: nothing is inverted, or nothing rendered."""
     root, model, cpus, gpus = str(store.root), str(bundle.path.absolute()), compute.cpus_per_worker, compute.gpus_per_worker
     decides, key, name, recipe_id = {}, "", "", ""
     inverts: Inverting | None = None
@@ -329,7 +329,7 @@ def packs_of(
 
 
 def pictures_apart(sources: Iterable[Source | Picture | Failure]) -> Iterator[Source | Picture | Failure]:
-    """Pictures as items of their own, with their places among the inputs."""
+    """Yield the sources, with pictures as items of their own that have their places among the inputs."""
     for order, one in enumerate(sources):
         if isinstance(one, Source) and one.kind == "image":
             one = picture_of(one)
@@ -379,7 +379,7 @@ def edit(
     report: Report,
     policy: Policy = Policy(),
 ) -> Summary:
-    """Both, source by source. Of a source that lost chunks on the way in, what could be inverted is edited."""
+    """Invert and render, source by source. If chunks of a source were lost in inversion, its other frames are edited."""
     stages = invert_stages(store, bundle, inverting, compute) + render_stages(store, bundle, rendering, compute, outputs)
     # Frames are counted once.
     stages[0] = replace(stages[0], counted=())
@@ -415,17 +415,17 @@ def course_of(
     policy: Policy,
     packs: Packs | None = None,
 ) -> Course:
-    """The stages with what a store has to say about each source."""
+    """Return the course of a run: its stages, with the store's records of each source."""
     ledger = Ledger(store)
     inverts = stages[0].name == "scan"
 
     def begin(source: Source) -> str:
-        """A render depends on what the inversion left."""
+        """Return the digest of a source's inversion, which a render depends on."""
         seal = None if inverts else ledger.sealed("invert", source.source_id)
         return seal.after if seal is not None else ""
 
     def changed(source: Source, seal: Seal, what: list[str]) -> Failure | None:
-        """Complete rows of other settings are hours of work: they go only if that is asked for."""
+        """Return why a source must not be done again: complete rows are hours of work, and replaced only on request."""
         if not inverts or seal.failed or policy.overwrite:
             return None
         message = (
@@ -438,7 +438,7 @@ def course_of(
         return [store.write_part("sources", source.source_id, 0, source_row(source))] if inverts else []
 
     def moved(source: Source) -> str | None:
-        """A file that was renamed or moved since: a render of the store would look for it where it was."""
+        """Write down the new place of a file that was renamed or moved, as a render of the store looks for it there."""
         if not inverts or not is_plain(source.uri):
             return None
         rows = store.read("sources", source.source_id, columns=["uri"])
@@ -465,7 +465,7 @@ def course_of(
 
 
 def identity_of(recipe: EditRecipe, bundle: Bundle) -> tuple[str, dict[str, str]]:
-    """The recipe's key, which follows the bytes of the user's editor files, and what the edited files say of themselves."""
+    """Return the recipe's key, which depends on the bytes of the user's editor files, and the tags of the edited files."""
     loaded = load_edits(recipe.names, bundle.editors(), recipe.editors, bundle.config.generator)
     records = {name: edit.record for name, edit in loaded.items() if edit.record is not None}
     metadata = {"edits": recipe.to_text(), "model": bundle.name, "made_with": MADE_WITH}

@@ -22,10 +22,10 @@ from pipeline.store.places import Place
 from schemas import Failure, source_id_of_unreadable
 
 SPARE_SOURCES = 64
-"""In flight at once, besides one for each frame that workers may want."""
+"""Sources in flight at once, besides one for each frame that workers may want."""
 
 MOST_BEGINNINGS = 3
-"""A source whose parts turn out damaged is begun so often in one run."""
+"""Times that a source whose parts turn out damaged is begun in one run, at most."""
 
 
 class OutOfSpace(RuntimeError):
@@ -58,7 +58,7 @@ class Status:
     seconds: float
     steps: dict[str, Tally]
     sources: int
-    """Finished, lost ones included."""
+    """Finished sources, lost ones included."""
     sources_known: int | None
     """None while the inputs are still being listed."""
     workers: int = 1
@@ -67,7 +67,7 @@ class Status:
 
     @property
     def eta_seconds(self) -> float | None:
-        """From what is finished, as if the rest were like it."""
+        """Estimate the seconds that remain, as if the rest were like what is finished; None while that is unknown."""
         if not self.sources_known or not self.sources:
             return None
         return self.seconds / self.sources * (self.sources_known - self.sources)
@@ -84,7 +84,7 @@ class Settled:
 
 @dataclass(frozen=True)
 class Noted:
-    """Something that whoever watches should read: a source that is skipped or done again, and why; a worker that died."""
+    """A message for the user: a source that is skipped or done again, and why; a worker that died."""
 
     kind: str
     message: str
@@ -103,7 +103,7 @@ Report = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """A report that says nothing."""
+    """Ignore an event: the report of a course that nobody watches."""
 
 
 @dataclass(eq=False)
@@ -129,29 +129,30 @@ class Underway:
     files: list[Written] = field(default_factory=list)
     outputs: list[Written] = field(default_factory=list)
     failed: bool = False
-    """The last four since the last seal."""
+    """The four above: since the last seal."""
     devices: dict[str, set[str]] = field(default_factory=dict)
-    """Stage => kinds of device, since the last seal."""
+    """Stage => kinds of device that its models ran on, since the last seal."""
     lost: bool = False
-    """Anything, at any stage."""
+    """Something of the source was lost, at any stage."""
     settled: list[tuple[Stage, Outcome]] = field(default_factory=list)
     """Outcomes of the stages that it has passed, for the summary."""
     lost_before: list[Failure] = field(default_factory=list)
-    """By stages that an earlier run has finished."""
+    """Failures that stages finished by an earlier run have left."""
 
 
 @final
 class Course:
-    """`sources` may be endless for all we know: only its next element is ever asked for. A failure among them is an input that
-    could not become a source; whoever listed it has told of it, and here it is counted and written down. A picture does not
-    take the stages: `packs` knows what becomes of it.
+    """Moves sources along the stages.
 
-    ledger: None keeps no account, so that nothing is resumed.
-    begin: what the first stage depends on besides the source.
-    admit: why a source must not be touched (None: it may), asked only if it is not finished already.
-    changed: asked before a source whose manifest speaks of other settings is done again; returns why that must not be.
-    started: called for each source that begins with the first stage; => what it wrote.
-    moved: called for each source of which something is finished; => where its file was, if that was written down anew.
+    sources: may be endless: only the next element is ever asked for. A failure among them is an input that could not become a
+        source; it was reported when it was listed, and is counted and written down here. Pictures do not take the stages:
+        `packs` handles them.
+    ledger: None records nothing, so that nothing is resumed.
+    begin: returns the digest that the first stage depends on besides the source.
+    admit: returns why a source must not be touched (None: it may be), called only if it is not finished already.
+    changed: called before a source whose manifest has other settings is done again; returns why that must not be, or None.
+    started: called for each source that begins with the first stage; returns the files that it wrote.
+    moved: called for each source of which something is finished; returns where its file was, if its new place was written down.
     """
 
     def __init__(
@@ -170,7 +171,7 @@ class Course:
         packs: Packs | None = None,
     ) -> None:
         self.chain = list(stages)
-        """What a source goes through."""
+        """Stages that a source passes, in order."""
         self.packs = packs
         self.stages = [*self.chain, *(packs.stages if packs is not None else ())]
         self.ledger = ledger
@@ -183,8 +184,8 @@ class Course:
         self._begin, self._admit, self._changed, self._started, self._moved = begin, admit, changed, started, moved
         self._queues: list[deque[Chunk]] = [deque() for _ in stages]
         self._underway: dict[str, Underway] = {}
-        self._held: deque[Source] = deque()  # of the same bytes as one in flight, or to be begun again
-        self._beginnings: Counter[str] = Counter()  # of those with damaged parts
+        self._held: deque[Source] = deque()  # sources of the same bytes as one in flight, or to be begun again
+        self._beginnings: Counter[str] = Counter()  # how often sources with damaged parts were begun
         self._left = set() if ledger is None else ledger.left(self.chain)
         self._refused = set() if ledger is None else ledger.refused()
         self._have_failures = set(self._refused)
@@ -195,7 +196,7 @@ class Course:
     # ------------------------------------------------------------------------------------------------ for the runner
 
     def take(self, fits: Callable[[Stage], bool] = lambda stage: True) -> ItemBatch | None:
-        """The next items for a worker, latest stage first; None if there are none that it may do now."""
+        """Return the next items for a worker, latest stage first; None if there are none that it may do now."""
         self._list_more(fits)
         if self.packs is not None:
             self._close_last_pack()
@@ -218,12 +219,12 @@ class Course:
         return ItemBatch(stage, items)
 
     def _close_last_pack(self) -> None:
-        """When no picture is left, what waits is joined, however little it is."""
+        """Queue the joining of all waiting entries, however few, when no picture is left."""
         if self.packs is not None and self._listed_all and not self.packs.busy:
             self.tallies[self.packs.joining.name].queued += self.packs.close_pack(last=True)
 
     def give_back(self, batch: ItemBatch) -> None:
-        """The worker that had these items is gone, through no fault of theirs."""
+        """Queue items again whose worker is gone, through no fault of theirs."""
         if self.packs is not None and batch.stage in self.packs.stages:
             self.packs.give_back(batch.stage, batch.items)
         else:
@@ -234,10 +235,10 @@ class Course:
         tally.running -= len(batch.items)
 
     def settle(self, stage: Stage, outcome: Outcome) -> None:
-        """An item is done or lost; what its source does next follows.
+        """Record that an item is done or lost, and move its source on.
 
         Raises:
-            OutOfSpace: it was lost because a disk is full.
+            OutOfSpace: the item was lost because a disk is full.
         """
         tally = self.tallies[stage.name]
         tally.running -= 1
@@ -283,7 +284,7 @@ class Course:
         self.tallies[self.packs.joining.name].queued += self.packs.close_pack()
 
     def _see_devices(self, stage: Stage, state: Underway, outcome: Outcome) -> None:
-        """Say so, once for a source and stage, where another kind of device goes on than began; it may."""
+        """Report, once for a source and stage, that it goes on on another kind of device than it was begun on; it may."""
         new = set() if outcome.result is None else set(outcome.result.devices)
         known = state.devices.setdefault(stage.name, set())
         if known and not new <= known and len(known) == 1:
@@ -294,7 +295,7 @@ class Course:
 
     @property
     def finished(self) -> bool:
-        """Nothing is in flight, and nothing more will come."""
+        """True if nothing is in flight, and nothing more will come."""
         if not self._underway and not self._listed_all:
             self._list_more()
         self._close_last_pack()
@@ -334,7 +335,7 @@ class Course:
     # ------------------------------------------------------------------------------------------------ one source
 
     def _list_more(self, fits: Callable[[Stage], bool] = lambda stage: True) -> None:
-        """Take sources in until there is enough to do, or as many as may be in flight."""
+        """Take sources in until there is enough to do, or as many are in flight as may be."""
 
         def ready_frames() -> int:
             pictures = 0 if self.packs is None or not fits(self.packs.pictures) else len(self.packs.queue)
@@ -453,7 +454,7 @@ class Course:
             seal = self.ledger.sealed(name, source.source_id)
             good = seal is not None and seal.key == key and not seal.failed
             if seal is not None and good and self.ledger.intact(name, source.source_id, seal, tidy=tell):
-                upstream = seal.after or upstream  # of its own since a track was deleted
+                upstream = seal.after or upstream  # it has one of its own since a track was deleted
                 best = (at + 1, seal, upstream)
         if best is not None:
             before = state.at
@@ -500,7 +501,7 @@ class Course:
         self._end(state)
 
     def _sealing(self, state: Underway) -> str | None:
-        """The manifest that vouches for the stage's files, if they are whole but for some damage."""
+        """Return the name of the manifest that vouches for the stage's files, if they are whole but for some damage."""
         assert self.ledger is not None
         source, key, upstream = state.source, state.key, state.upstream
         for stage in self.chain[state.at :]:
@@ -508,7 +509,7 @@ class Course:
             upstream = after(key, [(0, source.info.n_frames)])
             if (name := stage.seal_of(source)) is not None:
                 seal = self.ledger.sealed(name, source.source_id)
-                # Of a render nothing but its outputs stays, so there is no part of it to mend.
+                # Nothing of a render stays but its outputs, so there is no part of it to mend.
                 whole = seal is not None and seal.key == key and not seal.failed and not seal.outputs
                 return name if whole else None
         return None
@@ -518,7 +519,7 @@ class Course:
             self._go_on(state)
 
     def _passed(self, state: Underway) -> bool:
-        """Write down what a stage did to a source; False where it goes no further."""
+        """Write down what a stage did to a source; return False if the source goes no further."""
         stage = self.chain[state.at]
         state.outcomes.sort(key=lambda outcome: outcome.item.start)
         if any(outcome.damaged is not None for outcome in state.outcomes) and self._begins_again(stage, state):
@@ -547,9 +548,9 @@ class Course:
         return True
 
     def _begins_again(self, stage: Stage, state: Underway) -> bool:
-        """Put damaged files of the store aside. True where these stages make them, so that the source begins again for them.
+        """Put damaged files of the store aside. Return True if these stages make them: the source then begins again.
 
-        Then only what is missing is done. Where they do not, as when rendering alone, the failures say who does.
+        Then only what is missing is done. If other stages make them, as in a render alone, the failures name the command.
         """
         assert self.ledger is not None
         source_id, tally = state.source.source_id, self.tallies[stage.name]
@@ -600,7 +601,7 @@ class Course:
         state.failures, state.files, state.outputs, state.failed = [], [], [], False
 
     def let_go(self) -> None:
-        """Call it when nobody takes items any more: of a run that was ended there are sources in flight."""
+        """Let the sources in flight go, when nobody takes items any more: a run that was ended has some."""
         for source_id in list(self._underway):
             self._let_go(source_id)
 

@@ -4,8 +4,8 @@
 
 An entry holds the item's key, a digest of everything that decides its result: the source's bytes, the settings of its stage
 and of those before it, the model's weights, the schema's version. A run that finds an entry with the key it would have written,
-and its files as they were written, takes the item for done. Whatever else lies in the stage's folders of that source is of
-another run, or of a worker that was killed between its data and its entry, and is removed before anything is written: so no
+and its files as they were written, takes the item for done. Any other file in the stage's folders of that source comes from
+another run, or from a worker that was killed between its data and its entry, and is removed before anything is written: so no
 row can stand there twice, whatever the length of chunks was. When a source is finished, its manifest takes the entries' place.
 
 Nothing here looks at a clock.
@@ -45,16 +45,16 @@ from pipeline.store.tables import Store
 from schemas import Failure
 
 PROBE = "probe"
-"""The stage of whatever is said of an input before its first item."""
+"""The stage of failures of an input before its first item."""
 
 BEGUN = "ledger/begun"
-"""Has a folder for each render of pictures: places of files that it may have begun to write."""
+"""Folder with one folder for each render of pictures: places of files that it may have begun to write."""
 MOST_FAILURES = 1000
-"""A manifest repeats so many of a source's losses at most; the table `failures` has them all."""
+"""Failures of a source that a manifest repeats, at most; the table `failures` has them all."""
 
 
 def merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Touching ranges as one: how frames were cut into chunks decides nothing."""
+    """Join ranges that touch: how frames were cut into chunks decides nothing."""
     result: list[tuple[int, int]] = []
     for start, stop in sorted(ranges):
         if result and start <= result[-1][1]:
@@ -65,7 +65,7 @@ def merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _part_of(uri: str) -> str:
-    """Two inputs of the same bytes are one source; what is said of each of them stays apart."""
+    """Return the number of an input's part of `failures`: two inputs of the same bytes are one source, with failures apart."""
     return schemas.source_id_of_unreadable(uri)
 
 
@@ -80,7 +80,7 @@ def after(key: str, covered: Sequence[tuple[int, int]]) -> str:
 
 
 def _is_of(folder: str, stages: Sequence[Stage]) -> bool:
-    """Whether a folder of the ledger is one that these stages have, for whichever name of a source."""
+    """Return whether a folder of the ledger belongs to these stages, for any name of a source."""
     return any(
         folder in (stage.name, stage.seals) or (stage.by_name and folder.startswith(f"{stage.seals}-")) for stage in stages
     )
@@ -93,7 +93,7 @@ class Seal:
     key: str
     uri: str
     decides: Mapping[str, Any]
-    """Settings of every stage until here, by name; for people, and to say what has changed."""
+    """Settings of every stage until here, by name; to be read by people, and to report what has changed."""
     failures: tuple[Failure, ...] = ()
     failed: bool = False
     """An item was lost, so the same command tries again."""
@@ -102,23 +102,23 @@ class Seal:
     after: str = ""
     """The digest that the stages after it depend on."""
     devices: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Stage => kinds of device that its models ran on; for people."""
+    """Stage => kinds of device that its models ran on; to be read by people."""
 
 
 @final
 class Ledger:
-    """The account of one store. Picklable: workers write the entries, the driver reads them."""
+    """Entries and manifests of one store. Picklable: workers write the entries, the driver reads them."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         holds = PUBLISHING.get()
         self.fence = holds if isinstance(holds, Fence) else None
-        """The fence of the run that keeps this account; None where nobody holds the store."""
+        """The fence of the run that holds the store; None if no run does."""
 
     # ------------------------------------------------------------------------------------------------------- items
 
     def record(self, stage: str, item: Chunk, result: Result) -> None:
-        """Call it after the item's files are there."""
+        """Write an item's entry, after its files are there."""
         if not item.key:
             return
         content = {
@@ -137,9 +137,9 @@ class Ledger:
         return self._folder(stage, item.source.source_id) / f"{item.start:09d}-{item.stop:09d}.json"
 
     def resume(self, stage: Stage, source: Source, key: str, sealed_by: str | None = None) -> list[Outcome]:
-        """Items of this stage that are done already. Removes what else there is of it, so that the rest can be done.
+        """Return the items of this stage that are done already; remove its other files, so that the rest can be done.
 
-        sealed_by: a manifest of the same key, so that all of the stage was done once, and only damaged parts are missing.
+        sealed_by: the name of a manifest of the same key: all of the stage was done once, and only damaged parts are missing.
         """
         found: list[Outcome] = []
         for file in listed(self._folder(stage.name, source.source_id), ".json"):
@@ -161,13 +161,13 @@ class Ledger:
         return found
 
     def _undamaged(self, stage: Stage, source: Source, key: str, manifest: str) -> list[Outcome]:
-        """The ranges of a finished stage whose files are all there, as they were written."""
+        """Return the ranges of a finished stage whose files are all there, as they were written."""
         files, damaged = [], []
         for file in self.store.vouched_parts(source.source_id, manifest):
             table, _, name = file.path.split("/")
             sound = as_written(joined(self.store.root, file.path), file)
             if table == "failures" and name.startswith(f"{stage.name}-") and not sound:
-                return []  # nobody knows which frames were lost
+                return []  # it is not known which frames were lost
             span = range_of(name.removesuffix(".parquet"))
             if table not in stage.writes or span is None:
                 continue
@@ -193,7 +193,7 @@ class Ledger:
         return found
 
     def _entry(self, path: Place, source: Source, key: str) -> Outcome | None:
-        """None for an entry of another key, a torn one, and one whose files are not there as they were written."""
+        """Read an entry; None for one of another key, a torn one, and one whose files are not there as they were written."""
         try:
             content = read_record(path)
             files = tuple(Written(**one) for one in content["files"])
@@ -211,9 +211,9 @@ class Ledger:
         return Outcome(item, Result(content["counts"], {}, failures, files, outputs, devices), None, resumed=True)
 
     def put_aside(self, stages: Sequence[Stage], source_id: str, places: Iterable[Place]) -> list[Place]:
-        """Take away those files of a source that are not what these stages or an inversion wrote; => which.
+        """Take away those files of a source that differ from what these stages or an inversion wrote; => these files.
 
-        Whoever makes them finds them missing then. No item of the source may be in work.
+        The stages that make them find them missing then. No item of the source may be in work.
         """
         vouched = {file.path: file for file in self.store.vouched_parts(source_id)}
         for stage in stages:
@@ -234,26 +234,26 @@ class Ledger:
     # ------------------------------------------------------------------------------------------------------ losses
 
     def lose(self, stage: str, source_id: str, failures: Sequence[Failure], *, before: bool = True) -> list[Written]:
-        """The rows of `failures` that a stage leaves of a source, in place of those that it left before; => their file.
+        """Write a stage's rows of `failures` of a source, in place of those that it wrote before; => their file.
 
-        before: there may be such rows.
+        before: the stage may have written such rows before.
         """
         if before:
             self.store.clear_failures(stage, [source_id])
         return self.store.write_failures(stage, failures) if failures else []
 
     def refuse(self, failure: Failure) -> None:
-        """The row of an input that is not begun: it cannot be read, or must not be touched. In place of an earlier such row."""
+        """Write the row of an input that cannot be read or must not be touched, in place of an earlier such row."""
         self.store.write_failures(failure.stage, [failure], part=_part_of(failure.uri))
 
     def refused(self) -> set[str]:
-        """Keys of the sources that have rows of `failures`; those that `admit` need look at."""
+        """Return the keys of the sources that have rows of `failures`: `admit` is needed for no others."""
         return set(self.store.stored_source_ids("failures"))
 
     def admit(self, source: Source) -> None:
-        """The source is begun, or finished already: what an earlier run said against this input is no longer true."""
+        """Remove an earlier run's refusals of an input whose source is begun, or finished already."""
         for source_id in (source.source_id, schemas.source_id_of_unreadable(source.uri)):
-            for part in (_part_of(source.uri), 0):  # 0: of earlier versions
+            for part in (_part_of(source.uri), 0):  # 0: earlier versions wrote it
                 self.store.clear_failures(PROBE, [source_id], part=part)
 
     def put_damaged_aside(self, source_id: str) -> list[str]:
@@ -265,13 +265,13 @@ class Ledger:
             if renders and is_pack(source_id):
                 self._give_up_renders(stage, source_id, name)
                 continue
-            if renders:  # what it vouched for is there, and stays that command's own
+            if renders:  # the files that it vouched for are there, and stay that command's own
                 self.begin(stage, source_id)
             self.store.put_aside(name)
         return list(damaged.values())
 
     def _give_up_renders(self, stage: str, pack_id: str, name: str) -> None:
-        """Pictures of a pack whose edited files are not as they were written count as not rendered; the others stay."""
+        """Count pictures of a pack whose edited files are not as they were written as not rendered; the others stay."""
         content = self.store.read_manifest(stage, pack_id)
         if content is None:
             self.store.put_aside(name)
@@ -288,7 +288,7 @@ class Ledger:
         return str(path).startswith(tuple(folders))
 
     def begin(self, name: str, source_id: str) -> None:
-        """From now on, files that this render would write and that are there already may be its own."""
+        """Record that from now on files at the places that this render writes may be its own."""
         write_text(self._folder(name, source_id) / "begun.json", "{}")
 
     def owns(self, name: str, source_id: str) -> bool:
@@ -296,22 +296,22 @@ class Ledger:
         return exists(self._folder(name, source_id) / "begun.json") or self.store.has_manifest(name, source_id)
 
     def put_manifests_aside(self, stages: Sequence[Stage], source: Source) -> list[str]:
-        """Take away what is there instead of a manifest; => what was wrong. Their stages of this source are done again then."""
+        """Take away damaged manifests; => messages of what was wrong. Their stages of this source are done again then."""
         said: list[str] = []
         for stage in stages:
             if (seal := stage.seal_of(source)) is not None:
                 broken = self.store.broken_manifests(source.source_id, [seal])
                 for name in broken:
-                    if stage.vital:  # it vouched for outputs, which are there: they stay this command's own
+                    if stage.vital:  # the outputs that it vouched for are there: they stay this command's own
                         self.begin(seal, source.source_id)
                     self.store.put_aside(name)
                 said += broken.values()
         return said
 
     def forget(self, stages: Sequence[Stage], source: Source, outcomes: Sequence[tuple[Stage, Outcome]] = ()) -> None:
-        """Entries that a manifest has taken the place of, and files that only served to get there.
+        """Remove entries whose place a manifest has taken, and files that were only needed until then.
 
-        outcomes: of all items of these stages, where this run has seen them: then nobody need list what there is in a bucket.
+        outcomes: of all items of these stages, if this run has seen them: then nothing is listed, which takes long in a bucket.
         """
         source_id, root = source.source_id, self.store.root
         if outcomes and isinstance(root, Remote) and root.access is not None:
@@ -334,7 +334,7 @@ class Ledger:
                     remove_tree(self._folder(folder, source_id))
 
     def left(self, stages: Sequence[Stage]) -> set[str]:
-        """Sources that have entries of these stages: unfinished, or finished by a run that was killed before it forgot them."""
+        """Return sources with entries of these stages: unfinished, or of a run that was killed before it forgot them."""
         begun = [name for name in folders(joined(self.store.root, "ledger")) if _is_of(name, stages)]
         return {source_id for name in begun for source_id in folders(joined(self.store.root, f"ledger/{name}"))}
 
@@ -348,7 +348,7 @@ class Ledger:
         self.store.write_manifest(name, source.source_id, content, files)
 
     def sealed(self, name: str, source_id: str) -> Seal | None:
-        """None where there is no manifest, or one of an earlier version."""
+        """Read a manifest; None if there is none, or one of an earlier version."""
         content = self.store.read_manifest(name, source_id)
         if content is None:
             return None
@@ -369,7 +369,7 @@ class Ledger:
     def intact(self, name: str, source_id: str, seal: Seal, *, tidy: bool) -> bool:
         """Return whether all that the manifest vouches for is there, as long as it was.
 
-        tidy: put aside what lies beside it that nobody vouches for, as a worker of a run that was given up may have left it.
+        tidy: put aside files beside it that nothing vouches for, as a worker of a run that was given up may have left them.
         """
         lacking, strangers = self.store.compared(source_id, name)
         if tidy and not lacking:
@@ -379,7 +379,7 @@ class Ledger:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """`scan.detector.min_score was 0.5, is 0.6`, for each value that differs."""
+    """Return `scan.detector.min_score was 0.5, is 0.6`, for each value that differs."""
     said = []
     for name in dict.fromkeys([*before, *now]):
         old, new = before.get(name), now.get(name)

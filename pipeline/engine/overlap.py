@@ -1,7 +1,7 @@
 """Lets the parts of a worker's work overlap: what is needed next is made in threads, in order, with bounded queues between.
 
-Results come in the order of what they are made from, so that nothing depends on the number of threads. A thread works for the
-run of whoever started it: it has the same context variables (which run's files may appear) and torch's number of threads.
+Results come in the order of what they are made from, so that nothing depends on the number of threads. A thread has the context
+variables of the thread that started it (the run whose files may appear) and its number of torch threads.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import torch
 T = TypeVar("T")
 R = TypeVar("R")
 WAIT_SECONDS = 0.1
-"""How often a thread that waits looks whether anybody still wants what it makes."""
+"""Seconds after which a waiting thread looks whether its results are still wanted."""
 
 
 @final
 class Turns:
-    """A lock that threads get in the order in which they asked for it.
+    """Lock that threads get in the order in which they asked for it.
 
     Items of a source that are decoded one after the other, in order, need no seek between them.
     """
@@ -33,7 +33,7 @@ class Turns:
     def __init__(self) -> None:
         self._changed = Condition()
         self.asked = 0
-        """How many have asked for it so far."""
+        """Threads that have asked for it so far."""
         self._ended = 0
 
     def __enter__(self) -> None:
@@ -49,18 +49,18 @@ class Turns:
 
 
 def pool_of(threads: int, name: str) -> ThreadPoolExecutor:
-    """A pool whose threads compute on one core each: there are as many of them as cores, or nearly.
+    """Create a pool whose threads compute on one core each: there are as many of them as cores, or nearly.
 
-    Without being told, torch would start as many threads for each of them as the machine has cores.
+    By default torch would start as many threads for each of them as the machine has cores.
     """
     return ThreadPoolExecutor(threads, name, torch.set_num_threads, (1,))
 
 
 def ahead(made: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """The same elements, made in a thread of their own, at most `depth` of them before they are asked for.
+    """Yield the same elements, made in a thread of their own, at most `depth` of them before they are asked for.
 
-    An exception there is raised here, in its place. Who closes it stops the thread: left to itself it would go on, with what it
-    holds, for as long as an exception remembers it.
+    An exception in the thread is raised here, at its place among the elements. Close the generator to stop the thread:
+    otherwise it goes on, with what it holds, for as long as an exception's traceback refers to it.
     """
     queue: Queue[tuple[bool, Any]] = Queue(depth)
     unwanted = Event()
@@ -109,7 +109,7 @@ def ahead(made: Iterable[T], depth: int) -> Generator[T, None, None]:
 
 
 def in_order(function: Callable[[T], R], given: Iterable[T], pool: Executor, depth: int) -> Generator[R, None, None]:
-    """function(one) of each element, in the order of the elements; at most `depth` are in work, and none once it is closed."""
+    """Yield function(element) in the order of the elements; at most `depth` are in work, and none once it is closed."""
     waiting: deque[Future[R]] = deque()
     elements = iter(given)
     try:
@@ -122,6 +122,6 @@ def in_order(function: Callable[[T], R], given: Iterable[T], pool: Executor, dep
     finally:
         for future in waiting:
             future.cancel()
-        wait(waiting)  # whoever begins again must not meet what these still write
+        wait(waiting)  # a run that begins again must not meet files that these still write
         if isinstance(elements, Generator):
             elements.close()

@@ -1,12 +1,12 @@
 """Keeps where every picture of a run stands, and has those that are done stored in packs.
 
-    STORE/ledger/pictures/<entry>.json   what some dozen pictures came to that one worker did together (`steps/pictures.py`)
+    STORE/ledger/pictures/<entry>.json   results of some dozen pictures that one worker did together (`steps/pictures.py`)
     STORE/ledger/begun/<render>/…        places of edited pictures that a run may have begun to write
     STORE/work/pictures/<entry>/         their rows, until a pack takes them over
     STORE/work/sheet/pictures/           strips of a job's contact sheet, until its end
 
-A picture is one item: a worker reads it once and does all that is wanted of it. What a worker did together is vouched for by
-an entry; entries are joined to a pack when there are enough of them, and a manifest takes their place (`steps/join.py`). A run
+A picture is one item: a worker reads it once and does all that is wanted of it. An entry vouches for pictures that a worker did
+together; entries are joined to a pack when there are enough of them, and a manifest takes their place (`steps/join.py`). A run
 that is killed leaves entries; the next one that wants the same of its pictures has them joined, whichever inputs it is given,
 and removes the others. Where several packs would have one picture's rows, the older one gives them up before the newer gets
 them.
@@ -38,17 +38,17 @@ from schemas import PASSED_THROUGH, SCHEMA_VERSION, TABLES, Failure
 
 PACK_PICTURES: Final = 2048
 PACK_BYTES: Final = 512 << 20
-"""A pack is closed when it has so many pictures, or bytes: whoever joins it holds it in memory."""
+"""A pack is closed when it has so many pictures, or bytes: the worker that joins it holds it in memory."""
 ENTRIES: Final = "ledger/pictures"
 STAGED: Final = "work/pictures"
 STRIPS: Final = "work/sheet/pictures"
 RENDERED: Final = ("edits", "quality")
-"""Tables whose rows are a render's; a pack has one part of each, called by its recipe."""
+"""Tables whose rows are a render's; a pack has one part of each, named after its recipe."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a run wants of every picture, in the words of the stages that say what decides it."""
+    """Results that a run wants of every picture, by the settings that decide them."""
 
     inverting: str = ""
     """Digest of all that decides a picture's rows, but for its bytes; empty for a run that only renders."""
@@ -56,37 +56,38 @@ class Wanted:
     """Name of the manifest of these renders; empty for a run that only inverts."""
     recipe_id: str = ""
     decides: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the inversion by stage, for people, and to say what has changed."""
+    """Settings of the inversion by stage; to be read by people, and to report what has changed."""
     overwrite: bool = False
     out: str = ""
     """Folder of the edited files."""
 
 
 def packs_in(store: Store, stage: str) -> list[str]:
-    """The packs that have a manifest of a stage."""
+    """Return the packs that have a manifest of a stage."""
     names = (one.path.stem for one in listed(joined(store.root, f"manifests/{stage}"), ".json"))
     return [one for one in names if is_pack(one)]
 
 
 def place_number(text: str) -> int:
-    """64 bits of a text, never 0."""
+    """Return 64 bits of a text's digest, never 0."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little") or 1
 
 
 @final
 class Known:
-    """What a store knows of its pictures, in some bytes each. The driver keeps it up to date, a worker reads it once."""
+    """Index of a store's pictures, in some bytes each. The driver keeps it up to date, a worker reads it once."""
 
     def __init__(self, store: Store, wanted: Wanted) -> None:
         self.store, self.wanted = store, wanted
         self.packs: list[str] = []
-        """Those that an inversion's manifest speaks of."""
+        """Packs that have an inversion's manifest."""
         self.decides: list[Mapping[str, Any]] = []
         self._good: list[bool] = []
-        """Of the same settings, and whole."""
+        """For each pack, whether it has the wanted settings and is whole."""
         self._same: list[bool] = []
         self.inverted, self.edited, self.rendered, self.own = Numbers(), Numbers(), Numbers(), Numbers()
-        """Keys of pictures; of those with rows of this recipe; a picture, its file and that file's length; places of files."""
+        """Numbers of: inverted pictures; pictures with rows of this recipe; a picture with its file and that file's length;
+        places of files that are this run's own."""
         self.alone = Numbers()
         """Sources with a folder of their own: clips, and pictures of earlier versions."""
         for file in listed(joined(store.root, "manifests/invert"), ".json"):
@@ -147,7 +148,7 @@ class Known:
         self.look_at_begun()
 
     def look_at_begun(self) -> None:
-        """Places that a run with these settings may have written, and was killed, or is writing now."""
+        """Read the places that a run with these settings may have written before it was killed, or is writing now."""
         for file in listed(joined(self.store.root, f"{BEGUN}/{self.wanted.rendering}"), ".json"):
             with suppress(BrokenRecord, FileNotFoundError):
                 for one in read_record(file.path)["places"]:
@@ -158,7 +159,7 @@ class Known:
         self.own.add(place_number(path))
 
     def owns(self, path: str) -> bool:
-        """Whether a run with these settings may have written that file."""
+        """Return whether a run with these settings may have written that file."""
         return place_number(path) in self.own
 
     def own_places(self, paths: Sequence[str]) -> None:
@@ -166,12 +167,12 @@ class Known:
             self.own.add(place_number(one))
 
     def is_rendered(self, source_id: str, path: str) -> bool:
-        """Whether these settings have made that file of the picture, and it is there, as long as it was."""
+        """Return whether these settings have made that file of the picture, and it is there, as long as it was."""
         size_bytes = self._size_of(path) if len(self.rendered) else None
         return size_bytes is not None and place_number(f"{source_id} {size_bytes} {path}") in self.rendered
 
     def _size_of(self, path: str) -> int | None:
-        """Bytes of an edited file. Of a bucket all are listed once: asking for each takes as long as reading them."""
+        """Return the length of an edited file, or None. A bucket is listed once: asking for each is as slow as reading it."""
         where, folder = place(path), place(self.wanted.out) if self.wanted.out else None
         if not isinstance(where, Remote) or not isinstance(folder, Remote):
             return size_of(where)
@@ -180,7 +181,7 @@ class Known:
         return self._made.get(where.key.removeprefix(f"{folder.key}/"))
 
     def is_inverted(self, source_id: str, sha256: str = "") -> bool:
-        """Whether its rows are there, of the settings that are wanted."""
+        """Return whether a picture's rows are there, of the settings that are wanted."""
         number = number_of(source_id)
         if number in self.inverted or number not in self.alone:
             return number in self.inverted
@@ -189,13 +190,13 @@ class Known:
         return wanted and not content.get("failed") and self.store.is_complete(source_id)
 
     def holds(self, source_id: str) -> list[str]:
-        """Packs of earlier runs that have its rows, whatever they are worth."""
+        """Return the packs of earlier runs that have its rows, damaged or of other settings included."""
         number = np.uint64(number_of(source_id))
         span = slice(np.searchsorted(self._numbers, number, "left"), np.searchsorted(self._numbers, number, "right"))
         return [self.packs[at] for at in self._packs[span].tolist()]
 
     def other_settings(self, source_id: str) -> Mapping[str, Any] | None:
-        """What decided its rows, where that was not what is wanted now; None where nothing speaks against inverting it."""
+        """Return the settings of its rows if they differ from those that are wanted; None if it may be inverted."""
         if number_of(source_id) in self.alone:
             content = self.store.read_manifest("invert", source_id) or {}
             decides: Mapping[str, Any] = content.get("decides", {})
@@ -206,7 +207,7 @@ class Known:
         return self.decides[held[0]]
 
     def of_mark(self, mark: int) -> str:
-        """Key of the picture whose file had that mark; "" where none had."""
+        """Return the key of the picture whose file had that mark; "" if none had."""
         if not mark or not len(self._marks):
             return ""
         at = int(np.searchsorted(self._marks, np.uint64(mark)))
@@ -216,7 +217,7 @@ class Known:
 
 
 def key_alone(decides: Mapping[str, Any], sha256: str) -> str:
-    """The key under which an earlier version inverted a picture, which was a source of its own then."""
+    """Return the key under which an earlier version inverted a picture, which was a source of its own then."""
     key = upstream = ""
     for name, decided in decides.items():
         key = digest(SCHEMA_VERSION, name, decided, sha256, upstream)
@@ -225,21 +226,21 @@ def key_alone(decides: Mapping[str, Any], sha256: str) -> str:
 
 
 def sorted_pair(keys: Sequence[int], values: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """uint64 [N] in order, and what belongs to each."""
+    """Return the keys, uint64 [N] in ascending order, and the value of each."""
     keys_N, values_N = np.array(keys, np.uint64), np.array(values, np.uint64)
     order = np.argsort(keys_N, kind="stable")
     return keys_N[order], values_N[order]
 
 
 def picture_of(source: Source) -> Picture:
-    """A probed picture as an item."""
+    """Return a probed picture as an item."""
     modified_ns = source.modified_ns
     mark = 0 if modified_ns is None else mark_of(source.uri, source.info.size_bytes, modified_ns)
     return Picture(source.uri, source.output_name, 0, mark, source.source_id, source.info.sha256)
 
 
 def other_settings(source: Source, store: Store, before: Mapping[str, Any], now: Mapping[str, Any]) -> Failure:
-    """Rows of other settings are hours of work: they go only if that is asked for."""
+    """Return the failure of a source with rows of other settings: they are hours of work, and replaced only on request."""
     message = (
         f"{source.uri} is in {store.root} already, inverted with other settings ({'; '.join(differences(before, now))}); use "
         "--overwrite to invert it again, or another --store"
@@ -249,14 +250,14 @@ def other_settings(source: Source, store: Store, before: Mapping[str, Any], now:
 
 @dataclass(eq=False)
 class Strip:
-    """A row of the job's contact sheet, and what speaks for it."""
+    """A row of the job's contact sheet, and what it is chosen by."""
 
     source_id: str
     name: str
     path: str
-    """Relative to the store's folder."""
+    """Path relative to the store's folder."""
     worst: float
-    """How unlike its source a reconstruction is, in levels."""
+    """Difference of its worst reconstruction from the source, in levels."""
 
 
 @dataclass
@@ -268,13 +269,17 @@ class Waiting:
     pictures: int
     size_bytes: int
     group: tuple[str, str]
-    """The render that it is of, and its recipe: a pack holds one."""
+    """Its render and recipe: a pack holds one of each."""
 
 
 @final
 class Packs:
-    """`pictures`, `joining`: the stages. `outputs_of`: places of a picture's edited files. `ended`: given the strips of the
-    pictures that were rendered when the last pack is stored."""
+    """Moves pictures from their files to packs.
+
+    pictures, joining: the stages.
+    outputs_of: returns the places of a picture's edited files.
+    ended: called with the strips of the rendered pictures when the last pack is stored.
+    """
 
     def __init__(
         self,
@@ -289,7 +294,7 @@ class Packs:
         self.pictures, self.joining, self.store, self.wanted = pictures, joining, store, wanted
         self._outputs_of, self._sheet_rows, self._ended = outputs_of, sheet_rows, ended
         self.known: Known | None = None
-        """None until there is a picture: most runs are of clips."""
+        """None until there is a picture: most runs have only clips."""
         self.queue: deque[Picture] = deque()
         self._joins: deque[Joining] = deque()
         self._flying = 0
@@ -322,7 +327,7 @@ class Packs:
     # ------------------------------------------------------------------------------------------------------ beginning
 
     def open(self) -> Known:
-        """What the store knows; what a killed run has left is taken over or removed first."""
+        """Read the store's index of pictures, after taking over or removing what a killed run has left."""
         if self.known is None:
             self._remove_orphans()
             self.known = Known(self.store, self.wanted)
@@ -330,7 +335,7 @@ class Packs:
         return self.known
 
     def _remove_orphans(self) -> None:
-        """Parts of packs that a killed run had begun to write: their entries are there, and are joined again."""
+        """Remove parts of packs that a killed run had begun to write: their entries are there, and are joined again."""
         inverted = set(packs_in(self.store, "invert"))
         renders = [one for one in folders(self.store.root / "manifests") if one.startswith("render-")]
         rendered = {pack_id for one in renders for pack_id in packs_in(self.store, one)}
@@ -341,7 +346,7 @@ class Packs:
                     remove_tree(joined(self.store.root, f"{table}/{holder}"))
 
     def _adopt(self) -> None:
-        """Have what a killed run has left joined. A run that inverts removes what was inverted with other settings."""
+        """Have the entries of a killed run joined. A run that inverts removes those of other settings."""
         assert self.known is not None
         for file in listed(joined(self.store.root, ENTRIES), ".json"):
             entry, content = file.path.stem, None
@@ -364,14 +369,14 @@ class Packs:
             self._entries[entry] = Waiting(-1, len(content["pictures"]), size_bytes, group)
 
     def _is_whole(self, content: Mapping[str, Any]) -> bool:
-        """Of the settings that are wanted, and its files are as they were written."""
+        """Return whether an entry has the settings that are wanted, and its files are as they were written."""
         files = [(joined(self.store.root, one["path"]), Written(**one)) for one in content["files"]]
         return content["inverting"] in ("", self.wanted.inverting) and all(as_written(path, file) for path, file in files)
 
     # -------------------------------------------------------------------------------------------------------- pictures
 
     def add(self, picture: Picture) -> str | None:
-        """Queue a picture; => its key where nothing is left to do of it."""
+        """Queue a picture; => its key if it is done already, else None."""
         known = self.open()
         source_id = picture.source_id or known.of_mark(picture.mark)
         if source_id and self._is_done(known, source_id, picture):
@@ -385,7 +390,7 @@ class Packs:
         return not self.wanted.rendering or all(known.is_rendered(source_id, one) for one in self._outputs_of(picture))
 
     def take(self, fits: Callable[[Stage], bool]) -> tuple[Stage, list[Any]] | None:
-        """The next items for one worker."""
+        """Return the next items for one worker."""
         if self._joins and fits(self.joining):
             self._flying += 1
             return self.joining, [self._joins.popleft()]
@@ -400,7 +405,7 @@ class Packs:
         self._flying -= len(items)
 
     def batches(self, can: Callable[[Stage], bool]) -> int:
-        """How many workers the waiting items could keep busy."""
+        """Return how many workers the waiting items could keep busy."""
         pictures = -(-len(self.queue) // self.pictures.frames) if can(self.pictures) else 0
         return pictures + (len(self._joins) if can(self.joining) else 0)
 
@@ -410,11 +415,11 @@ class Packs:
 
     @property
     def pending(self) -> int:
-        """Pictures that have no outcome yet."""
+        """Number of pictures without an outcome."""
         return len(self.queue) + self._flying
 
     def settle(self, outcome: Outcome) -> bool:
-        """Take over what came of an item; => whether a picture was done by an earlier run."""
+        """Take over an item's outcome; => whether it is a picture that an earlier run did."""
         self._flying -= 1
         if isinstance(outcome.item, Joining):
             if outcome.result is not None:
@@ -439,7 +444,7 @@ class Packs:
         return False
 
     def close_pack(self, *, last: bool = False) -> int:
-        """Have the entries that wait joined, where they are enough for a pack, or nothing more will come; => how many packs."""
+        """Have waiting entries joined if they fill a pack, or nothing more will come; => the number of packs."""
         count = sum(one.pictures for one in self._entries.values()) + len(self._failures)
         size_bytes = sum(one.size_bytes for one in self._entries.values())
         if not count or not (last or count >= PACK_PICTURES or size_bytes >= PACK_BYTES):
@@ -463,7 +468,7 @@ class Packs:
         return 1 + (self.close_pack(last=True) if last else 0)
 
     def _make_way(self, entries: Sequence[str], failures: Sequence[Failure], recipe_id: str) -> frozenset[str]:
-        """Older packs give up the rows that these entries have anew; => pictures whose rows another pack of this run has."""
+        """Remove from older packs the rows that these entries have anew; => pictures with rows in another pack of this run."""
         assert self.known is not None
         twice: set[str] = set()
         mine: set[str] = set()
@@ -503,7 +508,7 @@ class Packs:
     # ---------------------------------------------------------------------------------------------------------- sealing
 
     def _seal(self, item: Joining, about: Mapping[str, Any], files: Sequence[Written]) -> None:
-        """The manifests of a pack, and the end of the entries that it was made of."""
+        """Write the manifests of a pack, and remove the entries that it was made of."""
         assert self.known is not None
         members, rendered = about["members"], about["rendered"]
         common = {"failures": [], "failed": False, "after": "", "devices": about["devices"], "uri": item.uri}
@@ -539,20 +544,20 @@ class Packs:
         self._forget(item.entries, item.rendering)
 
     def _forget(self, entries: Sequence[str], rendering: str) -> None:
-        """Rows first, then the entry that says that they are there."""
+        """Remove rows, and after them the entries that vouch for them."""
         for entry in entries:
             remove_tree(joined(self.store.root, f"{STAGED}/{entry}"))
             remove(joined(self.store.root, f"{BEGUN}/{rendering or 'none'}/{entry}.json"))
             remove(joined(self.store.root, f"{ENTRIES}/{entry}.json"))
 
     def _see_strips(self, strips: Sequence[Mapping[str, Any]]) -> None:
-        """Keep those of a fair sample (keys are as good as drawn) and of the worst."""
+        """Keep a fair sample of the strips (keys are as good as random) and the worst."""
         found = [Strip(**one) for one in strips]
         self._sample = sorted([*self._sample, *found], key=lambda one: one.source_id)[: self._sheet_rows]
         self._worst = sorted([*self._worst, *found], key=lambda one: (-one.worst, one.source_id))[: self._sheet_rows]
 
     def end(self) -> None:
-        """All pictures are stored."""
+        """Clean up, and report the strips: all pictures are stored."""
         if self.known is None:
             return
         chosen = {one.source_id for one in self._sample}

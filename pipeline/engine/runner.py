@@ -1,4 +1,4 @@
-"""Runs a course. The interface, what a worker does, and the runner that needs nothing but this process."""
+"""Runs a course: the interface, the worker, and the runner that needs nothing but this process."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ __all__ = ["Event", "InProcessRunner", "Report", "ResourceError", "Runner", "Wor
 
 STATUS_SECONDS = 30.0
 OVERLAPPING: Final = 3
-"""Items that a worker has at a time whose parts overlap: of one the frames are encoded, of one the faces are generated, and one
-is read."""
+"""Items that a worker has at a time if their parts overlap: one is read while the faces of another are generated and the frames
+of a third are encoded."""
 
 
 class ResourceError(RuntimeError):
@@ -32,7 +32,7 @@ class ResourceError(RuntimeError):
 
 
 class WorkersDie(RuntimeError):
-    """Workers die one after the other and finish nothing: not an item's fault. The message has the last one's last lines."""
+    """Workers die one after the other and finish nothing, whichever items they have. The message has the last one's output."""
 
 
 @final
@@ -50,13 +50,13 @@ class Worker:
         self._opened: dict[str, Callable[[Any], Result]] = {}
         alike = Turns(), Turns()
         self._turns = {stage.name: (Turns(), Turns()) if stage.overlaps else alike for stage in stages}
-        """Stage => whose turn it is to load, and to compute."""
+        """Stage => the locks of loading and of computing."""
         self._side_by_side = {stage.name for stage in stages if stage.overlaps}
 
     def run(self, stage: str, items: Sequence[Item]) -> list[Outcome]:
-        """One outcome for each item, in their order. An item that raises is lost, not the others.
+        """Do items => one outcome for each, in their order. An item that raises is lost, and no other.
 
-        Raises whatever opening the step raises: then no item of the stage can be done at all.
+        Raises what opening the step raises: then no item of the stage can be done.
         """
         with fenced(None if self._ledger is None else self._ledger.fence):
             return self._run(stage, items)
@@ -76,7 +76,7 @@ class Worker:
             good = [value for _, value, problem in loaded if problem is None]
             together: Sequence[Result | Exception] | None = None
             if isinstance(work, Batched) and len(good) > 1:
-                # Should one of them spoil it for all, each is done for itself below.
+                # If one of them makes all fail, each is done by itself below.
                 together, _ = attempted(work.finish, good)
             results = iter(together or ())
             outcomes = []
@@ -109,7 +109,7 @@ class Worker:
 
 
 def attempted(function: Callable[[Any], Any], value: Any) -> tuple[Any, Exception | None]:
-    """(result, None), or (None, the exception): a lost item is a row."""
+    """Call a function => (result, None), or (None, the exception): a lost item becomes a row."""
     try:
         return function(value), None
     except Exception as error:
@@ -117,7 +117,7 @@ def attempted(function: Callable[[Any], Any], value: Any) -> tuple[Any, Exceptio
 
 
 class Runner(ABC):
-    """Abstract: takes a course to its end."""
+    """Takes a course to its end. Abstract."""
 
     @abstractmethod
     def run(self, course: Course) -> None:
@@ -126,20 +126,20 @@ class Runner(ABC):
 
 @final
 class InProcessRunner(Runner):
-    """Everything here, by one worker. The default for a local run: one item after the other, as models use all cores
-    themselves; with an accelerator, or several cores for a worker, so many at a time that neither waits."""
+    """Does everything in this process, by one worker. The default of a local run: one item after the other, as models use all
+    cores themselves; with an accelerator, or several cores for a worker, so many at a time that neither waits."""
 
     def run(self, course: Course) -> None:
         worker = Worker(course.stages, course.ledger)
         at_once = items_at_once(course.stages, 1)
-        # As many frames at hand as fill an item of one-frame images.
+        # As many frames ready as fill a batch of one-frame images.
         course.look_ahead(at_once * max(stage.frames for stage in course.stages))
         self._told = time.monotonic()
         if at_once == 1:
             while (batch := course.take()) is not None:
                 self._settle(course, batch, worker.run(batch.stage.name, batch.items))
         else:
-            # Its threads compute with as many as this one does: the setting is a thread's own.
+            # Its threads compute with as many torch threads as this one: each thread has the setting for itself.
             with ThreadPoolExecutor(at_once, "item", torch.set_num_threads, (torch.get_num_threads(),)) as pool:
                 self._run_side_by_side(course, worker, pool, at_once)
         course.report(course.status())
@@ -164,5 +164,5 @@ class InProcessRunner(Runner):
 
 
 def items_at_once(stages: Sequence[Stage], otherwise: int) -> int:
-    """How many items a worker of these stages has at a time; `otherwise` where their parts do not overlap."""
+    """Return how many items a worker of these stages has at a time; `otherwise` if their parts do not overlap."""
     return OVERLAPPING if any(stage.overlaps for stage in stages) else otherwise

@@ -3,7 +3,7 @@
 Step      frozen settings and one method, `open`, which loads models once per worker and returns item => Result
 Stage     a step with its items and the resources of one worker; written in flow.py, beside the reason
 Chunk     the item: a source and a range of its frames. Frames themselves never travel
-Result    what came of an item: counts, seconds, files, lost frames
+Result    the result of an item: counts, seconds, files, lost frames
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pipeline.store.parts import DamagedPart, Written
 from schemas import Failure, source_id_of_unreadable
 
 OUTPUT_EXISTS = "output_exists"
-"""The reason of a failure that is none where the same command wrote the outputs."""
+"""The reason of a failure that does not count if the same command wrote the outputs."""
 NO_SPACE = "no_space"
-"""The reason of a failure that ends a run: every other item would fail of it too."""
+"""The reason of a failure that ends a run: every other item would fail for it too."""
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One input, probed."""
+    """A probed input."""
 
     source_id: str
     info: SourceInfo
@@ -36,7 +36,7 @@ class Source:
     """Path of its results below the output folder, for instance `talks/a.mp4`; the file's own name if empty."""
 
     modified_ns: int | None = None
-    """Time of the file's last change when it was probed, ns in its file system's own time; None where there is none."""
+    """Time of the file's last change when it was probed, ns in its file system's own time; None if it has none."""
 
     @property
     def uri(self) -> str:
@@ -51,32 +51,32 @@ class Source:
         return self.name or PurePath(self.uri).name
 
     def whole(self) -> Chunk:
-        """The item of a step that needs all (small) rows of a source at once."""
+        """Return the item of a step that needs all (small) rows of a source at once."""
         return Chunk(self, 0, self.info.n_frames)
 
     def chunks(self, frames: int, start: int = 0, stop: int | None = None) -> list[Chunk]:
-        """Items of at most `frames` frames, of all of the source or of a range of it."""
+        """Return items of at most `frames` frames, for the whole source or for the range [start, stop) of ordinals."""
         end = self.info.n_frames if stop is None else stop
         return [Chunk(self, at, min(at + frames, end)) for at in range(start, end, frames)]
 
 
 class Uncut:
-    """What a `Chunk` says of its range, for items that are never cut. Abstract."""
+    """The range fields of a `Chunk`, for items that are never cut. Abstract."""
 
     frames: ClassVar[int] = 1
     start: ClassVar[int] = 0
     stop: ClassVar[int] = 1
     key: ClassVar[str] = ""
-    """Nobody keeps account of one item: `pipeline.engine.packs` does it for those that were done together."""
+    """Empty, as no entry is written for one item: `pipeline.engine.packs` has one for those that were done together."""
     pts_range: ClassVar[tuple[int, int]] = (0, 0)
 
 
 @dataclass(frozen=True, eq=False)
 class Picture(Uncut):
-    """The item of an image set: one picture, which nobody needs to have opened yet.
+    """The item of an image set: one picture, which need not have been opened yet.
 
-    Its key is known beforehand where somebody has probed it, or where a store remembers a file of that place, length and time
-    of change; else whoever reads its bytes finds it.
+    Its key is known beforehand if it was probed, or if a store remembers a file of that place, length and time of change; else
+    the worker that reads its bytes computes it.
     """
 
     uri: str
@@ -85,12 +85,12 @@ class Picture(Uncut):
     order: int = 0
     """Its place among the inputs of the run."""
     mark: int = 0
-    """`pipeline.store.packs.mark_of` of its place, length and time of change; 0 where they are not known."""
+    """`pipeline.store.packs.mark_of` of its place, length and time of change; 0 if they are not known."""
     source_id: str = ""
     sha256: str = ""
-    """Of the bytes that it must have; empty where any will do."""
+    """SHA-256 that its bytes must have; empty if any bytes will do."""
     found: bool = False
-    """Found in a folder or by a pattern, so that nobody has asked for this file by name."""
+    """True if it was found in a folder or by a pattern: the user has not named this file."""
 
     @property
     def output_name(self) -> str:
@@ -98,7 +98,7 @@ class Picture(Uncut):
 
     @property
     def known_as(self) -> str:
-        """Its key, or what stands for it in `failures` while nobody has read it."""
+        """Its key, or its stand-in in `failures` until it is read."""
         return self.source_id or source_id_of_unreadable(self.uri)
 
     @property
@@ -111,16 +111,16 @@ class Picture(Uncut):
 
 @dataclass(frozen=True, eq=False)
 class Joining(Uncut):
-    """The item of the step that makes a pack of what was done together: the entries that say what that is."""
+    """The item of the step that makes a pack: entries of pictures that were done together."""
 
     pack_id: str
     entries: tuple[str, ...]
     """Names below `STORE/ledger/pictures`, in the order of the inputs."""
     rendering: str = ""
-    """Name of the manifest for what was rendered; empty where nothing was."""
+    """Name of the manifest of the rendered pictures; empty if none were rendered."""
     recipe_id: str = ""
     failures: tuple[Failure, ...] = ()
-    """Of pictures that no worker could write down itself."""
+    """Failures of pictures that no worker could write down itself."""
     done_inverting: frozenset[str] = frozenset()
     """Keys of pictures whose rows another pack has: of two inputs of the same bytes one counts."""
 
@@ -144,7 +144,7 @@ class Chunk:
     start: int
     stop: int
     key: str = ""
-    """Digest of all that decides what comes of it; empty where nobody keeps account."""
+    """Digest of all that decides its result; empty if no ledger is kept."""
 
     @property
     def frames(self) -> int:
@@ -176,33 +176,33 @@ class Result:
     """The outcome of one item that succeeded."""
 
     counts: Mapping[str, int] = field(default_factory=dict)
-    """frames, faces, edits, ..."""
+    """Counts by name: frames, faces, edits, ..."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds by part: decode, detect, crop, model, paste, encode, store."""
     failures: tuple[Failure, ...] = ()
-    """Frames or tracks of it that were lost, while the item itself was done."""
+    """Losses of single frames or tracks, while the item itself was done."""
     files: tuple[Written, ...] = ()
-    """Files that it wrote into the store: `pipeline.engine.ledger` vouches for them."""
+    """Files that it wrote into the store: its entry vouches for them (`pipeline.engine.ledger`)."""
     outputs: tuple[Written, ...] = ()
     """Files that it wrote elsewhere, by whole paths: the edited file and what goes with it."""
     devices: tuple[str, ...] = ()
-    """Kinds of device that a model of it ran on (`cpu`, `cuda`); empty for a step without one. Part of no key: results differ
-    in their last bits between kinds."""
+    """Kinds of device that its models ran on (`cpu`, `cuda`); empty for a step without one. Not in the key: results differ in
+    their last bits between kinds."""
     about: Mapping[str, Any] = field(default_factory=dict)
-    """What whoever gave out a picture or a pack has to know of it: JSON values, see `pipeline.engine.packs`."""
+    """Facts about a picture or a pack for the driver: JSON values, see `pipeline.engine.packs`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """An item after a stage: a result, or the failure it ended in."""
+    """An item after a stage, with its result or its failure."""
 
     item: Item
     result: Result | None
     failure: Failure | None
     damaged: DamagedPart | None = None
-    """The damaged files of the store that it failed of, if it did."""
+    """The damaged files of the store that made it fail, if that was the reason."""
     resumed: bool = False
-    """Done by an earlier run."""
+    """True if an earlier run did it."""
 
 
 @dataclass(frozen=True)
@@ -216,10 +216,10 @@ class Batched:
 
     load: Callable[[Any], Any]
     finish: Callable[[Sequence[Any]], Sequence[Result | Exception]]
-    """An exception stands for an item that is lost and leaves the others as they are."""
+    """Returns a result for each item; an exception in its place means that this item is lost, and no other."""
     overlaps: bool = False
-    """Several threads may call `finish` at once, each with items of its own: while the last frames of one are encoded, the
-    next one's are generated."""
+    """True if several threads may call `finish` at once, each with items of its own: while the last frames of one are encoded,
+    the next one's are generated."""
 
     def __call__(self, item: Any) -> Result:
         (result,) = self.finish([self.load(item)])
@@ -229,11 +229,11 @@ class Batched:
 
 
 class Step(ABC):
-    """Abstract. Final classes are frozen dataclasses of settings; they pickle."""
+    """Settings of a stage's work, and the method that starts it. Abstract; final classes are frozen dataclasses that pickle."""
 
     VERSION: ClassVar[int] = 1
-    """Version of the algorithm. Raise it by hand with every change of the rows or pixels that the same settings give: what
-    earlier versions did then counts as done with other settings. `tests/pipeline/steps/test_versions.py` reminds of it."""
+    """Version of the algorithm. Raise it by hand with every change of the rows or pixels that the same settings give: results
+    of earlier versions then count as done with other settings. `tests/pipeline/steps/test_versions.py` reminds of it."""
 
     @abstractmethod
     def open(self) -> Callable[[Any], Result]:
@@ -252,38 +252,38 @@ class Stage:
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     frames: int = 64
-    """An item holds at most so many, and so do items that are sent to a worker together."""
+    """Frames that an item has at most; items that are sent to a worker together have no more."""
     whole: bool = False
-    """An item is a whole source, whatever its length: the step needs all of its (small) rows."""
+    """True if an item is a whole source, whatever its length: the step needs all of its (small) rows."""
     decides: Mapping[str, Any] = field(default_factory=dict)
     """Settings that decide its results; JSON values."""
     writes: tuple[str, ...] = ()
     """Folders of the store that hold its files, each with a folder for every source."""
     seals: str | None = None
-    """Name of the manifest that is written when a source leaves it: all until here is done, and is not done again."""
+    """Name of the manifest that is written when a source leaves it: all stages until here are done, and not done again."""
     by_name: bool = False
-    """Its results lie under the source's name, so what is finished is so under that name only: two inputs of the same bytes
-    are two results."""
+    """True if its results lie under the source's name: two inputs of the same bytes are then two results, and one is finished
+    only under its own name."""
     vital: bool = False
-    """A source that loses an item of it goes no further."""
+    """True if a source that loses an item of it goes no further."""
     overlaps: bool = False
-    """A worker has several cores or an accelerator, so that the parts of its work go on side by side."""
+    """True if a worker has several cores or an accelerator, so that the parts of its work go on side by side."""
     counted: tuple[str, ...] = ()
     """Counts of its results that go into the job's summary."""
 
     def seal_of(self, source: Source) -> str | None:
-        """Name of the manifest that finishes a source."""
+        """Return the name of the manifest that finishes a source."""
         if self.seals is None or not self.by_name:
             return self.seals
         return f"{self.seals}-{hashlib.sha256(source.output_name.encode()).hexdigest()[:8]}"
 
     @property
     def decided_by(self) -> dict[str, Any]:
-        """All that decides its results, besides its source and the stages before it: settings, and the step's version."""
+        """Return what decides its results besides the source and the stages before it: settings, and the step's version."""
         return {**self.decides, "version": self.step.VERSION}
 
     def chunks(self, source: Source, key: str, done: Sequence[tuple[int, int]] = ()) -> list[Chunk]:
-        """The items of a source but for those ranges that are done."""
+        """Return the items of a source without the ranges that are done."""
         if self.whole:
             return [] if done else [Chunk(source, 0, source.info.n_frames, key)]
         return [
@@ -294,7 +294,7 @@ class Stage:
 
 
 def gaps(done: Sequence[tuple[int, int]], stop: int) -> Iterator[tuple[int, int]]:
-    """The ranges of [0, stop) that disjoint ranges leave out."""
+    """Yield the ranges of [0, stop) that disjoint ranges leave out."""
     at = 0
     for first, last in sorted(done):
         if at < first:
@@ -305,7 +305,7 @@ def gaps(done: Sequence[tuple[int, int]], stop: int) -> Iterator[tuple[int, int]
 
 
 def failure_of(stage: str, item: Item, error: BaseException, attempts: int = 1) -> Failure:
-    """The row that an item becomes when its step raises."""
+    """Return the row of an item whose step raised an error."""
     reason = NO_SPACE if is_full(error) else snake_case(type(error).__name__)
     return lost(stage, item, reason, str(error) or type(error).__name__, attempts)
 
@@ -330,6 +330,6 @@ def lost(stage: str, item: Item, reason: str, message: str, attempts: int = 1) -
 
 
 def snake_case(name: str) -> str:
-    """MediaError => media_error: a short constant to group by."""
+    """Convert a class's name to a short constant to group by: MediaError => media_error."""
     parts = ["_" + c.lower() if c.isupper() and i and not name[i - 1].isupper() else c.lower() for i, c in enumerate(name)]
     return "".join(parts)

@@ -14,17 +14,17 @@ MOST_KEPT = 10_000
 
 @dataclass
 class Summary:
-    """Counts are of what this run did, not of what it found done."""
+    """Counts of a job: of items that this run did, not of those that it found done."""
 
     counts: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
-    """The first `MOST_KEPT`; the store's table has all of them."""
+    """The first `MOST_KEPT` failures; the store's table has all of them."""
     lost_count: int = 0
-    """Failures proper, also those that are not kept here."""
+    """Number of failures proper, those that are not kept here included."""
     sources_done: int = 0
     sources_failed: int = 0
-    """Inputs of which anything was lost, those that could not be read included."""
+    """Inputs with a loss, those that could not be read included."""
     sources_skipped: int = 0
     """Part of `sources_done`: sources that an earlier run finished."""
 
@@ -35,7 +35,7 @@ class Summary:
                 self.failures.append(failure)
 
     def add(self, stage: Stage, outcome: Outcome) -> None:
-        """Take over one item: its failures, and those counts that its stage is the authority for."""
+        """Add one item: its failures, and those counts that are taken from its stage."""
         if outcome.failure is not None:
             self.fail([outcome.failure])
         if outcome.result is not None:
@@ -51,5 +51,5 @@ class Summary:
 
 
 def lost_of(failures: Iterable[Failure]) -> list[Failure]:
-    """Without the rows that only say why there was nothing to edit."""
+    """Return the failures without the rows that only say why there was nothing to edit."""
     return [failure for failure in failures if failure.reason not in PASSED_THROUGH]

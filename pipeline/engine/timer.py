@@ -1,4 +1,4 @@
-"""Measures where the time of an item went."""
+"""Measures the time that each part of an item's work takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 CLOCK = time.perf_counter
-"""Seconds; a benchmark that wants those of the processor puts `time.process_time` here."""
+"""Clock in seconds; a benchmark of processor time puts `time.process_time` here."""
 
 
 class Timer:
@@ -18,7 +18,7 @@ class Timer:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._inner_seconds = 0.0  # of the parts that ended inside the one that is running
+        self._inner_seconds = 0.0  # seconds of the parts that ended inside the one that is running
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
