@@ -43,7 +43,7 @@ class Finalize(Step):
     store: str
     outputs: Outputs
     metadata: dict[str, str]
-    """Edits and model, for the file's own metadata."""
+    """Edits and model, as tags of the edited file."""
     title: str
     recipe_id: str
     encode: EncodeOptions = field(default_factory=EncodeOptions)
@@ -57,7 +57,7 @@ class Finalize(Step):
             made: list[Written] = []
             segment_bytes: list[int] = []
             with timer("finalize"), ExitStack() as stack:
-                # Everything so far is filed under the digest of the source: its sound and metadata must be the same file's.
+                # All results so far belong to the source's digest: its sound and metadata must come from the same file.
                 if is_sequence(source.info):
                     require_same(source.info)
                     made += self._sequence(source, output)
@@ -82,7 +82,7 @@ class Finalize(Step):
         return finish
 
     def _segment_files(self, source: Source, stack: ExitStack) -> list[Path]:
-        """The segments of a clip, in order, on this machine."""
+        """Return the segments of a clip, in order, as files on this machine."""
         starts = range(0, source.info.n_frames, self.encode.gop_frames)
         places = [work_path(self.store, source, "segments", f"{start:09d}.nut") for start in starts]
         return [stack.enter_context(local_file(one)) for one in places]
@@ -101,7 +101,7 @@ class Finalize(Step):
         return made
 
     def _sequence(self, source: Source, output: Output) -> list[Written]:
-        """Edited frames as files of their own names, or as one video."""
+        """Write edited frames as files of their own names, or as one video."""
         frames = [(frame.name, work_path(self.store, source, "frames", frame.name)) for frame in frames_of(source.uri)]
         if PurePath(output.video).suffix.lower() not in FORMATS:
             made = []
@@ -124,7 +124,7 @@ class Finalize(Step):
             return [facts_of(path, output.video)]
 
     def _segments(self, store: Store, source: Source, output: Output, sizes: list[int]) -> Written:
-        """One row per piece of the edited file that was encoded by itself: where it can be cut without loss."""
+        """Write one row for each segment of the edited file: between two it can be cut without loss."""
         rows = []
         starts = range(0, source.info.n_frames, self.encode.gop_frames)
         for start, size_bytes in zip(starts, sizes, strict=True):
@@ -147,7 +147,7 @@ class Finalize(Step):
 
 
 def part_of(recipe_id: str, output: Output) -> str:
-    """One part for each file: a second result of the same source and recipe must not take the first one's rows."""
+    """Return the name of an edited file's part: two results of one source and recipe must not replace each other's rows."""
     return f"{recipe_id}-{hashlib.sha256(output.video.encode()).hexdigest()[:8]}"
 
 
@@ -158,7 +158,7 @@ def facts_of(path: Path, where: str) -> Written:
 def write_side_by_side(
     source: Source, original: Path, edited: Path, out: Path, held: Carriage, metadata: dict[str, str]
 ) -> None:
-    """source | edited, with the source's sound. Read back from the finished file, so it shows what the viewer will see."""
+    """Write source | edited, with the source's sound. Edited frames are read from the finished file, as a viewer sees them."""
     flat = replace(source.info.contents, display_matrix=None, spherical=None, stereo=None)  # two upright pictures on a plane
     wide = replace(source.info, width=2 * source.info.width, contents=flat)
     options = replace(held.encode, native=False, field_order=0, pix_fmt=None)

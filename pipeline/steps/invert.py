@@ -60,7 +60,7 @@ class Invert(Step):
             return Cropped(chunk, pts_N, track_N, crops, timer)
 
         def cropped(chunk: Chunk, pts_N: np.ndarray, quads_N42: np.ndarray, timer: Timer) -> Iterator[np.ndarray]:
-            """The crops of rows in order of pts, as their frames come."""
+            """Yield the crops of rows in order of pts, as their frames come."""
             if not len(pts_N):
                 return
             with reading:
@@ -71,7 +71,7 @@ class Invert(Step):
                         yield crop
 
         def finish(loaded: Sequence[Cropped]) -> list[Result]:
-            """The crops of all items fill batches together: many small clips and images cost no more than one long clip."""
+            """Invert the crops of all items in common batches: many small clips and images cost no more than one long clip."""
 
             def all_crops() -> Generator[np.ndarray, None, None]:
                 for one in loaded:
@@ -107,15 +107,15 @@ class Cropped:
 
     chunk: Chunk
     pts_N: np.ndarray
-    """Of its faces, increasing."""
+    """int64 [N]: pts of its faces, increasing."""
     track_N: np.ndarray
     crops: Callable[[], Iterator[np.ndarray]]
-    """uint8 [S, S, 3] of each face, in their order; read as they are asked for where the parts of a worker's work overlap."""
+    """uint8 [S, S, 3] of each face, in their order; read on demand if the parts of a worker's work overlap."""
     timer: Timer
 
 
 def written(one: Cropped, wplus_NLD: np.ndarray, detail: np.ndarray | None, store: Store) -> Result:
-    """The rows of one chunk, and a failure for each face whose codes are no numbers."""
+    """Write the rows of one chunk, with a failure for each face whose codes are not finite."""
     source, pts_N, track_N = one.chunk.source, one.pts_N, one.track_N
     finite = np.isfinite(wplus_NLD).all(axis=(1, 2))
     if detail is not None:

@@ -1,4 +1,4 @@
-"""join: what workers did together of some dozen pictures each => a pack. One item is a pack.
+"""join: rows of pictures, as workers wrote them for some dozen each => a pack. One item is a pack.
 
 Reads the folders that entries vouch for and writes one part per table, whose row groups hold some dozen rows. Rows are moved,
 never changed, and stand in the order in which the pictures were given.
@@ -80,7 +80,7 @@ class Join(Step):
             rows = read_rows(part, schema.names, schema)
             if table not in ("failures", "segments"):
                 # Two files of the same bytes, which two workers had at once; or one that was edited again after a kill. Rows of
-                # `quality` are of an edited file.
+                # `quality` belong to an edited file.
                 of = "path" if table == "quality" else "source_id"
                 ids = set(pc.unique(rows[of]).to_pylist())
                 twice = ids & (seen if table in RENDERED else seen | item.done_inverting)
@@ -99,6 +99,6 @@ class Join(Step):
 
 
 def lost_in(rows: pa.Table) -> set[str]:
-    """Keys of the pictures that lost something, of rows of `failures`."""
+    """Return the keys of the pictures that lost something, from rows of `failures`."""
     reasons = rows["reason"].to_pylist()
     return {one for one, why in zip(rows["source_id"].to_pylist(), reasons, strict=True) if why not in schemas.PASSED_THROUGH}

@@ -1,4 +1,4 @@
-"""The model of a store, as a worker finds it on its own node."""
+"""Opens the model of a store, as a worker finds it on its own node."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pipeline.store.tables import Store, StoreError
 
 
 def open_model(path: str, store: Store) -> Bundle:
-    """The bundle at `path`, compared with the digest of the store that its codes go to or come from.
+    """Open the bundle at `path`, and compare it with the digest in the store that its codes go to or come from.
 
     A path may name other files on another node, or others than when the run began: their rows would look alike and mean
     something else. Reads the bundle's files once per process.
 
     Raises:
-        StoreError: the bundle is not the one that the store was made with.
-        CheckpointError: there is no bundle.
+        StoreError: the bundle differs from the one that the store was made with.
+        CheckpointError: there is no bundle at the path.
     """
     bundle = open_bundle(path)
     if bundle.digest != store.info.model_digest:

@@ -1,8 +1,8 @@
 """pictures: files => rows of every table, and edited files. One item is a picture; those of a worker are done together.
 
 A picture needs none of the barriers of a clip, so all that is wanted of it is done while it is in memory: it is read from its
-file or bucket once, hashed, decoded once, and its faces fill batches with those of its neighbours. What earlier runs have
-stored of the same bytes is read instead of made again. The rules of each step are those of the steps for clips.
+file or bucket once, hashed, decoded once, and its faces fill batches with those of its neighbours. Rows that earlier runs have
+stored of the same bytes are read instead of made again. The rules of each step are those of the steps for clips.
 
 Rows go into a folder of their own with an entry that vouches for them (`pipeline.engine.packs`); `steps/join.py` makes packs of
 such folders.
@@ -74,7 +74,7 @@ from pipeline.store.tables import Store
 from schemas import Failure, failures_table, quality_schema, source_id_from_sha256, source_id_of_unreadable
 
 HELD_BYTES: Final = 256 << 20
-"""Decoded pictures in memory at most, but for the one that is more by itself."""
+"""Bytes of decoded pictures in memory at most; a larger picture is there alone."""
 GROUP_BYTES: Final = 8 << 20
 COMPARED_PIXELS: Final = 64
 """Side of the crops in which a reconstruction is compared with its source."""
@@ -84,7 +84,7 @@ Sheets = Literal["job", "each", "none"]
 
 @dataclass(frozen=True)
 class Inverting:
-    """What decides the rows of a picture, beside the model."""
+    """Settings that decide the rows of a picture, beside the model."""
 
     detector: DetectorFactory
     decided_by: Mapping[str, Any] | None
@@ -95,7 +95,7 @@ class Inverting:
 
 @dataclass(frozen=True)
 class Rendering:
-    """What decides an edited picture, beside its rows."""
+    """Settings that decide an edited picture, beside its rows."""
 
     plan: PlanSettings
     recipe_id: str
@@ -105,9 +105,9 @@ class Rendering:
     sheets: Sheets = "job"
     sheet_rows: int = 6
     identity: IdentitySettings | None = None
-    """The recogniser that measures how much of a face's identity an edit keeps; None measures none."""
+    """The recogniser that measures how much of a face's identity an edit keeps; None: it is not measured."""
     admit: Callable[[Source], Failure | None] = lambda source: None
-    """Why the results of a picture must not be written, or would lack something of it."""
+    """Returns why the results of a picture must not be written, or would lack something of it; None if neither holds."""
 
 
 @dataclass(eq=False)
@@ -121,7 +121,7 @@ class Opened:
     image: LoadedImage
     output: str | None
     stored: bool
-    """Its rows are in the store already."""
+    """True if its rows are in the store already."""
     scanned: list[Face] = field(default_factory=list)
     tracked: TrackResult | None = None
     crops: list[np.ndarray] = field(default_factory=list)
@@ -131,7 +131,7 @@ class Opened:
     edited: bytes = b""
 
     def names(self) -> tuple[str, str]:
-        """Keys under which `failures` may speak of it."""
+        """Return the keys under which `failures` may have rows of it."""
         return self.source.source_id, source_id_of_unreadable(self.picture.uri)
 
 
@@ -148,7 +148,7 @@ class Coded:
 
 @dataclass(eq=False)
 class Rows:
-    """What a batch comes to: rows of every table, and what its entry says."""
+    """Results of a batch: rows of every table, and the content of its entry."""
 
     tables: dict[str, list[pa.Table]] = field(default_factory=dict)
     members: dict[str, str] = field(default_factory=dict)
@@ -158,7 +158,7 @@ class Rows:
     edited: list[str] = field(default_factory=list)
     strips: list[dict[str, Any]] = field(default_factory=list)
     drawn: dict[str, Callable[[], bytes]] = field(default_factory=dict)
-    """Place of a strip => what draws it."""
+    """Place of a strip => the function that draws it."""
     failures: list[Failure] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
     """Rows of `quality`."""
@@ -196,7 +196,7 @@ class Pictures(Step):
 
 @final
 class _Worker:
-    """What a worker keeps between batches. One thread loads, one finishes."""
+    """State that a worker keeps between batches. One thread loads, one finishes."""
 
     def __init__(self, step: Pictures) -> None:
         self.step, self.store = step, Store.open(step.store)
@@ -219,7 +219,7 @@ class _Worker:
             self.identity = None if step.rendering.identity is None else open_identity(step.rendering.identity)
         self.known = Known(self.store, step.wanted)
         self.there: set[str] = set()
-        """Places of edited files of the batch at which there is something already."""
+        """Places of edited files of the batch at which a file exists already."""
         self.sound: set[str] = set()
         """Packs whose footers are as they were written."""
         self.deleted = {one.path.stem for one in listed(self.store.root / "deleted", ".json")}
@@ -231,11 +231,11 @@ class _Worker:
     # ---------------------------------------------------------------------------------------------------- one picture
 
     def load(self, picture: Picture) -> tuple[Picture, bytes]:
-        """Its bytes, read once."""
+        """Read a picture's bytes, once."""
         return picture, FETCHER.data(picture.uri)
 
     def opened(self, at: int, picture: Picture, data: bytes, timer: Timer) -> Opened | Result:
-        """A decoded picture that something is to be done of; a result where nothing is. Raises Refused, MediaError."""
+        """Decode a picture; => a result instead if nothing is left to do of it. Raises Refused, MediaError."""
         with timer("hash"):
             sha256 = hashlib.sha256(data).hexdigest()
         source_id = source_id_from_sha256(sha256)
@@ -273,7 +273,7 @@ class _Worker:
             return
         admit = self.step.rendering.admit
         if output not in self.there and isinstance(admit, Admission):
-            admit = replace(admit, overwrite=True)  # it need not look again
+            admit = replace(admit, overwrite=True)  # no need to look again
         failure = admit(source)
         if failure is None or (failure.reason == OUTPUT_EXISTS and self.known.owns(output)):
             return
@@ -306,7 +306,7 @@ class _Worker:
         return results
 
     def begin(self, entry: str, pictures: Sequence[Picture]) -> None:
-        """Write down which files are going to be made: who is killed may make them again."""
+        """Write down the files that are going to be made: a run that is killed may make them again."""
         if self.step.rendering is None:
             return
         outputs = [one for one in map(self.output_of, pictures) if one is not None]
@@ -321,7 +321,7 @@ class _Worker:
     def groups(
         self, loaded: Sequence[tuple[Picture, bytes]], results: list[Result | Exception], timer: Timer
     ) -> Iterator[list[Opened]]:
-        """Pictures that are worked on together: as many as fill a batch of the model, and memory holds."""
+        """Yield pictures that are done together: as many as fill a batch of the model and fit into memory."""
         group: list[Opened] = []
         held = 0
         for at, (picture, data) in enumerate(loaded):
@@ -347,7 +347,7 @@ class _Worker:
     # ---------------------------------------------------------------------------------------------------- inverting
 
     def scan(self, group: Sequence[Opened], timer: Timer) -> None:
-        """Faces, tracks and crops of pictures without rows."""
+        """Find faces, tracks and crops of pictures without rows."""
         inverting = self.step.inverting
         for one in group:
             assert inverting is not None
@@ -370,7 +370,7 @@ class _Worker:
                 one.crops = [self.framing.cut(frame, track.quads[0], inverting.crop) for track in one.tracked.tracks]
 
     def invert(self, group: Sequence[Opened], rows: Rows, timer: Timer) -> None:
-        """Codes of pictures without rows, and those rows."""
+        """Compute the codes of pictures without rows, and add these rows."""
         if not group:
             return
         crops = [crop for one in group for crop in one.crops]
@@ -406,7 +406,7 @@ class _Worker:
             self.add_small_rows(fresh, rows)
 
     def fresh(self, group: Sequence[Opened], rows: Rows) -> list[Opened]:
-        """Those whose rows this batch does not have yet: two files may have the same bytes."""
+        """Return the pictures whose rows this batch does not have yet: two files may have the same bytes."""
         found = []
         for one in group:
             if one.source.source_id not in rows.members:
@@ -415,7 +415,7 @@ class _Worker:
         return found
 
     def add_small_rows(self, fresh: Sequence[Opened], rows: Rows) -> None:
-        """`sources`, `frames`, `faces` and `tracks` of several pictures."""
+        """Add rows of `sources`, `frames`, `faces` and `tracks` for several pictures."""
         if not fresh:
             return
         rows.add("sources", pa.concat_tables([source_row(one.source) for one in fresh]))
@@ -456,7 +456,7 @@ class _Worker:
             )
 
     def read_codes(self, group: Sequence[Opened], timer: Timer) -> None:
-        """Codes of pictures whose rows are in the store. Damage costs nothing but the work: what it hit is made again."""
+        """Read codes of pictures whose rows are in the store; damaged rows are made again."""
         if not group:
             return
         with timer("store"):
@@ -482,7 +482,7 @@ class _Worker:
         self.scan(again, timer)
 
     def damaged(self, holder: str, group: Sequence[Opened]) -> list[Opened]:
-        """Those of a damaged pack whose own rows cannot be read; the others get their codes."""
+        """Return the pictures of a damaged pack whose own rows cannot be read; the others get their codes."""
         found = []
         for one in group:
             try:
@@ -515,7 +515,7 @@ class _Worker:
     # ---------------------------------------------------------------------------------------------------- rendering
 
     def render(self, group: Sequence[Opened], rendering: Rendering, rows: Rows, entry: str, timer: Timer) -> None:
-        """Edited frames, encoded as their files want them."""
+        """Edit the pictures, and encode them in the formats of their files."""
         faces: list[tuple[Opened, Coded, FaceToRender]] = []
         applied: list[tuple[str, int, PlannedEdits]] = []
         with timer("edit"):
@@ -539,7 +539,7 @@ class _Worker:
                 )
                 rows.edited += [source_id for source_id, _, _ in applied]
         frames = {id(one): one.image.frame for one in group}
-        # Faces of one size fill batches together, whichever picture they are of.
+        # Faces of one size fill batches together, whichever picture they come from.
         for size in sorted({face.size for _, _, face in faces}):
             mine = [(one, face) for one, _, face in faces if face.size == size]
             shown = [self.is_shown(one, rendering) for one, _ in mine]
@@ -565,7 +565,7 @@ class _Worker:
     def measure(
         self, one: Opened, face: FaceToRender, reference: np.ndarray | None, edited: np.ndarray, result: np.ndarray, rows: Rows
     ) -> None:
-        """A row of `quality`. Another face's edit may be in `result`, too."""
+        """Add a row of `quality`. Another face's edit may be in `result`, too."""
         assert one.output is not None and self.step.rendering is not None
         source = one.image.frame
         kept = kept_identity(self.identity, source, result, face.landmarks_52)
@@ -574,13 +574,13 @@ class _Worker:
         rows.measured.append(row | of)
 
     def is_shown(self, one: Opened, rendering: Rendering) -> bool:
-        """Whether a contact sheet shows the picture for certain; among the worst it may come too, where a paste compares."""
+        """Return whether a contact sheet is sure to show the picture; one whose paste compares may also be among the worst."""
         return rendering.sheets == "each" or (rendering.sheets == "job" and self.sheet.takes(one.source.source_id, 0.0))
 
     def planned(
         self, one: Opened, rendering: Rendering, applied: list[tuple[str, int, PlannedEdits]]
     ) -> Iterator[tuple[Opened, Coded, FaceToRender]]:
-        """The faces of a picture on which the recipe acts."""
+        """Return the faces of a picture on which the recipe acts."""
         recipe, source = rendering.plan.recipe, one.source
         zero = np.zeros(1)
         one.failures += unknown_tracks(recipe, [code.track_id for code in one.codes], source)
@@ -625,7 +625,7 @@ class _Worker:
                 said, worst = "", 0.0
             case "job":
                 worst = unlikeness(one.image.frame, face.quad_42, base)
-                # A paste that needs no reconstruction has only those made that were taken before.
+                # If the paste needs no reconstruction, only those of pictures that were chosen before are there.
                 if rendering.paste.mode != "replace" and not self.sheet.takes(one.source.source_id, worst):
                     return
                 said = f"{name}  {worst:.1f} levels"
@@ -646,7 +646,7 @@ class _Worker:
             file.write(strip())
 
     def write_best_strips(self, rows: Rows) -> None:
-        """Of a batch those that are still among the best: most that were at first have given way."""
+        """Write the strips of a batch that are still candidates: most were replaced by others."""
         rows.strips = [one for one in rows.strips if self.sheet.has(one["source_id"], one["worst"])]
         for one in rows.strips:
             self.write_strip(one["path"], rows.drawn[one["path"]])
@@ -655,7 +655,7 @@ class _Worker:
     # ------------------------------------------------------------------------------------------------------ writing
 
     def write(self, group: Sequence[Opened], rows: Rows, timer: Timer) -> None:
-        """The edited files, and their contact sheets where each has one."""
+        """Write the edited files, and their contact sheets if each has one."""
         if self.step.rendering is None:
             return
         with timer("write"):
@@ -664,7 +664,7 @@ class _Worker:
                 self.note_written(one, self.step.rendering, rows)
 
     def note_written(self, one: Opened, rendering: Rendering, rows: Rows) -> None:
-        """Write down what there is of a picture now; its own sheet is made of strips, which go."""
+        """Record the files of a picture; remove the strips that its own sheet was made of."""
         if one.output is None:
             return
         made = [Written(one.output, len(one.edited), hashlib.sha256(one.edited).hexdigest())]
@@ -683,7 +683,7 @@ class _Worker:
         rows.rendered.setdefault(one.source.source_id, []).extend(asdict(file) for file in made)
 
     def record(self, entry: str, done: Sequence[Opened], rows: Rows, results: list[Result | Exception], timer: Timer) -> None:
-        """Rows of all pictures of the batch, then the entry that vouches for them and for the files."""
+        """Write the rows of all pictures of the batch, then the entry that vouches for them and for the files."""
         if self.step.rendering is not None and self.step.rendering.sheets == "job":
             with timer("sheet"):
                 self.write_best_strips(rows)
@@ -735,12 +735,12 @@ class _Worker:
 
 
 BLANK: Final = LoadedImage(np.zeros((0, 0, 3), np.uint8), None, "", "")  # type: ignore[arg-type]
-"""In place of a picture that is done."""
+"""Stands in place of a picture that is done."""
 
 
 @final
 class Candidates:
-    """Which strips may come onto the job's sheet, as far as one worker knows: of the smallest keys, and of the worst faces."""
+    """Strips that may come onto the job's sheet, as far as one worker knows: of the smallest keys, and of the worst faces."""
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
@@ -748,7 +748,7 @@ class Candidates:
         self._worst: list[float] = []
 
     def takes(self, source_id: str, worst: float) -> bool:
-        """Whether this one is among the best that were seen so far."""
+        """Add a strip; => whether it is among the best that were seen so far."""
         keys = sorted({*self._keys, source_id})[: self._rows]
         most = sorted([*self._worst, worst], reverse=True)[: self._rows // 2]
         taken = (source_id in keys and keys != self._keys) or most != self._worst
@@ -756,12 +756,12 @@ class Candidates:
         return taken
 
     def has(self, source_id: str, worst: float) -> bool:
-        """Whether it is among them still."""
+        """Return whether a strip is still among them."""
         return source_id in self._keys or worst in self._worst
 
 
 def unlikeness(frame: np.ndarray, quad_42: np.ndarray, base: np.ndarray) -> float:
-    """Mean difference in levels of a reconstruction, float [h, w, 3], from what lies below its quad."""
+    """Return the mean difference in levels of a reconstruction, float [h, w, 3], from the frame's pixels in its quad."""
     size = (COMPARED_PIXELS, COMPARED_PIXELS)
     small = cv2.resize(np.asarray(base, np.float32), size, interpolation=cv2.INTER_AREA)
     return float(np.abs(np.clip(small, 0, 255) - crop_face(frame, quad_42, size)).mean())
@@ -777,7 +777,7 @@ def not_finite(source: Source, track_id: int) -> Failure:
 
 
 def write_job_sheet(store: Store, rendering: Rendering, strips: Sequence[Strip]) -> None:
-    """The contact sheet of all pictures of a run, in the place of an earlier one; another's file stays."""
+    """Write the contact sheet of all pictures of a run, in place of an earlier one; a file of another origin stays."""
     where = place(rendering.outputs.job_sheet)
     if not strips or (exists(where) and not is_own_sheet(where)):
         return

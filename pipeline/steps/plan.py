@@ -47,19 +47,19 @@ class PlanSettings:
     fade_seconds: float = 0.2
     """Seconds that an edit takes to appear where a track begins or ends in the middle of a shot."""
     turn: TurnSettings = field(default_factory=TurnSettings)
-    """When a head is turned too far for an edit, which then fades out as at a track's end."""
+    """Limits beyond which a head is turned too far for an edit, which then fades out as at a track's end."""
     size: int | None = None
     """Side in pixels of the pictures that the generator makes; None for the smallest that covers the source's largest face."""
 
 
 HIDDEN_OVERLAP = 0.1
-"""A face that is not seen is hidden by one whose box shares this much with its guessed one (intersection over union)."""
+"""Intersection over union of the guessed box of a face that is not seen with another's box from which that one hides it."""
 
 
 @final
 @dataclass(frozen=True)
 class Plan(Step):
-    VERSION: ClassVar[int] = 3  # 3: smoothing is of what an edit adds.
+    VERSION: ClassVar[int] = 3  # 3: only what an edit adds is smoothed.
 
     store: str
     model: str
@@ -76,8 +76,8 @@ class Plan(Step):
 
         def plan(chunk: Chunk) -> Result:
             source, timer = chunk.source, Timer()
-            # Once for a source, before its chunks are rendered: a part that is gone would only look like fewer faces.
-            # Residuals are most of a store: each chunk looks at those that it reads.
+            # Once for a source, before its chunks are rendered: a missing part would only look like fewer faces.
+            # Residuals are most of a store: each chunk checks those that it reads.
             store.require_sound(source.source_id, ("frames", "tracks", "latents"), unread=("residuals",))
             codes = SourceCodes(store, source, settings.turn)
             failures = unknown_tracks(recipe, codes.tracks, source)
@@ -111,7 +111,7 @@ class Plan(Step):
             failures += never_acting(recipe, seen, source)
             edited = 0
             with timer("store"):
-                # Where the recipe acts on nothing the plan says so: one that is lost must not look like it.
+                # If the recipe acts on nothing, the plan has no rows: a plan that is lost must not look like that.
                 with writing(path) as file:
                     edited = write_plan(pieces, file)
                 name = f"work/plan/{source.source_id}/{path.name}"
@@ -124,9 +124,9 @@ class Plan(Step):
 
 
 def records_of(recipe: EditRecipe, loaded: Mapping[str, LoadedEdit], recipe_id: str) -> dict[str, str]:
-    """Name => what a user's editor is and from which bytes.
+    """Return the records of the user's editors: name => kind and digest of its files.
 
-    Raises StoreError where its files are not those from which the driver made the `recipe_id`.
+    Raises StoreError if the files differ from those from which the driver made the `recipe_id`.
     """
     records = {name: edit.record for name, edit in loaded.items() if edit.record is not None}
     if recipe.id_with(records) != recipe_id:
@@ -138,7 +138,7 @@ def records_of(recipe: EditRecipe, loaded: Mapping[str, LoadedEdit], recipe_id: 
 
 
 def unknown_tracks(recipe: EditRecipe, tracks: Sequence[int], source: Source) -> list[Failure]:
-    """A row for each track that the recipe names and that the source, whose tracks are given, does not have."""
+    """Return a row for each track that the recipe names and that is not among the source's `tracks`."""
     return [
         Failure(
             source.source_id,
@@ -153,9 +153,9 @@ def unknown_tracks(recipe: EditRecipe, tracks: Sequence[int], source: Source) ->
 
 
 def hidden_moments(rows: pa.Table) -> dict[int, np.ndarray]:
-    """Track => the pts, int64 [M], in which it is not seen and somebody else's face is in its place: hidden behind that one.
+    """Return track => the pts, int64 [M], in which it is not seen because another person's face hides it.
 
-    `rows`: of `tracks`, all of a source's. An edit there would be made to the wrong person.
+    `rows`: all rows of `tracks` of a source. An edit there would be made to the wrong person.
     """
     track_N, pts_N = rows["track_id"].to_numpy(), rows["pts"].to_numpy()
     guessed_N, box_N4 = rows["interpolated"].to_numpy(zero_copy_only=False), array_from_column(rows, "box")
@@ -168,7 +168,7 @@ def hidden_moments(rows: pa.Table) -> dict[int, np.ndarray]:
 
 
 def away_moments(rows: pa.Table, turn: TurnSettings) -> dict[int, np.ndarray]:
-    """Track => the pts, int64 [M], in which its head is turned too far. `rows`: of `tracks`, all of a source's."""
+    """Return track => the pts, int64 [M], in which its head is turned away. `rows`: all rows of `tracks` of a source."""
     track_N, pts_N = rows["track_id"].to_numpy(), rows["pts"].to_numpy()
     degrees_N = turned_degrees(array_from_column(rows, "landmarks"))
     away: dict[int, np.ndarray] = {}
@@ -182,7 +182,7 @@ def away_moments(rows: pa.Table, turn: TurnSettings) -> dict[int, np.ndarray]:
 
 
 def in_sight(pts_N: np.ndarray, hidden_M: np.ndarray, time_base: Fraction, seconds: float) -> np.ndarray:
-    """0 where a face is not seen well enough, rising to 1 over `seconds` before and after."""
+    """Return 0 for frames in which a face is not seen well enough, rising to 1 over `seconds` before and after; float [N]."""
     if hidden_M.size == 0:
         return np.ones(len(pts_N))
     apart_N = np.abs(pts_N[:, None] - hidden_M[None, :]).min(axis=1) * float(time_base)
@@ -190,7 +190,7 @@ def in_sight(pts_N: np.ndarray, hidden_M: np.ndarray, time_base: Fraction, secon
 
 
 def turned(source: Source, track: int, first: int | None = None, last: int | None = None) -> Failure:
-    """The row for a face without its edit, in a stretch of its track or in all of it."""
+    """Return the row of a face without its edit, in a stretch [first, last] of pts of its track, or in all of it."""
     if first is None or last is None:
         message = "the head is turned too far: the face is not edited (--turned-degrees)"
         return Failure(source.source_id, source.uri, "plan", TURNED_AWAY, message, track_id=track)
@@ -201,7 +201,7 @@ def turned(source: Source, track: int, first: int | None = None, last: int | Non
 
 
 def never_acting(recipe: EditRecipe, seen: Sequence[tuple[int, np.ndarray]], source: Source) -> list[Failure]:
-    """A row for each entry whose span lies outside all that is seen of its faces: it does nothing, and nobody would know.
+    """Return a row for each entry of the recipe whose span has no frame of its faces, as it would do nothing without a word.
 
     `seen`: tracks, and the seconds of their frames on the recipe's clock.
     """
@@ -220,7 +220,7 @@ def never_acting(recipe: EditRecipe, seen: Sequence[tuple[int, np.ndarray]], sou
 
 
 def by_track(rows: pa.Table) -> pa.Table:
-    """Rows in order of track, each track's in the order that they have, in one piece."""
+    """Return the rows in order of track, stable within each track, in one piece."""
     track_N = rows["track_id"].to_numpy()
     if (np.diff(track_N) < 0).any():  # a single face is in order, and spares a copy of all codes
         rows = rows.take(pa.array(np.argsort(track_N, kind="stable")))
@@ -245,25 +245,25 @@ class PlannedRows:
     unedited_NLD: np.ndarray
     edited_NLD: np.ndarray
     style_offset: Sequence[np.ndarray | None]
-    """Offsets of S of the edited code, float32 [S]; None for the faces on which no edit in S acts."""
+    """For each face, offsets of S of the edited code, float32 [S]; None for a face on which no edit in S acts."""
     size: int
     """Side in pixels of the pictures to make; one for a whole source, or a clip would change its sharpness."""
 
 
 @dataclass(frozen=True, eq=False)
 class PlannedTrack:
-    """What a recipe makes of one track's faces."""
+    """Edited codes of one track's faces."""
 
     rows: PlannedRows
-    """Of every frame, whether the recipe acts on it or not."""
+    """For every frame, those on which the recipe does not act included."""
     active_N: np.ndarray
-    """bool: the frames to render. In the others the source's own pixels pass."""
+    """bool [N]: the frames to render. In the others the source's own pixels pass through."""
     edits: PlannedEdits
 
 
 @final
 class SourceCodes:
-    """Codes of a source, and what says where and when each of its faces is seen: all that planning a recipe reads of a store.
+    """Codes of a source, with the places and times of its faces: all that planning a recipe reads from a store.
 
     Raises what `Store.read` raises.
     """
@@ -285,34 +285,34 @@ class SourceCodes:
         self._largest_face = largest_face(where)
 
     def pts(self, track: int) -> np.ndarray:
-        """Where the track has codes, int64 [N], increasing."""
+        """Return the pts at which the track has codes, int64 [N], increasing."""
         return self._rows(track)["pts"].to_numpy()
 
     def seconds(self, track: int, recipe: EditRecipe) -> np.ndarray:
-        """The same on the recipe's clock, float64 [N]."""
+        """Return these instants in seconds on the recipe's clock, float64 [N]."""
         begin = 0 if recipe.clock == "container" else int(self.source.info.pts[0])
         return (self.pts(track) - begin) * float(self.source.info.time_base)
 
     def wplus(self, track: int) -> np.ndarray:
-        """The track's codes as they were inverted, float32 [N, L, D]."""
+        """Return the track's codes as they were inverted, float32 [N, L, D]."""
         return wplus_from_table(self._rows(track))
 
     def _rows(self, track: int) -> pa.Table:
         return self._codes.slice(*self._slices[track])
 
     def size(self, settings: PlanSettings, config: ModelConfig) -> int:
-        """Side in pixels of the pictures to make of this source."""
+        """Return the side in pixels of the pictures to make of this source."""
         return settings.size or covering(self._largest_face, config)
 
     def fade(self, track: int, seconds: float) -> np.ndarray:
-        """How much of an edit is there in each frame, 0..1: at the track's ends, where others hide it, where it turns away."""
+        """Return the fade of each frame, 0..1: below 1 at the track's ends, where others hide it, and where it turns away."""
         pts_N, time_base = self.pts(track), self.source.info.time_base
         none = np.zeros(0, np.int64)
         unseen_M = np.concatenate([self._behind.get(track, none), self._away.get(track, none)])
         return fades(pts_N, self.shots, time_base, seconds) * in_sight(pts_N, unseen_M, time_base, seconds)
 
     def turned_away(self, track: int, acting_N: np.ndarray) -> list[tuple[int, int]]:
-        """First and last pts of each stretch in which the track's head is turned away and an edit would act."""
+        """Return first and last pts of each stretch in which the track's head is turned away and an edit would act."""
         away_N = np.isin(self.pts(track), self._away.get(track, np.zeros(0, np.int64))) & acting_N
         edges = np.flatnonzero(np.diff(np.concatenate([[False], away_N, [False]])))
         pts_N = self.pts(track)
@@ -329,10 +329,10 @@ class SourceCodes:
         rows: slice = slice(None),
         smoothed_NLD: np.ndarray | None = None,
     ) -> PlannedTrack:
-        """Edit the codes of one track. `settings.recipe` is not looked at.
+        """Edit the codes of one track. `settings.recipe` is ignored.
 
-        rows: of the track's frames, in their order; every other one is left out, and the edits of these are the same.
-        smoothed_NLD: the whole track's codes, smoothed as `settings` say, for whoever plans one track again and again.
+        rows: slice of the track's frames to plan; their edits do not depend on which others are planned.
+        smoothed_NLD: the whole track's codes, smoothed as `settings` say, to plan one track many times; None computes them.
 
         Raises as `plan_edits`.
         """
@@ -349,31 +349,31 @@ class SourceCodes:
         return PlannedTrack(made, planned.active_N & (fade_N > 0), planned)
 
     def smoothed(self, track: int, recipe: EditRecipe, settings: PlanSettings) -> np.ndarray:
-        """The track's codes before any edit, float32 [N, L, D]."""
+        """Return the track's codes before any edit, smoothed as `settings` say, float32 [N, L, D]."""
         return smooth_codes(self.wplus(track), self.seconds(track, recipe), settings.smoothing)
 
 
 def largest_face(rows: pa.Table) -> float:
-    """Rows of `tracks` of a source: longest side of all quads in source pixels; 0 where it has no face."""
+    """Return the longest side of all quads of a source, from rows of `tracks`, in source pixels; 0 without a face."""
     return largest_side(array_from_column(rows, "quad"))
 
 
 def largest_side(quads_N42: Iterable[np.ndarray]) -> float:
-    """Longest side of several quads; 0 of none."""
+    """Return the longest side of several quads in source pixels; 0 without a quad."""
     return max((quad_side_pixels(quad) for quad in quads_N42), default=0.0)
 
 
 def covering(pixels: float, config: ModelConfig) -> int:
-    """The smallest picture of a model that has a pixel for each of the source's; no smaller than the model's input, which
-    the rest of the picture is made from."""
+    """Return the side of the smallest picture of a model that has a pixel for each of the source's; no smaller than the model's
+    input, which the rest of the picture is made from."""
     sizes = [size for size in config.generator.sizes if size >= min(config.input_size, config.generator.resolution)]
     return next((size for size in sizes if size >= pixels), sizes[-1])
 
 
 def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], out: IO[bytes] | RawIOBase) -> int:
-    """Those rows of several tracks, in order of pts, then track; return how many.
+    """Write the chosen rows of several tracks, in order of pts, then track; return how many.
 
-    A group of rows at a time: codes are most of what a plan holds, and a table of all would be as much again, twice.
+    Written a group of rows at a time: codes are most of a plan, and one table of all would hold them twice more.
     """
     if not tracks:
         pq.write_table(pa.table({"track_id": pa.array([], pa.int32()), "pts": pa.array([], pa.int64())}), out)
@@ -410,7 +410,7 @@ def write_plan(tracks: Sequence[tuple[PlannedRows, np.ndarray]], out: IO[bytes] 
 
 
 def read_plan(store: str, source: Source, pts_range: tuple[int, int]) -> PlannedRows | None:
-    """None where the recipe acts on nothing in the range."""
+    """Read the planned rows with pts in a range, both ends included; None if the recipe acts on nothing there."""
     first, last = pts_range
     return planned_rows(plan_rows(store, source, filters=[("pts", ">=", first), ("pts", "<=", last)]))
 
@@ -431,7 +431,7 @@ def planned_rows(rows: pa.Table) -> PlannedRows | None:
 
 @final
 class PlanOf:
-    """The plan of the source that it was asked for last, whose footer is read once; for one thread."""
+    """Reads edit plans; keeps that of the last source open, so that its footer is read once. For one thread."""
 
     def __init__(self, store: str) -> None:
         self._store = store
@@ -441,7 +441,7 @@ class PlanOf:
         self._spans: list[tuple[int, int]] = []
 
     def rows(self, chunk: Chunk) -> PlannedRows | None:
-        """The faces to render in a chunk; None where the recipe acts on nothing. Raises DamagedPart."""
+        """Return the faces to render in a chunk; None if the recipe acts on nothing there. Raises DamagedPart."""
         if not chunk.key:
             return read_plan(self._store, chunk.source, chunk.pts_range)
         path, of = plan_path(self._store, chunk.source), (chunk.source.source_id, chunk.key)
@@ -469,14 +469,14 @@ class PlanOf:
 
 
 def pts_spans(footer: pq.FileMetaData) -> list[tuple[int, int]]:
-    """First and last pts of each row group of a plan."""
+    """Return first and last pts of each row group of a plan."""
     column = footer.schema.names.index("pts")
     found = [footer.row_group(at).column(column).statistics for at in range(footer.num_row_groups)]
     return [(one.min, one.max) for one in found if one is not None and one.has_min_max]
 
 
 def planned_pts(store: str, source: Source) -> np.ndarray:
-    """Every pts at which the recipe acts, increasing; only that column is read."""
+    """Read every pts at which the recipe acts, increasing; only that column is read."""
     return np.unique(plan_rows(store, source, columns=["pts"])["pts"].to_numpy())
 
 
@@ -491,7 +491,7 @@ def plan_rows(store: str, source: Source, **chosen: Any) -> pa.Table:
 
 
 def shot_spans(store: Store, source: Source) -> list[tuple[int, int]]:
-    """First and last pts of every shot."""
+    """Return first and last pts of every shot."""
     frames = store.read("frames", source.source_id, columns=["pts", "cut_score"])
     pts = frames["pts"].to_numpy()
     if len(pts) == 0:
@@ -501,15 +501,15 @@ def shot_spans(store: Store, source: Source) -> list[tuple[int, int]]:
 
 
 def shot_cuts(frames: pa.Table) -> np.ndarray:
-    """Rows of `frames` of a source => the pts, int64 [C], at which every shot but the first begins."""
+    """Return the pts, int64 [C], at which every shot but the first begins, from rows of `frames` of a source."""
     cuts = find_cuts(score or 0.0 for score in frames["cut_score"].to_pylist())
     return frames["pts"].to_numpy()[np.array(cuts, np.int64)]
 
 
 def fades(pts_N: np.ndarray, shots: list[tuple[int, int]], time_base: Fraction, seconds: float) -> np.ndarray:
-    """Strength of one track's edit per frame, 0..1: rises and falls where its face appears or is lost *within* a shot.
+    """Return the fade of one track's edit in each frame, float [N], 0..1: below 1 where its face comes or goes within a shot.
 
-    At a cut there is nothing to fade from, so a track that touches its shot's first or last frame has full strength there.
+    At a cut there is nothing to fade from, so for a track that touches its shot's first or last frame it is 1 there.
     """
     fade_N = np.ones(len(pts_N))
     if seconds <= 0 or len(pts_N) == 0:

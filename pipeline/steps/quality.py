@@ -1,8 +1,8 @@
-"""The rows of `quality`: measured by render, frame by frame, and put together by finalize, a file for each edited file.
-Pictures, which are rendered in one step, have rows without pictures of their own: a report reads those from the files.
+"""Measures the rows of `quality`: by render, frame by frame; finalize puts them together, a part for each edited file.
 
-Flicker compares a frame with the one before it in the same segment, so that a segment's rows do not depend on who did the
-others; the first frame of a segment has none.
+Image sets, which are rendered in one step, have rows without thumbnails: a report reads their pictures from the files.
+Flicker compares a frame with the one before it in the same segment, so that a segment's rows do not depend on the worker that
+did the others; the first frame of a segment has none.
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ from pipeline.store.parts import Written
 from pipeline.store.places import Listed, Place, joined, listed, opened, place, writing
 
 THUMBNAILS: Final = 4
-"""Of a source: small pictures, evenly spread over its edited frames."""
+"""Small pictures of a source, evenly spread over its edited frames."""
 THUMBNAIL_PIXELS: Final = 112
 WORST_KEPT: Final = 6
-"""Of a source: its worst frames have a picture."""
+"""Worst frames of a source that have a picture."""
 PICTURE_PIXELS: Final = 512
-"""Longer side of that part of a frame which a picture shows, at most; smaller parts keep their size."""
+"""Longer side of a picture of a part of a frame, at most; smaller parts keep their size."""
 AROUND: Final = 1.25
-"""... as a share of the face's crop."""
+"""Side of that part, as a multiple of the face's crop."""
 
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """A face's pictures against each other."""
+    """Differences between a face's pictures."""
 
     layer: np.ndarray
-    """What the edit adds, levels [h, w, 3]."""
+    """Difference that the edit makes, levels [h, w, 3]."""
     edit_size: float
     inversion_error: float | None
 
 
 def compared(source: np.ndarray, base: np.ndarray | None, edited: np.ndarray, quad_42: np.ndarray) -> Compared:
-    """source: a frame, uint8 [H, W, 3]; base, edited: the model's pictures of the face in the quad, levels [h, w, 3].
+    """Compare a face's pictures.
 
-    base: None where the render needed no reconstruction, because the model gives the source back; the edit is then measured
+    source: a frame, uint8 [H, W, 3]. base, edited: the model's pictures of the face in the quad, levels [h, w, 3].
+    base: None if the render needed no reconstruction, because the model gives the source back; the edit is then measured
     against the source's own crop.
     """
     small_edited = measured(edited)
@@ -62,7 +63,7 @@ def compared(source: np.ndarray, base: np.ndarray | None, edited: np.ndarray, qu
 def kept_identity(
     network: IdentityNetwork | None, source: np.ndarray, result: np.ndarray, landmarks_52: np.ndarray
 ) -> float | None:
-    """Cosine of a recogniser's vectors of a face in two frames."""
+    """Return the cosine, -1..1, of a recogniser's vectors of a face in two frames."""
     if network is None:
         return None
     one, other = network.embed(np.stack([identity_crop(frame, landmarks_52) for frame in (source, result)]))
@@ -70,7 +71,7 @@ def kept_identity(
 
 
 def row_of(pts: int, track: int, face: Compared, flicker: float | None, identity: float | None) -> dict[str, Any]:
-    """A row of `quality`, but for whose file it is of; without pictures."""
+    """Return a row of `quality` without pictures, and without the columns that name its file."""
     return {
         "track_id": track,
         "pts": pts,
@@ -100,7 +101,7 @@ class Quality:
     chunk: Chunk
     gop_frames: int
     moments: frozenset[int]
-    """pts of the thumbnails."""
+    """The pts of the thumbnails."""
     identity: IdentityNetwork | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     _before: dict[int, _Before] = field(default_factory=dict)
@@ -108,7 +109,7 @@ class Quality:
     """Segment => the place of its worst row, the only one that keeps a picture."""
 
     def anew(self) -> Quality:
-        """The same chunk, without rows."""
+        """Return a copy for the same chunk, without rows."""
         return Quality(self.chunk, self.gop_frames, self.moments, self.identity)
 
     def add(
@@ -122,7 +123,10 @@ class Quality:
         quad_42: np.ndarray,
         landmarks_52: np.ndarray,
     ) -> None:
-        """source, result: the frame before and after, uint8 [H, W, 3]; base, edited, quad_42: as `compared` takes them."""
+        """Measure a face.
+
+        source, result: the frame before and after, uint8 [H, W, 3]. base, edited, quad_42: as in `compared`.
+        """
         info = self.chunk.source.info
         ordinal = int(np.searchsorted(info.pts, pts))
         face, before = compared(source, base, edited, quad_42), self._before.get(track)
@@ -142,7 +146,7 @@ class Quality:
             row["picture"] = webp(*(surroundings(frame, quad_42) for frame in (source, result)), quality=80)
 
     def write(self, store: str) -> Written:
-        """Into the work folder of a store."""
+        """Write the rows into the work folder of a store."""
         name = f"{self.chunk.start:09d}-{self.chunk.stop:09d}.parquet"
         with writing(folder(store, self.chunk.source) / name) as file:
             pq.write_table(pa.Table.from_pylist(self.rows, schema=WORK_SCHEMA), file, use_dictionary=False)
@@ -151,11 +155,11 @@ class Quality:
 
 
 WORK_SCHEMA: Final = pa.schema([one for one in schemas.quality_schema() if one.name not in ("source_id", "recipe_id", "path")])
-"""What render writes; whose file it is is known to finalize."""
+"""Columns that render writes; finalize adds those that name the edited file."""
 
 
 def quality_moments(pts: np.ndarray) -> frozenset[int]:
-    """The pts of a source's thumbnails, from all at which it is edited."""
+    """Choose the pts of a source's thumbnails from all at which it is edited."""
     return sheet_moments(pts, THUMBNAILS)
 
 
@@ -164,7 +168,7 @@ def folder(store: str, source: Source) -> Place:
 
 
 def quality_table(store: str, source: Source, recipe_id: str, path: str) -> pa.Table:
-    """All rows of an edited file; pictures of its worst faces only."""
+    """Return all rows of an edited file, with pictures of its worst faces only."""
     pieces = [read(file) for file in listed(folder(store, source), ".parquet")]
     rows = pa.concat_tables(pieces) if pieces else WORK_SCHEMA.empty_table()
     trouble_N = rows["trouble"].to_numpy()
@@ -190,14 +194,14 @@ def read(one: Listed) -> pa.Table:
 
 
 def thumbnail(frame: np.ndarray, quad_42: np.ndarray) -> np.ndarray:
-    """The crop of a face, small."""
+    """Return the crop of a face, uint8 [THUMBNAIL_PIXELS, THUMBNAIL_PIXELS, 3]."""
     height, width = quad_height_pixels(quad_42), quad_side_pixels(quad_42)
     scale = THUMBNAIL_PIXELS / max(height, width)
     return crop_face(frame, quad_42, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
 def surroundings(frame: np.ndarray, quad_42: np.ndarray) -> np.ndarray:
-    """The upright part of a frame around a face, in the frame's own pixels where these are few enough."""
+    """Return the upright part of a frame around a face, in the frame's own pixels if these are few enough."""
     centre, half = quad_42.mean(axis=0), AROUND / 2 * np.ptp(quad_42, axis=0)
     (left, top), (right, bottom) = np.floor(centre - half).astype(int), np.ceil(centre + half).astype(int)
     part = frame[max(top, 0) : max(bottom, 1), max(left, 0) : max(right, 1)]
@@ -209,7 +213,7 @@ def surroundings(frame: np.ndarray, quad_42: np.ndarray) -> np.ndarray:
 
 
 def webp(*pictures: np.ndarray, quality: int) -> bytes:
-    """Pictures side by side, compressed."""
+    """Return pictures side by side as a WebP file."""
     out = BytesIO()
     Image.fromarray(np.concatenate(pictures, axis=1)).save(out, "WEBP", quality=quality, method=2)
     return out.getvalue()

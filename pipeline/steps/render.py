@@ -53,7 +53,7 @@ from pipeline.store.tables import Store, StoreError, Written
 T = TypeVar("T")
 QUEUE_BYTES: Final = 256 << 20
 BYTES_PER_PIXEL: Final = 6
-"""Of a frame on its way: as RGB, and as it was decoded."""
+"""Bytes per pixel of a frame on its way: as RGB, and as it was decoded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ class Frame:
     rgb: np.ndarray
     """uint8 [h, w, 3], upright."""
     native: VideoFrame | tuple[str, FrameFile]
-    """As it was decoded; of a sequence its file's name and what was in it."""
+    """The frame as it was decoded; for a sequence its file's name and content."""
     source: np.ndarray
     """`rgb` before anything was edited."""
     made: tuple[Pictured, ...] = ()
@@ -109,9 +109,9 @@ class Pictured(NamedTuple):
     face: Face
     edited: np.ndarray
     base: np.ndarray | None
-    """The picture without the edit, where somebody needs it."""
+    """The picture without the edit; None if neither the paste, a contact sheet nor a measure needs it."""
     reference: np.ndarray | None
-    """What the paste compares with: `base`, or None where the source stands for it. It does not depend on who else looks."""
+    """Picture that the paste compares with: `base`, or None for the source itself; the same with or without a sheet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,14 +121,14 @@ class Generated:
     frame: Frame
     faces: tuple[Pictured, ...]
     people: tuple[np.ndarray | None, ...]
-    """Of each face where its edit may show, as `ops.face.person` finds it; None where the paste looks itself."""
+    """For each face the mask in which its edit may show, as `ops.face.person` finds it; None if the paste computes it."""
 
 
 @final
 @dataclass(frozen=True)
 class Render(Step):
     VERSION: ClassVar[int] = (
-        6  # 5: a face is as sharp as its source. 6: hands are told from faces; more of what an edit replaces goes.
+        6  # 5: a face is as sharp as its source. 6: hands are told from faces; an edit removes more of what it replaces.
     )
 
     store: str
@@ -144,9 +144,9 @@ class Render(Step):
     threads: int = 1
     """Cores of the worker. With more than one, or an accelerator, decoding, the model, pasting and encoding overlap."""
     own_codes: bool = False
-    """Whether the plan leaves faces the codes that they were inverted to."""
+    """True if the plan leaves faces the codes that they were inverted to."""
     identity: IdentitySettings | None = None
-    """The recogniser that measures how much of a face's identity an edit keeps; None measures none."""
+    """The recogniser that measures how much of a face's identity an edit keeps; None: it is not measured."""
 
     def open(self) -> Batched:
         # Frames that are encoded again are converted exactly: the fast conversion darkens by about one level each way.
@@ -160,7 +160,7 @@ class Render(Step):
         plan = PlanOf(self.store)
         identity = None if self.identity is None else open_identity(self.identity)
         sheets: dict[tuple[str, str], tuple[frozenset[int], frozenset[int]]] = {}
-        """Of the source that came last: the pts of the contact sheet, and of the thumbnails."""
+        """For the last source: the pts of the contact sheet, and of the thumbnails."""
 
         def load(chunk: Chunk) -> Planned:
             timer = Timer()
@@ -176,15 +176,15 @@ class Render(Step):
             quality = Quality(chunk, self.encode.gop_frames, sheet[1], identity)
             return Planned(chunk, faces, sheet[0], quality, timer)
 
-        # An accelerator must not wait for a decoder or an encoder; on a CPU the model itself uses what there is.
+        # An accelerator must not wait for a decoder or an encoder; on a CPU the model itself uses all cores.
         overlaps = self.threads > 1 or session.device.type != "cpu"
         pool = pool_of(max(1, self.threads - 1), "paste") if overlaps else None
         reading = Turns()
 
         def finish(loaded: Sequence[Planned]) -> list[Result]:
-            """One stream of frames through all items, so that a batch of faces may span several of them."""
+            """Render all items as one stream of frames, so that a batch of faces may span several of them."""
             decoding, modelling, pasting, encoding = Timer(), Timer(), Timer(), Timer()
-            # Measured anew: what is tried together first, and then each for itself, has its rows and strips once.
+            # Measured anew: items that are tried together first, and then each by itself, have their rows and strips once.
             together = [replace(one, quality=one.quality.anew(), strips=[], timer=encoding) for one in loaded]
             lock = Lock()
 
@@ -204,7 +204,7 @@ class Render(Step):
             with ExitStack() as stack:
 
                 def closed(made: Generator[T, None, None]) -> Generator[T, None, None]:
-                    """Closed with the others, the last first: who fails must not keep the next item's frames waiting."""
+                    """Have it closed with the others, the last first: a failure must not keep the next item waiting."""
                     return stack.enter_context(closing(made))
 
                 stream = closed(frames())
@@ -244,7 +244,7 @@ class Render(Step):
             for made in frame.made:
                 places = (made.face.quad_42, made.face.landmarks_52)
                 one.quality.add(frame.pts, made.face.track, frame.source, frame.rgb, made.base, made.edited, *places)
-        return replace(frame, made=())  # whoever waits in a queue of the encoder holds no pictures
+        return replace(frame, made=())  # a frame in a queue of the encoder holds no pictures
 
     def _segments(self, one: Planned, edited: Iterator[Frame]) -> list[Written]:
         source, chunk, files = one.chunk.source, one.chunk, []
@@ -271,7 +271,7 @@ class Render(Step):
     def _generated(
         self, frames: Iterable[Frame], session: Session, framing: Framing, timer: Timer
     ) -> Generator[Generated, None, None]:
-        """Frames with the pictures of their faces. Holds as many as a batch of faces needs, and no more."""
+        """Yield frames with the pictures of their faces. Holds as many frames as a batch of faces needs, and no more."""
         waiting: list[Frame] = []
         count = 0
         for frame in frames:
@@ -290,7 +290,7 @@ class Render(Step):
             people = iter(people_in(places, session, self.paste))
         if here:
             with timer("model"):
-                # Faces of one batch may be of several sources, and so of several sizes.
+                # Faces of one batch may come from several sources, and so have several sizes.
                 groups = [list(group) for _, group in groupby(here, key=lambda pair: pair[0].size)]
                 made = [
                     generate(
@@ -318,7 +318,7 @@ class Render(Step):
 
 
 def decoded(one: Planned, readers: Readers) -> Iterator[Frame]:
-    """The frames of a chunk, as they are in their file."""
+    """Yield the frames of a chunk, as they are in their file."""
     source, start, stop = one.chunk.source, one.chunk.start, one.chunk.stop
     if is_sequence(source.info):
         for pts, name, file in read_frames(source.info, start, stop):
@@ -329,13 +329,13 @@ def decoded(one: Planned, readers: Readers) -> Iterator[Frame]:
 
 
 def held_frames(together: Sequence[Planned], batch_size: int) -> int:
-    """How many frames a queue may hold: a batch, if that is not too much memory."""
+    """Return how many frames a queue may hold: a batch, if that is not too much memory."""
     largest = max(one.chunk.source.info.width * one.chunk.source.info.height for one in together)
     return max(2, min(batch_size, QUEUE_BYTES // (BYTES_PER_PIXEL * largest)))
 
 
 def faces_of(store: Store, chunk: Chunk, whole: WholeTable, parts: PartsOf, plans: PlanOf) -> dict[int, list[Face]]:
-    """pts => the faces to render there, in order of track, from the plan, the tracks and the residuals."""
+    """Return pts => the faces to render there, in order of track, from the plan, the tracks and the residuals."""
     source = chunk.source
     plan = plans.rows(chunk)
     if plan is None:
@@ -391,9 +391,9 @@ def paste_face(
     timer: Timer | None = None,
     person: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A frame uint8 [H, W, 3] with one face's edit in it; picture and reference as `generate` gives them.
+    """Paste one face's edit into a frame uint8 [H, W, 3]; picture and reference as `generate` returns them.
 
-    person: as `people_in` gives it; None to look here, if the paste asks for it.
+    person: mask as `people_in` returns it; None to compute it here, if the paste needs it.
     """
     timer = timer or Timer()
     where = person
@@ -409,8 +409,8 @@ def paste_face(
 def people_in(
     places: Sequence[tuple[np.ndarray, np.ndarray]], session: Session, settings: PasteSettings
 ) -> list[np.ndarray | None]:
-    """Frames uint8 [H, W, 3] with a face's quad each => where the edit may show there, float32 [96, 96], found on the session's
-    accelerator in batches; None of each where there is none, or a paste does not ask."""
+    """Return for each frame, uint8 [H, W, 3], with a face's quad the mask in which the edit may show, float32 [96, 96], 0..1,
+    computed on the session's accelerator in batches; None for each without an accelerator, or if the paste needs none."""
     if settings.within != "person" or session.device.type == "cpu" or not places:
         return [None] * len(places)
     crops = np.stack([crop_face(frame, quad_42, (SEEN_SIZE, SEEN_SIZE)) for frame, quad_42 in places])
@@ -419,10 +419,10 @@ def people_in(
 
 
 def paste_needs_base(settings: PasteSettings, session: Session, size: int, *, own_codes: bool) -> bool:
-    """Whether a paste of pictures of `size` px needs the one without the edit.
+    """Return whether a paste of pictures of `size` px needs the one without the edit.
 
-    A model that gives the source back needs none where its pictures are no larger than what it saw: larger ones lack what is
-    finer. own_codes: faces have the codes that they were inverted to.
+    A model that gives the source back needs none if its pictures are no larger than its input: larger ones lack finer detail.
+    own_codes: faces have the codes that they were inverted to.
     """
     match settings.mode:
         case "replace":
@@ -443,12 +443,12 @@ def generate(
     shown: Sequence[bool],
     own_codes: bool,
 ) -> list[Pictured]:
-    """The pictures of faces of one size that a paste and a contact sheet need.
+    """Generate the pictures of faces of one size that a paste and a contact sheet need.
 
-    shown: which of them come onto a sheet, with their pictures without the edit. own_codes: as `paste_needs_base` takes it.
+    shown: whether each comes onto a sheet, with its picture without the edit. own_codes: as in `paste_needs_base`.
     """
     edited = edited_crops(faces, session, framing)
-    # What is unchanged but for the edit: the difference of the two is the edit and nothing else.
+    # Codes that differ by the edit alone: the difference of the two pictures is the edit and nothing else.
     compares = paste_needs_base(settings, session, faces[0].size, own_codes=own_codes)
     bases: list[np.ndarray | None] = [None] * len(faces)
     needed = [at for at, one in enumerate(shown) if compares or one]
@@ -460,7 +460,7 @@ def generate(
 
 
 def edited_crops(faces: Sequence[Face], session: Session, framing: Framing) -> np.ndarray:
-    """Pictures of the edited codes of faces of one size, float32 [N, h, w, 3] in 0..255."""
+    """Generate the pictures of the edited codes of faces of one size, levels float32 [N, h, w, 3]."""
     unedited_NLD, edited_NLD = (
         np.stack(codes) for codes in zip(*((face.unedited_LD, face.edited_LD) for face in faces), strict=True)
     )
@@ -470,19 +470,19 @@ def edited_crops(faces: Sequence[Face], session: Session, framing: Framing) -> n
 
 
 def base_crops(faces: Sequence[Face], session: Session, framing: Framing) -> np.ndarray:
-    """Their reconstructions, as `edited_crops` gives the edits."""
+    """Generate the reconstructions of faces of one size, levels float32 [N, h, w, 3]."""
     unedited_NLD = np.stack([face.unedited_LD for face in faces])
     return framing.content(session.generate_levels(unedited_NLD, details(faces), size=faces[0].size))
 
 
 def details(faces: Sequence[Face]) -> np.ndarray | None:
-    """The residuals of faces, float32 [N, ...]; None for a method that keeps none."""
+    """Return the residuals of faces, float32 [N, ...]; None for a method that keeps none."""
     residuals = [face.residual for face in faces if face.residual is not None]
     return np.stack(residuals) if residuals else None
 
 
 def style_offsets(faces: Sequence[Face]) -> np.ndarray | None:
-    """Return what is added to S of each face's edited code, float32 [N, S]; None where nothing is for any of them."""
+    """Return the offsets of S of each face's edited code, float32 [N, S]; None if no face has one."""
     size = next((len(face.style_offset_S) for face in faces if face.style_offset_S is not None), None)
     if size is None:
         return None
@@ -495,7 +495,7 @@ def rows_by_key(track_N: np.ndarray, pts_N: np.ndarray) -> dict[tuple[int, int],
 
 
 def kept(store: str, source: Source, kind: str, name: str, write: Callable[[Path], object]) -> Written:
-    """Have a file written into a work folder of the store, wherever that is."""
+    """Write a file into a work folder of the store, on a disk or in a bucket. write: called with a local path to write to."""
     with local_output(work_path(store, source, kind, name)) as path:
         write(path)
         return Written(f"work/{kind}/{source.source_id}/{name}", path.stat().st_size, sha256_of(path))

@@ -31,13 +31,13 @@ from pipeline.store.tables import Store, range_part
 
 T = TypeVar("T")
 AHEAD: Final = 8
-"""Frames that wait for the detector at most, and faces for what is measured of them."""
+"""Frames that wait for the detector at most, and faces that wait to be measured."""
 
 
 @final
 @dataclass(frozen=True)
 class Scan(Step):
-    VERSION: ClassVar[int] = 3  # 2: rows say what a face looks like. 3: pictures of 16 bits are read right.
+    VERSION: ClassVar[int] = 3  # 2: rows have a face's appearance. 3: pictures of 16 bits are read right.
 
     store: str
     detector: DetectorFactory = field(default_factory=DetectorSettings)
@@ -45,10 +45,10 @@ class Scan(Step):
     device: Device = "auto"
     crop: Crop = "ffhq"
     decided_by: Mapping[str, Any] | None = None
-    """`DetectorFactory.decides` as the driver found it, to compare with what is on this node; None: nobody asks."""
+    """`DetectorFactory.decides` as the driver found it, to compare with the files on this node; None: not compared."""
 
     threads: int = 1
-    """Cores of the worker. With more than one, or an accelerator, decoding, the detector and what is measured of its faces
+    """Cores of the worker. With more than one, or an accelerator, decoding, the detector and the measures of its faces
     overlap."""
 
     def open(self) -> Batched:
@@ -64,21 +64,21 @@ class Scan(Step):
         reading, detecting = Turns(), Lock()
 
         last: dict[tuple[str, int], tuple[int, np.ndarray]] = {}
-        """Source and ordinal of the frame that was read last => its pts, and it."""
+        """Source and ordinal of the frame that was read last => its pts, and the frame."""
         deleted: dict[tuple[str, str], Deleted] = {}
-        """Of the source that came last."""
+        """Deleted tracks of the last source."""
 
         def load(chunk: Chunk) -> tuple[Chunk, Deleted]:
             of = (chunk.source.source_id, chunk.key)
-            if not chunk.key or of not in deleted:  # without a key nobody vouches that it stays as it is
+            if not chunk.key or of not in deleted:  # without a key it may change
                 deleted.clear()
                 deleted[of] = deleted_of(store, chunk.source.source_id)
             return chunk, deleted[of]
 
         def decoded(chunk: Chunk, timer: Timer) -> Generator[tuple[int, np.ndarray], None, None]:
-            """The last frame of the chunk before, which a cut is a change against, then the chunk's own.
+            """Yield the last frame of the chunk before, which a cut is a change against, then the chunk's own.
 
-            Who has just read that frame has it still: to decode it again, a reader would go back to the key frame before it.
+            A worker that has just read that frame has kept it: to decode it again, a reader would start at a key frame before.
             """
             with reading:
                 start = max(0, chunk.start - 1)
@@ -107,7 +107,7 @@ class Scan(Step):
             with ExitStack() as stack:
 
                 def beside(made: Generator[T, None, None]) -> Generator[T, None, None]:
-                    """Closed with the others, the last first: who fails must not keep the next item's frames waiting."""
+                    """Have it closed with the others, the last first: a failure must not keep the next item waiting."""
                     made = stack.enter_context(closing(made))
                     return stack.enter_context(closing(ahead(made, AHEAD))) if overlaps else made
 
@@ -143,17 +143,17 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scanned:
-    """What is written down of a chunk's frames."""
+    """Rows of a chunk's frames."""
 
     pts: list[int]
     scores: list[float]
-    """How much a frame differs from the one before it, see `ops.face.shots`."""
+    """Difference of each frame from the one before it, see `ops.face.shots`."""
     faces: list[list[Face]]
-    """Of each frame."""
+    """Faces of each frame."""
 
 
 def measured(seen: Iterator[Seen], chunk: Chunk, gone: Deleted, timer: Timer) -> Scanned:
-    """Measure frames and faces of a chunk as they come, after the last frame of the one before. Without those deleted."""
+    """Measure frames and faces of a chunk as they come, after the last frame of the one before; deleted faces are left out."""
     pts: list[int] = []
     faces: list[list[Face]] = []
 
@@ -170,7 +170,7 @@ def measured(seen: Iterator[Seen], chunk: Chunk, gone: Deleted, timer: Timer) ->
 
 
 def written(store: Store, chunk: Chunk, rows: Scanned) -> tuple[tuple[Written, ...], int]:
-    """The parts of a chunk, and how many faces they have."""
+    """Write the parts of a chunk; => them, and the number of faces."""
     source_id, part = chunk.source.source_id, range_part(chunk.start, chunk.stop)
     if chunk.start == 0:
         rows.scores[0] = float("nan")  # no predecessor: null
@@ -194,7 +194,7 @@ def written(store: Store, chunk: Chunk, rows: Scanned) -> tuple[tuple[Written, .
 
 
 def require_same_detector(detector: DetectorFactory, decided_by: Mapping[str, Any]) -> None:
-    """Raise DetectorError where what is on this node is not what the driver found (`DetectorFactory.decides`)."""
+    """Raise DetectorError if the files on this node differ from those that the driver found (`DetectorFactory.decides`)."""
     if dict(decided_by) != detector.decides():
         raise DetectorError(
             f"the detector's networks on {platform.node()} are not those that the run began with; put the same files on "

@@ -1,4 +1,4 @@
-"""The contact sheet: what a run did to a few frames, at a glance. source | inversion | edited | pasted.
+"""Draws the contact sheet: a few frames of a render in rows of source | inversion | edited | pasted.
 
 Rendering workers write one strip per frame and face; finalize joins them under a header.
 """
@@ -25,7 +25,7 @@ COLUMNS = ("source", "inversion", "edited", "pasted")
 
 
 def sheet_moments(pts: np.ndarray, count: int) -> frozenset[int]:
-    """At most `count` of the given pts, evenly spread, ends excluded (a fade may be there)."""
+    """Choose at most `count` of the given pts, evenly spread, ends excluded (a fade may be there)."""
     if count <= 0 or len(pts) == 0:
         return frozenset()
     places = (np.arange(count) + 0.5) * len(pts) / count
@@ -53,9 +53,9 @@ def write_strip(
 def strip_png(
     frame: np.ndarray, inversion: np.ndarray, edited: np.ndarray, pasted: np.ndarray, quad_42: np.ndarray, said: str = ""
 ) -> bytes:
-    """One row of the sheet: the aligned crop of the source, the model's two pictures of it, the crop of the result.
+    """Draw one row of the sheet: the aligned crop of the source, the model's two pictures of it, the crop of the result.
 
-    frame, pasted: uint8 [H, W, 3]; inversion, edited: float [h, w, 3] on the 0..255 scale, whose shape the tiles keep.
+    frame, pasted: uint8 [H, W, 3]; inversion, edited: levels, float [h, w, 3], whose shape the tiles keep.
     said: words below the first tile.
     """
     longest = max(inversion.shape[:2])
@@ -81,13 +81,13 @@ def sheet_folder(store: str, source: Source) -> Place:
 
 
 def enlarged(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Levels [h, w, 3] => uint8 [*size, 3]; size is (height, width)."""
+    """Enlarge levels [h, w, 3] => uint8 [*size, 3]; size is (height, width)."""
     picture = Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8))
     return np.asarray(picture.resize(size[::-1], Image.Resampling.BICUBIC))
 
 
 def centred(tile: np.ndarray) -> np.ndarray:
-    """A picture of at most TILE x TILE on a white square of that side."""
+    """Put a picture of at most TILE x TILE on a white square of that side."""
     square = np.full((TILE, TILE, 3), 255, np.uint8)
     top, left = (TILE - tile.shape[0]) // 2, (TILE - tile.shape[1]) // 2
     square[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
@@ -95,7 +95,7 @@ def centred(tile: np.ndarray) -> np.ndarray:
 
 
 def join_strips(store: str, source: Source, title: str, out: Path) -> bool:
-    """Write the sheet of a source; False where no frame was edited."""
+    """Write the sheet of a source; return False if no frame was edited."""
     strips = [file.path for file in listed(sheet_folder(store, source), ".png")]
     if strips:
         write_sheet(strips, title, out)

@@ -1,7 +1,7 @@
-"""Single frames, made as a render makes them: for a preview, for an editor, for a notebook.
+"""Makes single frames as a render makes them: for a preview, for the studio, for a notebook.
 
 The codes come from the same `SourceCodes.planned`, the pictures from the same functions and the frame from the same paste as in
-the steps plan and render, so what is seen here is what a render makes of the frame, bit for bit.
+the steps plan and render, so a still equals the frame of a render, bit for bit.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Still:
     source: np.ndarray
     """uint8 [H, W, 3], upright."""
     result: np.ndarray
-    """The same with the edits in it; pixels that no edit touches are the source's."""
+    """uint8 [H, W, 3] with the edits in it; pixels that no edit touches are the source's."""
     faces: tuple[EditedFace, ...]
-    """In order of track; without those that the recipe does not act on."""
+    """Faces in order of track, without those that the recipe does not act on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,25 +45,25 @@ class EditedFace:
 
     face: Face
     base: np.ndarray | None
-    """None where the paste needs none."""
+    """None if the paste needs no picture without the edit."""
     edited: np.ndarray
 
 
 @final
 class FrameReaders:
-    """Frames as a render reads them, one at a time."""
+    """Reads frames as a render does, one at a time."""
 
     def __init__(self) -> None:
         self._readers = Readers("auto", "exact")  # a render converts exactly, too
 
     def frame(self, source: Source, ordinal: int) -> np.ndarray:
-        """uint8 [H, W, 3], upright. Raises as `Readers.read`."""
+        """Read the frame at an ordinal, uint8 [H, W, 3], upright. Raises as `Readers.read`."""
         ((_, frame),) = self._readers.read(source, ordinal, ordinal + 1)
         return frame
 
 
 def stored_source(store: Store, key: str) -> Source:
-    """A source of a store, by its key, with its file found where the store says.
+    """Return a source of a store, by its key, with the file at the place that the store has.
 
     Raises StoreError for a file that cannot be read or is another one by now.
     """
@@ -88,10 +88,10 @@ def stored_faces(
     smoothed: Mapping[int, np.ndarray] | None = None,
     everyone: bool = False,
 ) -> list[Face]:
-    """The faces of those whom a recipe acts on in one frame, in order of track.
+    """Return the faces on which a recipe acts in one frame, in order of track.
 
-    smoothed: track => its smoothed codes, for whoever asks again and again; computed where it is not there.
-    everyone: also those on whom the recipe does not act; their edited code is the unedited one.
+    smoothed: track => its smoothed codes, to plan one track many times; those of a missing track are computed.
+    everyone: also faces on which the recipe does not act; their edited code is the unedited one.
 
     Raises as `SourceCodes.planned` and `planned_faces`.
     """
@@ -123,7 +123,7 @@ def edited_still(
     *,
     own_codes: bool = True,
 ) -> Still:
-    """A frame uint8 [H, W, 3] and its faces, of one size => the still; own_codes: as `paste_needs_base`."""
+    """Make the still of a frame, uint8 [H, W, 3], and its faces, of one size. own_codes: as in `paste_needs_base`."""
     if not faces:
         return Still(frame, frame, ())
     edited = edited_crops(faces, session, bundle.framing)
@@ -134,14 +134,14 @@ def edited_still(
 def needed_bases(
     faces: Sequence[Face], session: Session, bundle: Bundle, settings: PasteSettings, *, own_codes: bool = True
 ) -> Sequence[np.ndarray | None]:
-    """Pictures without the edit of faces of one size, where a render needs them; own_codes: as `paste_needs_base`."""
+    """Generate pictures without the edit of faces of one size, if a render needs them. own_codes: as in `paste_needs_base`."""
     if not paste_needs_base(settings, session, faces[0].size, own_codes=own_codes):
         return [None] * len(faces)
     return list(base_crops(faces, session, bundle.framing))
 
 
 def pasted_still(frame: np.ndarray, faces: Sequence[EditedFace], settings: PasteSettings) -> Still:
-    """A frame uint8 [H, W, 3] and the pictures of its faces, in order of track => the still."""
+    """Paste the pictures of faces, in order of track, into a frame, uint8 [H, W, 3] => the still."""
     result = frame
     for one in faces:
         result = paste_face(result, one.face, one.edited, one.base, settings)

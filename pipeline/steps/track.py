@@ -1,4 +1,4 @@
-"""track: `faces` of a whole source => `tracks`, and what is left without one.
+"""track: `faces` of a whole source => `tracks`, and failures of what is left without one.
 
 One item is a source, of which only small rows are read. A model whose crop needs no face gets one track per shot.
 """
@@ -31,7 +31,7 @@ class TrackFaces(Step):
     store: str
     settings: TrackSettings = field(default_factory=TrackSettings)
     framing: Framing | None = None
-    """The model's; None for aligned faces."""
+    """The model's framing; None for aligned faces."""
 
     def open(self) -> Callable[[Chunk], Result]:
         store = Store.open(self.store)
@@ -72,9 +72,9 @@ class TrackFaces(Step):
 
 
 def left_of(tracked: TrackResult, gone: Deleted) -> TrackResult:
-    """The tracks without those that somebody has deleted, under the numbers that they had then.
+    """Return the tracks without those that the user has deleted, under the numbers that they had then.
 
-    The detections of people are gone already; tracks of whole frames need none, and are found again.
+    Detections of deleted faces are gone already; tracks of whole frames need none, and are found again.
     """
     if not gone.tracks:
         return tracked
@@ -86,7 +86,7 @@ def left_of(tracked: TrackResult, gone: Deleted) -> TrackResult:
 
 
 def scanned_frames(store: Store, source: Source) -> list[FrameFaces]:
-    """The rows of `frames` and `faces` as the tracker wants them, in display order."""
+    """Return the rows of `frames` and `faces` as the tracker takes them, in display order."""
     faces = store.read("faces", source.source_id)
     boxes, landmarks = array_from_column(faces, "box"), array_from_column(faces, "landmarks")
     by_pts: dict[int, list[Face]] = {}
@@ -103,7 +103,7 @@ def scanned_frames(store: Store, source: Source) -> list[FrameFaces]:
 
 
 def left_out(source: Source, frames: list[FrameFaces], tracked: TrackResult) -> list[Failure]:
-    """A row for every dropped track, and one for every run of frames that no track covers."""
+    """Return a row for every dropped track, and one for every run of frames that no track covers."""
     rows = [
         Failure(
             source.source_id,

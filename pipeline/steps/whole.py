@@ -1,4 +1,4 @@
-"""What is a source's and not a chunk's, looked for once: tables of small rows, and which parts there are of large ones."""
+"""Reads what belongs to a source and not to a chunk, once: tables of small rows, and lists of the parts of large tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.store.tables import Store
 
 @final
 class WholeTable:
-    """Keeps the rows of the source that it was asked for last; for one thread.
+    """Keeps a table's rows of the last source that was read; for one thread.
 
     `tracks` of a source are one part, so that a chunk that reads its own rows reads all of them: an hour of video would read
     its tracks once for each of a thousand chunks.
@@ -29,9 +29,9 @@ class WholeTable:
         self._pts_N = np.zeros(0, np.int64)
 
     def rows(self, chunk: Chunk, pts_range: tuple[int, int]) -> pa.Table:
-        """Rows with first <= pts <= last, in order of pts, then track. Raises as `Store.read`."""
+        """Return rows with first <= pts <= last, in order of pts, then track. Raises as `Store.read`."""
         source_id = chunk.source.source_id
-        if not chunk.key:  # nobody vouches that the rows stay as they are
+        if not chunk.key:  # without a key the rows may change
             return self._store.read(self._table, source_id, pts_range, self._columns)
         if self._rows is None or self._of != (source_id, chunk.key):
             self._rows = self._store.read(self._table, source_id, columns=self._columns)
@@ -43,9 +43,9 @@ class WholeTable:
 
 @final
 class PartsOf:
-    """Keeps which parts of a table there are of the source that it was asked for last; for one thread.
+    """Keeps the list of a table's parts of the last source that was read; for one thread.
 
-    A chunk that looks for its own parts lists those of all chunks: of an hour of video a thousand times a thousand.
+    A chunk that looks for its own parts lists those of all chunks: for an hour of video a thousand times a thousand.
     """
 
     def __init__(self, store: Store, table: str) -> None:
@@ -55,12 +55,12 @@ class PartsOf:
         self._vouched: dict[str, Written] = {}
 
     def rows(self, chunk: Chunk, pts_range: tuple[int, int]) -> pa.Table:
-        """Rows of the chunk with first <= pts <= last, in order of pts, then track; only parts that can hold them are opened.
+        """Return the chunk's rows with first <= pts <= last, in order of pts, then track; opens only parts that can hold them.
 
-        Raises as `Store.read`, and DamagedPart for a footer that is not the one that was written.
+        Raises as `Store.read`, and DamagedPart for a footer that differs from the one that was written.
         """
         source_id = chunk.source.source_id
-        if not chunk.key:  # nobody vouches that the parts stay as they are
+        if not chunk.key:  # without a key the parts may change
             return self._store.read(self._table, source_id, pts_range)
         if self._of != (source_id, chunk.key):
             self._files, self._of = self._store.listing(self._table, source_id), (source_id, chunk.key)
@@ -78,6 +78,6 @@ class PartsOf:
 
 
 def _may_hold(file: Listed, chunk: Chunk) -> bool:
-    """Whether a part has rows of a chunk's frames, as far as its name says it."""
+    """Return whether a part may have rows of a chunk's frames, by the range in its name."""
     span = range_of(file.path.stem)
     return span is None or (span[0] < chunk.stop and chunk.start < span[1])
