@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from pipeline.engine.runner import OVERLAPPING
+
 ACCELERATED: Final = ("detect", "model")
 """Parts of a worker's time in which an accelerator computes, where there is one."""
 MOST_CORES: Final = 16
 """Cores of one worker at most."""
 SLACK: Final = 0.05
 """Share of its time that an accelerator may wait before another worker is put beside."""
+WRITTEN_AT_ONCE: Final = OVERLAPPING - 1
+"""Items of a worker that are encoded or written while another is read: one after the other are only their frames."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,10 @@ def lap_seconds(step: str, parts: Mapping[str, float], cores: int) -> float:
     decode, crop = parts.get("decode", 0.0), parts.get("crop", 0.0)
     paste = parts.get("paste", 0.0) + parts.get("person", 0.0)
     match step:
-        case "render":  # a decoder, the model, a pool that pastes, an encoder (steps/render.py)
-            lines = [decode, accelerated, rest - decode - paste, paste / max(1, cores - 1)]
+        case "render":  # a decoder, the model, a pool that pastes, an encoder of each item (steps/render.py)
+            lines = [decode, accelerated, (rest - decode - paste) / WRITTEN_AT_ONCE, paste / max(1, cores - 1)]
         case "scan" | "invert":  # what reads and crops, the detector or the encoder, what writes
-            lines = [decode + crop, accelerated, rest - decode - crop]
+            lines = [decode + crop, accelerated, (rest - decode - crop) / WRITTEN_AT_ONCE]
         case _:
             lines = [accelerated + rest]
     return max(*lines, rest / cores)

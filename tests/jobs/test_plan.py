@@ -59,11 +59,14 @@ def test_a_plan_says_how_many_workers_an_accelerator_needs(
 
 
 def test_neither_cores_nor_an_accelerator_wait() -> None:
-    """A step with 1 s of an accelerator and 4 s of cores: two workers of two cores keep it busy, as four of one core would."""
+    """A step with 1 s of an accelerator and 4 s of cores: a worker of four cores keeps it busy, as four of one core would."""
     render = {"decode": 0.5, "model": 1.0, "paste": 2.0, "encode": 1.5}
     assert lap_seconds("render", render, 1) == 4.0 and lap_seconds("render", render, 2) == 2.0
-    assert lap_seconds("render", render, 8) == 1.5, "a segment has one encoder"
-    assert recommended({"render": render}, accelerator=True) == WorkerSize(2, 0.5, 2, 4, 1.0)
+    assert lap_seconds("render", render, 8) == 1.0 and recommended({"render": render}, accelerator=True) == WorkerSize(
+        4, 1.0, 1, 4, 1.0
+    )
+    # A segment has one encoder, and of a worker's three items two are encoded while one is read.
+    assert lap_seconds("render", render | {"encode": 5.0}, 8) == 2.5
     assert recommended({"render": render}, accelerator=False) == WorkerSize(1, 0.0)
     # An accelerator that takes longer than all the rest needs a worker with a core.
     assert recommended({"render": render | {"model": 5.0}}, accelerator=True) == WorkerSize(1, 1.0, 1, 1, 1.0)
