@@ -6,6 +6,8 @@ edit        `edit` with a store, in this process, of COUNT small JPEGs with one 
             aligned faces). Milliseconds are the processor's, so that other work on the machine changes them little
 overhead    all of it but decode, encode and the networks (detect, model, person): reading, hashing, tracking, cropping,
             pasting, rows, entries, packs
+a_picture_more
+            with --few, after a run to warm up: what the pictures cost that this run has more than one of so few
 again       the same command over finished pictures
 growth      the driver alone over 1,000 to 100,000 listed pictures whose worker only writes rows: seconds and memory
 """
@@ -99,6 +101,14 @@ def edit(folder: Path, model: str) -> dict[str, Any]:
     }
 
 
+def a_picture_more(few: dict[str, Any], many: dict[str, Any]) -> dict[str, float]:
+    """Milliseconds of each picture that one run has more than another: without what is paid once, as loading a model is."""
+    count = many["pictures"] - few["pictures"]
+    of = {one: [run[one] for run in (few, many)] for one in ("processor_ms", "overhead_ms")}
+    of |= {name: [run["ms_by_part"].get(name, 0.0) for run in (few, many)] for name in many["ms_by_part"]}
+    return {name: (many["pictures"] * b - few["pictures"] * a) / count for name, (a, b) in of.items()}
+
+
 @dataclass(frozen=True)
 class RowsOnly(Step):
     """A worker that opens no picture, and writes rows of codes that are all zero."""
@@ -155,6 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faces", type=Path, required=True)
     parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--few", type=int, default=0, help="pictures of a run beside it, for what a picture more costs")
     parser.add_argument("--model", default="mini64")
     parser.add_argument("--most", type=int, default=100_000, help="pictures of the largest run of the growth")
     parser.add_argument("--json", type=Path)
@@ -164,7 +175,13 @@ def main() -> None:
     found: dict[str, Any] = {"load": os.getloadavg(), "cores": os.cpu_count()}
     try:
         write_pictures(arguments.faces, folder / "in", arguments.count)
+        if arguments.few:
+            for name in ("warm", "few"):
+                write_pictures(arguments.faces, folder / name / "in", arguments.few)
+                few = edit(folder / name, arguments.model)
         found["edit"] = edit(folder, arguments.model)
+        if arguments.few:
+            found["a_picture_more"] = a_picture_more(few, found["edit"])
         used = time.process_time()
         found["again"] = {"skipped_ms": 0.0} | {k: v for k, v in edit(folder, arguments.model).items() if k == "pictures"}
         found["again"]["skipped_ms"] = 1000 * (time.process_time() - used) / arguments.count

@@ -89,19 +89,23 @@ def source_from_crop(quad_42: np.ndarray, size: Size) -> np.ndarray:
     Raises AlignError when the quad is not a parallelogram (nothing else has an affine map) or has no area.
     """
     quad = np.asarray(quad_42, np.float64)
-    if quad.shape != (4, 2) or not np.isfinite(quad).all():
+    # Of a few numbers Python's own arithmetic takes a tenth of numpy's time, and gives the same bits.
+    numbers = quad.ravel().tolist()
+    if quad.shape != (4, 2) or not all(map(math.isfinite, numbers)):
         raise AlignError(f"quad: expected finite float64 [4, 2] (TL BL BR TR), got {quad.tolist()}.")
     height, width = height_and_width(size)
     if min(height, width) < 1:
         raise AlignError(f"size: expected at least one pixel, got {size}.")
-    right, down = (quad[3] - quad[0]) / width, (quad[1] - quad[0]) / height
-    reach = np.abs(quad - quad[0]).max()
-    if np.abs(quad[0] + quad[2] - quad[1] - quad[3]).max() > 1e-6 * max(reach, 1.0):
+    x0, y0, x1, y1, x2, y2, x3, y3 = numbers
+    right_x, right_y, down_x, down_y = (x3 - x0) / width, (y3 - y0) / width, (x1 - x0) / height, (y1 - y0) / height
+    reach = max(abs(x1 - x0), abs(y1 - y0), abs(x2 - x0), abs(y2 - y0), abs(x3 - x0), abs(y3 - y0))
+    if max(abs(x0 + x2 - x1 - x3), abs(y0 + y2 - y1 - y3)) > 1e-6 * max(reach, 1.0):
         raise AlignError(f"quad: expected a parallelogram TL BL BR TR, got {quad.tolist()}; make it with ffhq_quad.")
-    if abs(right[0] * down[1] - right[1] * down[0]) < 1e-12:
+    if abs(right_x * down_y - right_y * down_x) < 1e-12:
         raise AlignError(f"quad: expected an area, got {quad.tolist()}.")
-    origin = quad[0] + 0.5 * (right + down)  # the centre of the crop's first pixel
-    return np.array([[right[0], down[0], origin[0]], [right[1], down[1], origin[1]], [0.0, 0.0, 1.0]])
+    # The centre of the crop's first pixel.
+    first_x, first_y = x0 + 0.5 * (right_x + down_x), y0 + 0.5 * (right_y + down_y)
+    return np.array([[right_x, down_x, first_x], [right_y, down_y, first_y], [0.0, 0.0, 1.0]])
 
 
 def crop_from_source(quad_42: np.ndarray, size: Size) -> np.ndarray:

@@ -549,7 +549,7 @@ def _finish(thread: _Thread, track_id: int, shot: int, pts: np.ndarray, seconds:
         columns = [np.interp(at, known, column) for column in flat.T]
         return np.stack(columns, axis=1).reshape(len(rows), *values.shape[1:])
 
-    interpolated = ~np.isin(rows, seen)
+    interpolated = np.zeros(len(rows), bool) if len(rows) == len(seen) else ~np.isin(rows, seen)
     scores = np.full(len(rows), np.nan, np.float32)
     scores[~interpolated] = [face.score for face in thread.faces]
     landmarks = filled(np.stack([face.landmarks_52 for face in thread.faces]))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pyarrow as pa
 
 import schemas
@@ -10,9 +13,18 @@ from pipeline.engine.stage import Source
 
 def source_row(source: Source) -> pa.Table:
     """The row of `sources`."""
+    return source_rows([source])
+
+
+def source_rows(sources: Sequence[Source]) -> pa.Table:
+    """The rows of `sources`, in one table: of each picture one, to be joined, takes ten times as long."""
+    return pa.Table.from_pylist([_row(source) for source in sources], schema=schemas.sources_schema())
+
+
+def _row(source: Source) -> dict[str, Any]:
     info = source.info
     rate, aspect = info.average_rate, info.sample_aspect_ratio
-    row = {
+    return {
         "source_id": source.source_id,
         "track_id": schemas.NO_TRACK,
         "pts": int(info.pts[0]),
@@ -40,4 +52,3 @@ def source_row(source: Source) -> pa.Table:
         "audio_streams": info.audio_streams,
         "subtitle_streams": info.subtitle_streams,
     }
-    return pa.Table.from_pylist([row], schema=schemas.sources_schema())

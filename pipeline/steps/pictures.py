@@ -45,7 +45,7 @@ from pipeline.engine.timer import Timer
 from pipeline.sources.fetch import FETCHER
 from pipeline.sources.inputs import unreadable
 from pipeline.sources.outputs import Admission, Outputs
-from pipeline.sources.rows import source_row
+from pipeline.sources.rows import source_rows
 from pipeline.steps.model import open_model
 from pipeline.steps.plan import PlanSettings, covering, largest_side, never_acting, records_of, turned, unknown_tracks
 from pipeline.steps.quality import compared, kept_identity, row_of
@@ -418,7 +418,7 @@ class _Worker:
         """Add rows of `sources`, `frames`, `faces` and `tracks` for several pictures."""
         if not fresh:
             return
-        rows.add("sources", pa.concat_tables([source_row(one.source) for one in fresh]))
+        rows.add("sources", source_rows([one.source for one in fresh]))
         ids = [one.source.source_id for one in fresh]
         zeros_N = np.zeros(len(fresh), np.int64)
         counts_N = np.array([len(one.scanned) for one in fresh])
@@ -697,7 +697,7 @@ class _Worker:
             for table, pieces in rows.tables.items():
                 name = f"{STAGED}/{entry}/{table}.parquet"
                 together = pa.concat_tables(pieces)
-                file = write_rows(joined(self.store.root, name), together, table)
+                file = write_rows(joined(self.store.root, name), together, table, staged=True)
                 files.append(Written(name, file.size_bytes, file.sha256, together.num_rows, file.tail_sha256))
             kept = [] if self.step.rendering is None or self.step.rendering.sheets == "each" else rows.strips
             content = {

@@ -106,10 +106,10 @@ def range_of(name: str) -> tuple[int, int] | None:
     return None if match is None else (int(match[1]), int(match[2]))
 
 
-def write_rows(path: Place, rows: pa.Table, table: str, group_rows: int | None = None) -> Hashing:
+def write_rows(path: Place, rows: pa.Table, table: str, group_rows: int | None = None, *, staged: bool = False) -> Hashing:
     """Write rows that conform to their table's schema, atomically; => size and digests of the file.
 
-    group_rows: rows of a row group; None for one group of all.
+    group_rows: rows of a row group; None for one group of all. staged: they are read once, to be written again.
     """
     # W+ shrinks by a tenth as byte streams, feature maps do not shrink at all (schemas/README.md).
     split = ["wplus.list.element.list.element"] if table == "latents" else False
@@ -117,8 +117,8 @@ def write_rows(path: Place, rows: pa.Table, table: str, group_rows: int | None =
         pq.write_table(
             rows,
             file,
-            compression="zstd",
-            compression_level=1 if table == "residuals" else 3,
+            compression="none" if staged and table == "residuals" else "zstd",
+            compression_level=None if staged and table == "residuals" else 1 if table == "residuals" else 3,
             use_dictionary=False,
             use_byte_stream_split=split,
             write_statistics=list(KEY_COLUMNS),
