@@ -1,7 +1,7 @@
 """Asks a Ray cluster at an address whether it answers, and what it has at this moment.
 
-A process of its own asks, because `ray.init` tries for a quarter of an hour where nobody listens, and cannot be cut short.
-Nothing of ours is imported, so that asking takes two seconds.
+A process of its own asks, because `ray.init` tries for a quarter of an hour if nothing answers, and cannot be cut short. It
+imports no module of this project, so that it takes two seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ANSWER_SECONDS = 60.0
 
 
 class NoCluster(RuntimeError):
-    """No cluster at the address that this program can join; the message says why and what to do."""
+    """Raised if this program cannot join a cluster at the address; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class ClusterFacts:
 
 
 def cluster_facts(address: str) -> ClusterFacts:
-    """Have a cluster joined, looked at and left again.
+    """Have another process join a cluster, read its facts and leave it.
 
     Raises:
-        NoCluster: none answers within `ANSWER_SECONDS`, or it refuses; other versions of Python or Ray there are a reason.
+        NoCluster: none answers within `ANSWER_SECONDS`, or it refuses, for instance for other versions of Python or Ray.
     """
     try:
         command = [sys.executable, "-P", __file__, address]
@@ -53,7 +53,7 @@ def cluster_facts(address: str) -> ClusterFacts:
 
 
 def look(address: str) -> ClusterFacts:
-    """Join, look, leave."""
+    """Join a cluster, read its facts and leave it."""
     import ray
 
     ray.init(address=address, log_to_driver=False)
@@ -66,7 +66,7 @@ def look(address: str) -> ClusterFacts:
 def main() -> None:
     try:
         print(json.dumps(asdict(look(sys.argv[1]))))
-    except Exception as error:  # Ray raises whatever its layers raise
+    except Exception as error:  # Ray raises errors of all its layers
         print(json.dumps({"refused": " ".join(str(error).split())}))
 
 

@@ -1,16 +1,16 @@
-"""Takes a course to its end on Ray Core actors: the only file of the flow that imports Ray (`cluster.py` looks at one).
+"""Takes a course to its end on Ray Core actors: the only file of the flow that imports Ray, beside `cluster.py`.
 
 One actor per worker, and any worker that has what a stage needs does any of its items, so none stands idle while there is work.
-As many actors are created as the cluster could hold if it were ours, and those that answer get items: Ray starts the others
-when what other jobs hold comes free, or when an autoscaler has added a node.
+As many actors are created as the cluster could hold without other jobs, and those that answer get items: Ray starts the others
+when other jobs release resources, or when an autoscaler has added a node.
 Each has two items at a time: one is loaded while the other is computed; with several cores or a GPU it has three. An item is a
 few hundred bytes (`wire.py`); frames and features never pass through Ray.
 
-A worker that dies or hangs costs time and nothing else. What it was given is tried once more, one item at a time, on a fresh
-actor that does nothing besides. An item that is with that one when it dies may still be without fault: it gets a last try of
-the same kind when its step has nothing else to do, and only the third death is its own, recorded with the last lines of the
-worker. One that hangs twice is lost. Items of a node that is gone are done elsewhere, and that counts against none of them.
-Every wait has a limit and says what it waited for.
+A worker that dies or hangs costs time and nothing else. Its items get a second attempt, one item at a time, on a fresh actor
+that does nothing besides. An item whose actor dies there may still not be the cause: it gets a last attempt of the same kind
+when its step has nothing else to do, and only with the third death it is lost, recorded with the worker's last lines. An item
+that hangs twice is lost. Items of a node that is gone are done elsewhere, which does not count as an attempt. Every wait has a
+limit, and an error names what it waited for.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from pipeline.on_ray.wire import Receiver, Sender, Sent
 from pipeline.store.parts import DamagedPart
 from schemas import Failure
 
-IN_FLIGHT = 2  # per actor: while one item computes, the next is loaded; of one whose parts overlap, `OVERLAPPING`
+IN_FLIGHT = 2  # per actor: while one item computes, the next is loaded; `OVERLAPPING` if its parts overlap
 ALONE, LAST = 2, 3  # attempts after the first: alone on a fresh actor, and alone again at the end of the step
-NODE_LOSSES = 3  # an item that was on so many lost nodes is looked at alone
+NODE_LOSSES = 3  # an item that was on so many lost nodes is tried alone
 DEATHS_IN_A_ROW = 6  # besides one per worker: then something is wrong with all of them
 LAST_LINES = 12
 START_ATTEMPTS = 4
-CHECK_SECONDS = 2.0  # how often limits and the size of the cluster are looked at
+CHECK_SECONDS = 2.0  # between two checks of limits and of the cluster's size
 
 
 class Actor:
@@ -76,7 +76,7 @@ class Actor:
 
 
 def start(address: str, **options: Any) -> None:
-    """`ray.init`, again where a busy machine took longer to start a node than Ray waits (30 s, which cannot be set)."""
+    """Call `ray.init`, again if a busy machine took longer to start a node than Ray waits (30 s, which cannot be set)."""
     for attempt in range(START_ATTEMPTS):
         try:
             ray.init(address=address, **options)
@@ -89,7 +89,7 @@ def start(address: str, **options: Any) -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """Resources that an actor reserves. One with GPUs does the steps that need none, too."""
+    """Resources that an actor reserves. An actor with GPUs also does the steps that need none."""
 
     num_cpus: float
     num_gpus: float
@@ -137,20 +137,21 @@ class Handle:
     where: dict[str, Any] | None = None
     flying: dict[Any, Flight] = field(default_factory=dict)
     alone: bool = False
-    """Does nothing but second attempts."""
+    """True if it does nothing but second attempts."""
     busy_seconds: float = 0.0
     looked: float = 0.0
 
 
 @final
 class RayRunner(Runner):
-    """`address`: None starts Ray on this machine, otherwise a cluster to join ("auto" inside `ray job submit`).
+    """Runs a course on the actors of a Ray cluster.
 
+    `address`: None starts Ray on this machine, otherwise a cluster to join ("auto" inside `ray job submit`).
     `workers`: actors at most; None is as many as the cluster holds. `num_gpus`: logical GPUs of a Ray started here.
-    `item_seconds`: how long an item may take. `start_seconds`: how long the first worker may take to start.
-    `node_seconds`: how long to wait for an autoscaler's nodes where there is no room at all yet.
+    `item_seconds`: seconds that an item may take. `start_seconds`: seconds that the first worker may take to start.
+    `node_seconds`: seconds to wait for an autoscaler's nodes if the cluster has no room yet.
 
-    Raises NoCluster where nobody answers at the address.
+    Raises NoCluster if no cluster answers at the address.
     """
 
     def __init__(
@@ -201,16 +202,16 @@ class Pool:
         self.at_once = items_at_once(course.stages, IN_FLIGHT)
         self.handles: list[Handle] = []
         self.alone: deque[Again] = deque()
-        """For a fresh actor that does nothing besides."""
+        """Attempts for a fresh actor that does nothing besides."""
         self.last: list[Again] = []
-        """For such an actor too, when their step has nothing else to do."""
+        """Attempts for such an actor, too, when their step has nothing else to do."""
         self.node_losses: dict[tuple[str, str, int], int] = {}
         self.dead: set[tuple[str, str, int]] = set()
         """Items that a worker had when it died, since an item was last finished."""
         self.steps_that_work: set[str] = set()
-        """Those that have finished an item."""
+        """Steps that have finished an item."""
         self.poisonous: set[tuple[str, str]] = set()
-        """Stage and source of items that were given up: others of theirs get no last try."""
+        """Stage and source of items that were given up: other items of the same two get no last attempt."""
         # One object for all workers: a hundred of them do not cost a hundred copies.
         self.shared = ray.put((tuple(course.stages), course.ledger))
         self.sender = Sender(ray.put)
@@ -246,12 +247,12 @@ class Pool:
         self._tell()
 
     def _ended(self) -> bool:
-        """Whether nothing is left to do, whatever actors still wait for a place."""
+        """Return whether nothing is left to do, even if actors still wait for a place."""
         flying = any(handle.flying for handle in self.handles)
         return self.course.finished and not flying and not self.alone and not self.last
 
     def _send(self) -> None:
-        """One item to each worker before a second to any."""
+        """Send one item to each worker before a second to any."""
         self._begin_last_tries()
         for handle in self.handles:
             if handle.where is not None and not handle.flying and handle.alone:
@@ -274,7 +275,7 @@ class Pool:
         handle.alone = False  # it has done them all, and is a worker like the others now
 
     def _begin_last_tries(self) -> None:
-        """Of the steps of which no item waits or is in work, but for those that wait for this."""
+        """Begin the last attempts of steps of which no other item waits or is in work."""
         for again in list(self.last):
             flying = sum(flight.batch.stage is again.stage for one in self.handles for flight in one.flying.values())
             waiting = sum(one.stage is again.stage for one in self.alone)
@@ -330,7 +331,7 @@ class Pool:
     # ------------------------------------------------------------------------------------------- deaths and limits
 
     def _worker_lost(self, handle: Handle, error: Exception) -> None:
-        """A worker is gone. Its items get another attempt, or are lost."""
+        """Remove a worker that is gone; its items get another attempt, or are lost."""
         node_is_gone = handle.where is not None and not node_is_alive(handle.where["node"])
         lines = "" if node_is_gone else last_lines(handle.where)
         self._stop(handle)
@@ -346,9 +347,9 @@ class Pool:
                 self._again_alone(flight, "worker_died", why + lines)
 
     def _count_death(self, handle: Handle, why: str) -> None:
-        """Raise WorkersDie where so many died in a row that it is no item's fault.
+        """Raise WorkersDie if so many workers died in a row that no single item can be the cause.
 
-        Of a step that has finished items it takes as many sources: one clip may have many that kill.
+        If the step has finished items, they must have had items of as many sources: one clip may have many that kill workers.
         """
         oldest = min(handle.flying.values(), key=lambda flight: flight.since, default=None)
         if oldest is None:
@@ -370,7 +371,7 @@ class Pool:
                 self.course.give_back(ItemBatch(stage, [item]))
 
     def _again_alone(self, flight: Flight, reason: str, why: str) -> None:
-        """Another attempt of what a worker had when it died or was ended, or its end."""
+        """Queue another attempt of the items of a worker that died or was ended; an item without attempts left is lost."""
         stage = flight.batch.stage
         for item in flight.batch.items:
             of = (stage.name, item.known_as)
@@ -417,7 +418,7 @@ class Pool:
     # ------------------------------------------------------------------------------------------------------ starting
 
     def _start_first(self) -> None:
-        """Before anything is tried: an error with a hint where the cluster is too small for even one worker."""
+        """Start the first workers. Raises ResourceError with a hint if the cluster is too small for even one."""
         main = self.kinds[0]
         if self.settings.node_seconds:
             from ray.autoscaler.sdk import request_resources
@@ -441,7 +442,7 @@ class Pool:
             self._start_workers()
 
     def _most(self, kind: Kind) -> int:
-        """How many actors of a kind the cluster could hold beside our own, if nobody else used it, and the user allows."""
+        """Return how many more actors of a kind the cluster could hold without other jobs, and the user allows."""
         room = dict(ray.cluster_resources())
         for handle in self.handles:
             taken(handle.kind, room)
@@ -451,7 +452,7 @@ class Pool:
         return most if self.settings.workers is None else min(most, self.settings.workers)
 
     def _start_workers(self) -> None:
-        """As many workers as the cluster, `workers` and the work at hand allow. Those that find no room now answer later."""
+        """Create as many workers as the cluster, `workers` and the waiting items allow. Those without room answer later."""
         needs_alone = bool(self.alone) and not any(handle.alone for handle in self.handles)
         for kind in self.kinds:
             mine = [handle for handle in self.handles if handle.kind == kind]
@@ -465,7 +466,8 @@ class Pool:
             self._make_room_for_second_attempts()
 
     def _make_room_for_second_attempts(self) -> None:
-        """Every place is taken: an actor that has not started yet is as fresh, or a new one takes an idle worker's place."""
+        """Choose an actor for second attempts when every place is taken: one that has not started, or a new one in place of an
+        idle worker."""
         waiting = next((handle for handle in self.handles if handle.where is None), None)
         idle = next((handle for handle in self.handles if handle.where is not None and not handle.flying), None)
         if waiting is not None:
@@ -475,7 +477,7 @@ class Pool:
             self._start(idle.kind, alone=True)
 
     def _trade_places(self, fresh: Handle) -> None:
-        """An actor has answered: it does second attempts in place of one of its kind that still waits for a place."""
+        """Have an actor that has answered do second attempts in place of one of its kind that still waits for a place."""
         waiting = next((one for one in self.handles if one.where is None and one.alone and one.kind == fresh.kind), None)
         if waiting is not None and not fresh.alone:
             waiting.alone, fresh.alone = False, True
@@ -520,7 +522,7 @@ class Pool:
 
 
 class Metrics:
-    """The same numbers for Prometheus, by Ray's own exporter (`/metrics` of every node)."""
+    """Exports a run's numbers to Prometheus, by Ray's own exporter (`/metrics` of every node)."""
 
     def __init__(self) -> None:
         self.items = Gauge("styleres_items", "Items of a step by state", tag_keys=("step", "state"))
@@ -548,7 +550,7 @@ def key_of_item(stage: Stage, item: Item) -> tuple[str, str, int]:
 
 
 def kinds_of(stages: Sequence[Stage]) -> list[Kind]:
-    """The worker that can do every stage, and, where only some stages need a GPU, one for the others."""
+    """Return the kind of worker that can do every stage and, if only some stages need a GPU, one for the others."""
     main = Kind(max(stage.num_cpus for stage in stages), max(stage.num_gpus for stage in stages))
     light = [stage for stage in stages if not stage.num_gpus]
     if not main.num_gpus or not light:
@@ -562,7 +564,7 @@ def fits(kind: Kind, resources: dict[str, float]) -> bool:
 
 
 def taken(kind: Kind, resources: dict[str, float]) -> None:
-    """Take a worker's share out of what is free."""
+    """Subtract a worker's share from the free resources."""
     for name, amount in kind.needs().items():
         resources[name] = resources.get(name, 0) - amount
 
@@ -577,7 +579,7 @@ def node_is_alive(node_id: str) -> bool:
 
 
 def last_lines(where: dict[str, Any] | None) -> str:
-    """Return a worker's last lines, read on its node; "" where it wrote nothing or cannot be read."""
+    """Return a worker's last lines, read on its node; "" if it wrote nothing or they cannot be read."""
     if where is None or not where["log"]:
         return ""
     try:

@@ -1,4 +1,4 @@
-"""A training on several processes: Ray Train starts them, one per GPU, and torch's DistributedDataParallel joins them."""
+"""Trains on several processes: Ray Train starts them, one per GPU, and torch's DistributedDataParallel joins them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def train_on_ray(plan: Plan, *, workers: int, gpus_per_worker: float, cpus_per_w
     The global batch is the plan's: each worker takes its share of it. `plan.out` must be a folder that all workers see.
 
     Raises:
-        TrainingError and what else `run` raises, as Ray wraps it; RuntimeError where the cluster has not the resources;
-        NoCluster where none answers.
+        TrainingError and other errors of `run`, as Ray wraps them; RuntimeError if the cluster lacks the resources;
+        NoCluster if none answers.
     """
     import ray
     from ray.train import RunConfig, ScalingConfig

@@ -1,8 +1,8 @@
-"""Items on their way to a worker: small whatever their source is.
+"""Packs items for their way to a worker: small for a source of any length.
 
-A source knows the pts of every frame: 0.7 MB for an hour of video, whose thousands of items would each carry them, so that the
-traffic grew with the square of the length. Here an item is its source's id, a range and a key. The source itself is put down
-once (Ray's object store holds it, and each node fetches it once), and a worker keeps those that it met last.
+A source has the pts of every frame: 0.7 MB for an hour of video, whose thousands of items would each carry them, so that the
+traffic grew with the square of the length. Here an item is its source's id, a range and a key. The source itself is stored
+once (Ray's object store holds it, and each node fetches it once), and a worker keeps the last ones that it used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final, final
 from pipeline.engine.stage import Chunk, Item, Joining, Picture, Source
 
 INLINE_FRAMES: Final = 64
-"""A source of so few frames (a picture, above all) travels with its item: looking it up would cost more."""
+"""Frames of a source that travels with its item, at most (a picture, above all): looking it up would cost more."""
 MOST_KEPT: Final = 128
 """Sources that a worker keeps."""
 
@@ -27,7 +27,7 @@ class Sent:
 
     source_id: str
     source: Any
-    """The source itself where it is small; else what `put` gave for it."""
+    """The source itself if it is small; else the reference that `put` returned for it."""
     start: int
     stop: int
     key: str
@@ -35,7 +35,7 @@ class Sent:
 
 @final
 class Sender:
-    """put: a source => something small that the receiver's `get` turns back into it."""
+    """Packs items in the driver. put: stores a source => a small reference, which the receiver's `get` resolves."""
 
     def __init__(self, put: Callable[[Source], Any]) -> None:
         self._put = put
@@ -52,13 +52,13 @@ class Sender:
         return Sent(source.source_id, self._there[source.source_id], item.start, item.stop, item.key)
 
     def forget(self, source_id: str) -> None:
-        """No more items of it will come."""
+        """Drop a source of which no more items will come."""
         self._there.pop(source_id, None)
 
 
 @final
 class Receiver:
-    """The other end, in a worker; for several threads."""
+    """Unpacks items in a worker; for several threads."""
 
     def __init__(self, get: Callable[[Any], Source]) -> None:
         self._get = get
@@ -75,7 +75,7 @@ class Receiver:
             return sent.source
         with self._lock:
             kept = self._kept.get(sent.source_id)
-            # Put down anew: probed again, and perhaps at another place now.
+            # Stored anew: probed again, and perhaps at another place now.
             if kept is None or kept[0] != sent.source:
                 kept = sent.source, self._get(sent.source)
             self._kept[sent.source_id] = kept
