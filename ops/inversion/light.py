@@ -1,17 +1,17 @@
 """StyleRes (Pehlivan et al., CVPR 2023) in networks that a laptop runs: the method's three parts, of our own sizes.
 
     E0   images => W+            EfficientNet-Lite0, three of its scales added on one grid and read as a whole: faces are
-                                 aligned, so where something is, matters
-    E1   images, F => F_a                    what W+ could not encode, once per image
-         images - x0 => q                    what W+ and F_a could not, in pixels: x0 is their picture of the image
-    E2   F_a, F, G_a => dF, h                how it looks after an edit; x' = G(W_a) with G_a + dF at the place
-         q, h, G_a - F, x' => dx             what of q remains after the edit; the picture is x' + dx
+                                 aligned, so positions matter
+    E1   images, F => F_a                    the part of an image that W+ does not encode, once per image
+         images - x0 => q                    the part that W+ and F_a do not, in pixels: x0 is their picture of the image
+    E2   F_a, F, G_a => dF, h                moves F_a into the edited picture; x' = G(W_a) with G_a + dF at the place
+         q, h, G_a - F, x' => dx             the part of q that remains after the edit; the picture is x' + dx
 
 F and G_a are the generator's features of the unedited and of the edited code. The released model gives E2 only G_a; here it
-also sees G_a - F, which says what the edit changed, and where. q is not the paper's: the layers behind the place draw what they
-learnt to draw, and no F_a makes them draw the rest of a photograph. q is its error in cells of the grid, in a few of the
+also sees G_a - F, the change by the edit at each place. q is not in the paper: the layers behind the place draw only what they
+have learnt, and no F_a makes them draw the rest of a photograph. q is the error in cells of the grid, in a few of the
 directions in which such errors vary most. Where the edit changes nothing dx gives all of it back (docs/decisions/0015).
-F_a and q together are what a face costs in the store.
+F_a and q together are the detail of a face, its size in the store.
 
 Legend: N batch, L rows of W+, D width of W, C channels, K channels of q, R R the grid of F_a and q, S side of the images.
 """
@@ -38,11 +38,11 @@ from ops.nn.pointwise import Pointwise, pointwise
 SLOPE = 0.2
 TRUNK_TAPS, TRUNK_CHANNELS = (4, 10, 15), (40, 112, 320)
 REPEATS = 3
-"""Of the series that sharpens what is enlarged."""
+"""Terms of the series that sharpens an enlarged picture."""
 LARGE_CHANGE = 0.3
-"""Of features, by an edit: a smile changes the mouth by so much, an age the skin by a third of it."""
+"""Change of features by an edit at which m is 1 - 1/e: a smile changes the mouth by so much, an age the skin by a third."""
 FEATURE_SCALE = 0.3
-"""Brings the generator's features to about unit variance."""
+"""Factor that brings the generator's features to about unit variance."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class LightEncoderConfig:
     seen_size: int = 160
     """Side in pixels that pictures are resized to; a multiple of 32."""
     channels: int = 96
-    """Of the grid, seen_size / 16 a side, that the trunk's scales are added on."""
+    """Channels of the grid, seen_size / 16 a side, that the trunk's scales are added on."""
     width: int = 768
-    """Of the vector that is read from the grid."""
+    """Width of the vector that is read from the grid."""
     depth: int = 2
     """Two-layer blocks on that vector."""
     w_dim: int = 512
@@ -62,7 +62,7 @@ class LightEncoderConfig:
 @dataclass(frozen=True)
 class LightResidualConfig:
     resolution: int = 64
-    """R: where the generator's features are read and replaced."""
+    """R: side of the generator's features that are read and replaced."""
     generator_channels: int = 512
     width: int = 64
     """Channels inside E1 and E2."""
@@ -71,9 +71,9 @@ class LightResidualConfig:
     residual_channels: int = 12
     """Channels of F_a."""
     picture_channels: int = 20
-    """K; with those of F_a it decides what a face and frame costs in the store."""
+    """K: channels of q; with those of F_a they decide the bytes of a face and frame in the store."""
     picture_depth: int = 4
-    """Blocks that decide what of q remains."""
+    """Blocks that decide how much of q remains."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class LightConfig:
 
     @property
     def cell(self) -> int:
-        """Side in pixels of the images' part that one cell of the grid stands for."""
+        """Side in pixels of the part of an image that one cell of the grid stands for."""
         return self.input_size // self.residual.resolution
 
     @property
@@ -122,7 +122,7 @@ class LightConfig:
 
     @property
     def place(self) -> str:
-        """Where the generator's features are read and replaced."""
+        """Name of the place at which the generator's features are read and replaced."""
         return between_convolutions(self.generator, self.residual.resolution).name
 
 
@@ -200,14 +200,14 @@ class LightExtraction(nn.Module):
 
 
 class Transformed(NamedTuple):
-    """What E2 gives at the place."""
+    """Output of E2 at the place."""
 
     features: Tensor
     """G_a + dF."""
     hidden: Tensor
     """h [N, width, R, R]."""
     change: Tensor
-    """How much the edit changed around each cell, [N, 1, R, R]; 0 where it changed nothing."""
+    """Size of the edit's change around each cell, [N, 1, R, R]; 0 where it changed nothing."""
 
 
 class LightTransform(nn.Module):
@@ -231,7 +231,7 @@ class LightTransform(nn.Module):
 class LightCorrection(nn.Module):
     """E2 in the picture: (q, h, change, x' [N, 3, S, S]) => dx [N, 3, S, S].
 
-    dx = basis^T (q (1 + m gate)) + m more, where m, 0 to 1, says how much the edit changed around a cell.
+    dx = basis^T (q (1 + m gate)) + m more, where m, 0 to 1, grows with the edit's change around a cell.
     """
 
     def __init__(self, config: LightResidualConfig, input_size: int):
@@ -257,7 +257,7 @@ class LightCorrection(nn.Module):
 
 
 def changed(change: Tensor) -> Tensor:
-    """m, 0 to 1, of `Transformed.change`."""
+    """Convert `Transformed.change` to m, 0 to 1."""
     share: Tensor = 1 - torch.exp(-((change / LARGE_CHANGE) ** 2))
     return share
 
@@ -268,13 +268,13 @@ def start_at_nothing(module: nn.Conv2d) -> None:
 
 
 def cells(pictures: Tensor, side: int) -> Tensor:
-    """[N, C, R side, R side] => [N, C side^2, R, R]: the pixels of each cell."""
+    """Gather the pixels of each cell: [N, C, R side, R side] => [N, C side^2, R, R]."""
     return F.pixel_unshuffle(pictures, side).contiguous(memory_format=torch.channels_last)
 
 
 def enlarged(dx: Tensor, size: int) -> Tensor:
-    """A smooth picture of `size` px a side whose block means are dx, but for a hundredth of its finest structure; where that
-    is smaller, the block means of dx.
+    """Return a smooth picture of `size` px a side whose block means are dx, but for a hundredth of its finest structure; if
+    `size` is smaller than dx, the block means of dx.
 
     Bicubic interpolation followed by means of blocks is a filter K of the small picture. dx + (dx - K dx) + ... undoes it
     there, where it costs little, before the one interpolation.
@@ -293,7 +293,7 @@ def enlarged(dx: Tensor, size: int) -> Tensor:
 
 @cache
 def _block_means(factor: int) -> Tensor:
-    """The filter [1, 1, 5, 5] that bicubic enlargement by a factor and means of blocks are, measured on one bright pixel."""
+    """Return the filter [1, 1, 5, 5] of bicubic enlargement by a factor and block means, measured on one bright pixel."""
     point = torch.zeros(1, 1, 9, 9)
     point[0, 0, 4, 4] = 1.0
     large = F.interpolate(point, scale_factor=float(factor), mode="bicubic", align_corners=False)
@@ -302,7 +302,7 @@ def _block_means(factor: int) -> Tensor:
 
 @final
 class LightStyleRes(Inverter):
-    """W+ and F_a, as StyleRes has them, and q; `generate` needs the unedited code beside the edited one."""
+    """Inverts to W+ and F_a, as StyleRes does, and q; `generate` needs the unedited code beside the edited one."""
 
     config: LightConfig
     keeps_source = True
@@ -320,14 +320,14 @@ class LightStyleRes(Inverter):
         self.latent_avg = nn.Buffer(torch.zeros(config.generator.num_ws, config.generator.w_dim))
         pixels = 3 * (config.input_size // residual.resolution) ** 2
         self.basis = nn.Buffer(torch.eye(residual.picture_channels, pixels))
-        """Of q: orthonormal directions [K, pixels of a cell]."""
+        """Basis of q: orthonormal directions [K, pixels of a cell]."""
 
     def invert(self, images: Tensor) -> Inversion:
         wplus_NLD = self.code(images)
         return Inversion(wplus_NLD, self.detail(images, wplus_NLD))
 
     def detail(self, images: Tensor, wplus_NLD: Tensor) -> Tensor:
-        """F_a and q of images with that unedited code: what `generate` takes [N, C + K, R, R] float32."""
+        """Compute F_a and q of images with the given unedited code: the detail for `generate`, [N, C + K, R, R] float32."""
         kept: list[Tensor] = []
 
         def unedited(features: Tensor) -> Tensor:
@@ -345,24 +345,24 @@ class LightStyleRes(Inverter):
         return wplus
 
     def features(self, styles: Sequence[Tensor]) -> Tensor:
-        """F: only the generator's lower half runs."""
+        """Compute F; only the generator's lower half runs."""
         return self.generator.features(styles, self.config.place, dtype=self.feature_dtype)
 
     def residual(self, images: Tensor, features: Tensor) -> Tensor:
-        """F_a = E1(images, F), with F from the unedited code."""
+        """Compute F_a = E1(images, F), with F from the unedited code."""
         with self.reduced(images.device):
             residual: Tensor = only(self.extraction, "invert")(images, features)
         return residual
 
     def rest(self, images: Tensor, picture: Tensor) -> Tensor:
-        """q: images [N, 3, S, S] less a picture of any size, in cells of the grid, along the basis [N, K, R, R] float32."""
+        """Compute q: images [N, 3, S, S] less a picture of any size, in cells along the basis, [N, K, R, R] float32."""
         side = images.shape[-1]
         error = images - enlarged(picture, side)
         kept: Tensor = pointwise(cells(error, self.config.cell), self.basis[:, :, None, None])
         return kept
 
     def drawn(self, styles: Sequence[Tensor], transform: Callable[[Tensor], Tensor], size: int | None) -> Tensor:
-        """The picture with other features at the place."""
+        """Draw the picture with transformed features at the place."""
         return self.generator(styles, size=size, injection=Injection(self.config.place, transform), dtype=self.feature_dtype)
 
     def generate(
@@ -390,19 +390,19 @@ class LightStyleRes(Inverter):
         return self.corrected(picture, rest, kept[0])
 
     def split(self, detail: Tensor) -> tuple[Tensor, Tensor]:
-        """What is stored of a face => F_a, q."""
+        """Split the detail of faces, [N, C + K, R, R] => F_a [N, C, R, R], q [N, K, R, R]."""
         count = self.config.residual.residual_channels
         return detail[:, :count], detail[:, count:]
 
     def with_residual(self, edited: Tensor, features: Tensor, residual: Tensor) -> Transformed:
-        """E2 at the place: (G_a, F, F_a) => what follows the edit there."""
+        """Run E2 at the place: (G_a, F, F_a) => features that follow the edit there."""
         with self.reduced(edited.device):
             delta, hidden = self.transform(residual, features, edited)
         change = (edited - features).abs().mean(dim=1, keepdim=True) * FEATURE_SCALE
         return Transformed(edited + delta, hidden, F.avg_pool2d(change, 3, 1, 1))
 
     def corrected(self, picture: Tensor, rest: Tensor, transformed: Transformed) -> Tensor:
-        """x' + dx, of a whole picture or of a window; dx is found at the images' size and fits any other."""
+        """Return x' + dx, of a whole picture or of a window; dx is computed at the images' size and resized to any other."""
         correction = only(self.correction, "generate")
         shown = enlarged(picture, rest.shape[-1] * correction.cell)
         with self.reduced(picture.device):

@@ -1,10 +1,10 @@
-"""Which pixels of an aligned face are face, hair and neck: a small network, so that a paste leaves a hand before a mouth alone.
+"""Finds the pixels of an aligned face that are face, hair and neck, so that a paste leaves a hand before a mouth alone.
 
 EfficientNet-Lite0's first eleven blocks, read at four scales, finest last. Its weights lie in the package;
 `styleres train parts` makes them. Trained on CelebAMask-HQ (Lee et al. 2020), whose labels count hands and objects before a
 face as background.
 
-Legend: N batch, K parts, S side of what the network sees.
+Legend: N batch, K parts, S side of the network's input.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from ops.nn.pointwise import Pointwise
 
 Part = Literal["other", "face", "hair", "neck"]
 PARTS: Final[tuple[Part, ...]] = ("other", "face", "hair", "neck")
-"""Of the network's outputs. Face: skin, brows, eyes, nose, mouth, ears, glasses. Other: all else, and what lies before them."""
+"""Names of the network's outputs. Face: skin, brows, eyes, nose, mouth, ears, glasses. Other: all else, things before a face
+included."""
 SEEN_SIZE: Final = 192
 PARTS_SIZE: Final = SEEN_SIZE // 2
 WEIGHTS: Final = Path(__file__).with_name("parts.safetensors")
@@ -57,23 +58,23 @@ def _enlarged(x: Tensor, side: int) -> Tensor:
 
 @cache
 def face_parts() -> FaceParts:
-    """The network with the package's weights, on the CPU. Shared: do not train or move it.
+    """Return the network with the package's weights, on the CPU. Shared: do not train or move it.
 
     Raises:
-        CheckpointError: weights that are not this network's.
+        CheckpointError: weights of another network.
     """
     return load_strict(FaceParts, read_tensors(WEIGHTS), str(WEIGHTS))
 
 
 @cache
 def face_parts_on(device: torch.device) -> FaceParts:
-    """As `face_parts`, on a device of its own."""
+    """Return a copy of `face_parts` on a device."""
     return load_strict(FaceParts, read_tensors(WEIGHTS), str(WEIGHTS)).to(device)
 
 
 @torch.inference_mode()
 def parts_of(network: FaceParts, images: Tensor) -> Tensor:
-    """images [N, 3, any side, the same] in [-1, 1] => probabilities [N, K, S/2, S/2], 0..1, their sum 1."""
+    """Find the parts of images [N, 3, H, H] of any side in [-1, 1] => probabilities [N, K, S/2, S/2], 0..1, of sum 1."""
     seen = images
     if images.shape[-1] != SEEN_SIZE:
         seen = F.interpolate(images, size=(SEEN_SIZE, SEEN_SIZE), mode="bilinear", align_corners=False, antialias=True)

@@ -1,4 +1,4 @@
-"""Hands before a face, drawn in the face's own skin: a network that never saw skin before skin takes a fingertip for a face's.
+"""Draws hands before a face in the face's own skin: a network that never saw skin before skin takes a fingertip for face.
 
 A hand is a palm and one to five fingers of two bones each, all capsules, shaded as round bodies under one light, with creases
 at the joints, nails now and then, a shadow on what lies behind, and the blur of its movement.
@@ -20,28 +20,28 @@ from ops.networks.parts import PARTS
 
 FACE, OTHER = PARTS.index("face"), PARTS.index("other")
 LEAST_SKIN = 200
-"""Pixels of a face that a skin's colour is taken from."""
+"""Pixels that a face must have for a hand to be drawn in its colour."""
 
 
 @dataclass(frozen=True)
 class Bone:
-    """A capsule from one point to another."""
+    """One bone of a hand: a capsule from one point to another."""
 
     start: tuple[float, float]
-    """(x, y)."""
+    """(x, y) of its first end."""
     end: tuple[float, float]
     radius: float
     depth: float
-    """The larger is in front."""
+    """Order of bones: the larger is in front."""
     has_crease: bool = False
     has_nail: bool = False
 
 
 @torch.no_grad()
 def with_hand(image: Tensor, parts: Tensor, unknown: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """image [3, S, S] in [-1, 1], parts [S, S] => both with a hand before the face; unchanged where hardly a face is.
+    """Draw a hand before a face: image [3, S, S] in [-1, 1], parts [S, S] => both; unchanged if the face has few pixels.
 
-    unknown: the label that stays. draws: decides everything, on the CPU.
+    unknown: the label that stays. draws: the source of all random numbers, on the CPU.
     """
     inside = parts == FACE
     if int(inside.sum()) < LEAST_SKIN:
@@ -58,7 +58,7 @@ def with_hand(image: Tensor, parts: Tensor, unknown: int, draws: torch.Generator
 
 
 def draw_bones(middle: tuple[float, float], size: float, draws: torch.Generator) -> list[Bone]:
-    """middle: the face's. size: square root of its area."""
+    """Draw the bones of a hand at random. middle: (x, y) of the face's. size: square root of the face's area."""
 
     def drawn(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=draws))
@@ -91,13 +91,13 @@ def draw_bones(middle: tuple[float, float], size: float, draws: torch.Generator)
 
 
 def stepped(start: tuple[float, float], forth: tuple[float, float], turn: float, length: float) -> tuple[float, float]:
-    """A point at a distance from another, in a direction turned by an angle."""
+    """Return the point at a distance from another, in a direction turned by an angle."""
     cos, sin = math.cos(turn), math.sin(turn)
     return (start[0] + length * (forth[0] * cos - forth[1] * sin), start[1] + length * (forth[0] * sin + forth[1] * cos))
 
 
 def painted(bones: list[Bone], skin_3: Tensor, side: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """=> colours [3, S, S] in 0 to 1, opacity [S, S]."""
+    """Paint bones => colours [3, S, S] in 0 to 1, opacity [S, S] in 0 to 1."""
     light = torch.randn(3, generator=draws)
     light[2] = 1.0 + light[2].abs()
     light = light / light.norm()
@@ -127,13 +127,13 @@ def painted(bones: list[Bone], skin_3: Tensor, side: int, draws: torch.Generator
     pale = (colours * torch.tensor([1.12, 1.02, 1.05])[:, None, None] + 0.03).clamp(0, 1)
     colours = (colours + tint * (pale - colours)).clamp(0, 1)
     alpha = (0.5 - gap * side).clamp(0, 1)
-    # What lies under the border is the hand's as well: there no bone wins, and the colour is the nearest one's edge.
+    # Pixels under the soft border belong to the hand, too: no bone covers them, and they get the colour of the nearest edge.
     colours = torch.where((front == -math.inf)[None], own[:, None, None] * 0.6 * ambient, colours)
     return moving(colours, alpha, draws)
 
 
 def moving(colours: Tensor, alpha: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A third of the hands is blurred along a line by up to a tenth of the side, and all are softened a little."""
+    """Blur a third of the hands along a line by up to a tenth of the side, and soften all of them a little."""
     chosen, angle, length, soft = torch.rand(4, generator=draws).tolist()
     layer = torch.cat([colours * alpha, alpha[None]])[None]
     steps = 1 + round(0.1 * alpha.shape[0] * length) if chosen < 1 / 3 else 1
@@ -152,7 +152,7 @@ def moving(colours: Tensor, alpha: Tensor, draws: torch.Generator) -> tuple[Tens
 
 
 def shadowed(image: Tensor, alpha: Tensor, draws: torch.Generator) -> Tensor:
-    """What lies behind is darker beside the hand, towards one side of it."""
+    """Darken the picture beside the hand, towards one side of it."""
     shift_x, shift_y, dark = torch.rand(3, generator=draws).tolist()
     side = alpha.shape[0]
     theta = torch.tensor([[[1.0, 0.0, 0.08 * (shift_x - 0.5)], [0.0, 1.0, -0.08 * shift_y]]])
@@ -163,7 +163,10 @@ def shadowed(image: Tensor, alpha: Tensor, draws: torch.Generator) -> Tensor:
 
 
 def local(bone: Bone, side: int) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
-    """=> (share of the bone's length, 0 to 1 within it; unit-radius offset (x, y) from its axis; distance from its axis)."""
+    """Compute each pixel's place on a bone.
+
+    => (share of the bone's length, 0 to 1 within it; unit-radius offset (x, y) from its axis; distance from its axis).
+    """
     x, y = places(side)
     (x0, y0), length = bone.start, bone_length(bone)
     ux, uy = (bone.end[0] - x0) / length, (bone.end[1] - y0) / length

@@ -1,8 +1,8 @@
-"""Forms, contrasts and colours of photographs that a generator's pictures lack, drawn at random.
+"""Changes forms, contrasts and colours of generated pictures at random, as photographs have them and a generator does not.
 
-Applied to a drawn face and to the known edit of it alike, so that the truth stays known. Without it what W+ and F_a leave of
-a drawn face is smaller than what they leave of a photograph, and hardly holds colours: a network that learns from it what to
-take away after an edit takes away too little of a photograph's.
+The same change is applied to a drawn face and to its known edit, so that the truth stays known. Without it the part of a drawn
+face that W+ and F_a do not encode is smaller than that of a photograph, and has hardly any colour: a network that learns from
+it what to remove after an edit removes too little of a photograph's.
 
 Legend: N batch, S side of a whole picture, s side of a window of it.
 """
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BEND_GRID = 14
-"""Places a side at which a shift is drawn; smooth between them."""
+"""Points a side of the grid at which a shift is drawn; it is smooth between them."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,17 @@ class Looks:
     """Looks of one batch, one for each picture."""
 
     shift_N2SS: Tensor
-    """(x, y) in pixels."""
+    """Shifts (x, y) in pixels."""
     sharper_N111: Tensor
     """Share of the difference from a blurred picture that is added."""
     gain_N311: Tensor
     offset_N311: Tensor
 
     def of(self, pictures: Tensor, shift_at: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
-        """pictures [N, 3, s, s] in [-1, 1] => as large. shift_at: cuts the window's part out of what is as large as the whole.
+        """Apply the looks to pictures [N, 3, s, s] in [-1, 1] => of the same size.
 
-        A window is bent within itself, so its border is exact only where nothing comes from beyond it.
+        shift_at: cuts the window's part out of an array as large as the whole picture.
+        A window is bent within itself, so its border is exact only where the shift takes no pixel from outside it.
         """
         side = pictures.shape[-1]
         shift_N2ss = shift_at(self.shift_N2SS).to(pictures)
@@ -51,8 +52,11 @@ class Looks:
 
 
 def draw_looks(count: int, side: int, strength: float, draws: torch.Generator) -> Looks:
-    """strength: 1 shifts by 2.5 pixels in 256 (a standard deviation), sharpens by up to 1.2 and recolours by up to a fifth; 0
-    does nothing. A third of the pictures stays as drawn."""
+    """Draw the looks of `count` pictures at random.
+
+    strength: 1 shifts by 2.5 pixels in 256 (a standard deviation), sharpens by up to 1.2 and recolours by up to a fifth; 0
+    does nothing. A third of the pictures stays as drawn.
+    """
     touched = strength * (torch.rand(count, 1, 1, 1, generator=draws) < 2 / 3)
     shift = F.interpolate(torch.randn(count, 2, BEND_GRID, BEND_GRID, generator=draws), size=(side, side), mode="bicubic")
     amount = torch.rand(count, 1, 1, 1, generator=draws)

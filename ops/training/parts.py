@@ -1,9 +1,9 @@
-"""Training of the network that tells face, hair and neck from all else, hands before the face among it.
+"""Trains the network that tells face, hair and neck from all else, hands before the face included.
 
 Few faces are labelled and fewer have a hand before them. So each is seen turned, scaled, shifted, mirrored, degraded, and often
 with something before it: a drawn hand (`ops.training.hands`), or strokes filled from elsewhere in some picture of the batch.
 
-Legend: N batch, S side of what the network sees.
+Legend: N batch, S side of the network's input.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from torch import Tensor
 from ops.data.faces import DataError, split_of
 from ops.networks.parts import PARTS, PARTS_SIZE, SEEN_SIZE, FaceParts
 from ops.nn.lite import load_imagenet
-from ops.spaces import crops_from_images, images_from_crops
+from ops.spaces import images_from_crops
 from ops.training.degrade import degraded
 from ops.training.distributed import Worker
 from ops.training.hands import with_hand
 from ops.training.trainer import Learner, Step, Task
 
 UNKNOWN: Final = 255
-"""The label of pixels that lie beyond the photograph; they do not count."""
+"""The label of pixels outside the photograph; they do not count."""
 FACE_LABELS, HAIR_LABEL, NECK_LABEL = range(1, 13), 13, 17
-"""Of CelebAMask-HQ as the data set numbers them."""
+"""Labels of CelebAMask-HQ by the data set's numbers."""
 COLOURS = np.array([[0, 0, 0], [220, 60, 60], [60, 200, 60], [70, 90, 230]], np.uint8)
 
 
@@ -49,21 +49,21 @@ class LabelledFaces:
 class PartsSettings:
     learning_rate: float = 1e-3
     trunk_rate: float = 0.3
-    """The trunk's learning rate over `learning_rate`."""
+    """The trunk's learning rate as a multiple of `learning_rate`."""
     covered_share: float = 0.3
-    """Of faces that a thing is put before."""
+    """Share of faces, 0..1, that a thing is put before."""
     hand_share: float = 0.5
-    """Of faces that a hand is put before."""
+    """Share of faces, 0..1, that a hand is put before."""
 
 
 def load_parts(path: Path, *, held_out: bool) -> LabelledFaces:
-    """A Parquet file with `file`, `image` and `mask` (a label a pixel) => those of one split, by their file's name.
+    """Read the faces of one split, by their file's name, from a Parquet file with `file`, `image` and `mask` (a label a pixel).
 
     Raises DataError for a file without these columns.
     """
     try:
         table = pq.read_table(path, columns=["file", "image", "mask"]).to_pylist()
-    except Exception as error:  # pyarrow lets many kinds through
+    except Exception as error:  # pyarrow raises many kinds
         raise DataError(f"{path}: expected a Parquet file with columns file, image and mask ({error})") from error
     chosen = [row for row in table if (split_of(row["file"]) == "held_out") == held_out]
     to_part = np.zeros(256, np.uint8)
@@ -79,7 +79,7 @@ def load_parts(path: Path, *, held_out: bool) -> LabelledFaces:
 
 @final
 class PartsTask(Task):
-    """The network of face parts. See `ops.training.trainer`; it draws its own pictures."""
+    """Training of the network of face parts, for `ops.training.trainer`; it draws its own pictures."""
 
     name = "parts"
 
@@ -111,12 +111,12 @@ class PartsTask(Task):
 
     @torch.no_grad()
     def found(self, images: np.ndarray) -> Tensor:
-        """=> numbers of parts [N, S/2, S/2]."""
+        """Find the parts of images => their numbers [N, S/2, S/2]."""
         seen = F.interpolate(images_from_crops(images), size=(SEEN_SIZE, SEEN_SIZE), mode="bilinear", antialias=True)
         return torch.cat([self.learner.module(some).argmax(dim=1) for some in seen.split(16)])
 
     def measures(self) -> dict[str, float]:
-        """Intersection over union of each part on faces that are never trained on."""
+        """Measure the intersection over union, 0..1, of each part on faces that are never trained on."""
         found = self.found(self.held_out.images)
         truth = at_size(torch.from_numpy(self.held_out.parts.astype(np.int64)), PARTS_SIZE)
         known, values = truth != UNKNOWN, {}
@@ -126,7 +126,7 @@ class PartsTask(Task):
         return values
 
     def pictures(self) -> np.ndarray | None:
-        """Rows: faces, what was found, what it should be."""
+        """Draw rows of faces, the parts that were found, and their labels."""
         some = self.held_out.images[:12]
         side = some.shape[1]
         enlarge = side // PARTS_SIZE + 1
@@ -136,12 +136,12 @@ class PartsTask(Task):
 
 
 def at_size(parts: Tensor, size: int) -> Tensor:
-    """Labels [N, R, R] => [N, size, size], each the nearest."""
+    """Resize labels [N, R, R] => [N, size, size], by the nearest."""
     return F.interpolate(parts[:, None].float(), size=(size, size), mode="nearest")[:, 0].long()
 
 
 def moved(images: Tensor, parts: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Turned, scaled, shifted, mirrored, as an aligner may be wrong => both at the side that the network sees."""
+    """Turn, scale, shift and mirror pictures and labels, as an aligner may be wrong => both at the network's input side."""
     count = len(images)
     angle = 0.5 * (torch.rand(count, generator=draws) - 0.5)
     scale = torch.exp(0.5 * (torch.rand(count, generator=draws) - 0.5))
@@ -159,7 +159,7 @@ def moved(images: Tensor, parts: Tensor, draws: torch.Generator) -> tuple[Tensor
 
 
 def covered(images: Tensor, parts: Tensor, share: float, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Some faces with a stroke or a bundle of them before, as fingers, a hand, a cup, a microphone are."""
+    """Put a stroke or several before a share of the faces, shaped like fingers, a hand, a cup or a microphone."""
     images, parts = images.clone(), parts.clone()
     side = images.shape[-1]
     place = (torch.arange(side) + 0.5) / side
@@ -194,15 +194,9 @@ def covered(images: Tensor, parts: Tensor, share: float, draws: torch.Generator)
 
 
 def with_hands(images: Tensor, parts: Tensor, share: float, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Some faces with a hand before them."""
+    """Put a drawn hand before a share of the faces."""
     images, parts = images.clone(), parts.clone()
     for n, chosen in enumerate(torch.rand(len(images), generator=draws).tolist()):
         if chosen < share:
             images[n], parts[n] = with_hand(images[n], parts[n], UNKNOWN, draws)
     return images, parts
-
-
-def shown_parts(images: Tensor, parts: Tensor) -> np.ndarray:
-    """A row of pictures above a row of their labels, uint8 [H, W, 3]: to look at what is learnt from."""
-    labels = COLOURS[torch.where(parts == UNKNOWN, 0, parts).numpy()]
-    return np.concatenate([np.concatenate(list(row), axis=1) for row in (crops_from_images(images), labels)])

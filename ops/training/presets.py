@@ -1,4 +1,4 @@
-"""Figures of the trainings we name.
+"""Settings of the trainings that have a name.
 
 mini     the embedded 64 px model on two CPU cores; ours
 light    the embedded model `ffhq` on a MobileStyleGAN, on two CPU cores; ours
@@ -32,7 +32,7 @@ Preset = Literal["mini", "light", "paper", "tree"]
 
 
 def model_config(preset: Preset, generator: GeneratorSizes) -> StyleResConfig:
-    """Sizes of E0, E1 and E2 for a generator. Raises TrainingError for a generator that the preset does not fit."""
+    """Return the sizes of E0, E1 and E2 for a generator. Raises TrainingError for a generator that the preset does not fit."""
     match preset:
         case "mini":
             mini = mini64()
@@ -82,13 +82,13 @@ def e0_preset(preset: Preset) -> tuple[E0Settings | LightE0Settings, LoopSetting
 
 
 def prior_preset() -> tuple[PriorSettings, LoopSettings]:
-    """Found at 64 px on two cores: diverse samples after 24,000 images, still better after 150,000."""
+    """Return the settings found at 64 px on two cores: diverse samples after 24,000 images, still better after 150,000."""
     loop = LoopSettings(images=150_000, batch=16, ema_halflife_images=10_000, clip_norm=float("inf"))
     return PriorSettings(), loop
 
 
 def tail_preset() -> tuple[TailSettings, LoopSettings]:
-    """Windows, not pictures, are counted."""
+    """Return the settings of the tails; its counts are of windows, not of pictures."""
     return TailSettings(), LoopSettings(images=80_000, batch=8, precision="fp32", preview_images=8000, log_images=800)
 
 
@@ -100,14 +100,17 @@ def picture_preset() -> tuple[LightPictureSettings, LoopSettings]:
 
 
 def parts_preset() -> LoopSettings:
-    """Every labelled face about forty times, half of them behind a drawn hand."""
+    """Return the settings of the network of parts: every labelled face about forty times, half of them behind a drawn hand."""
     return LoopSettings(images=32_000, batch=8, precision="fp32", warmup_images=400, preview_images=4000, log_images=800)
 
 
 def prior_sizes(
     start: Path | None, resolution: int | None, channel_base: int, channel_max: int, w_dim: int, mapping_layers: int
 ) -> StyleGAN2Config:
-    """Of a new prior, or of `start` as it is or with one more block. Raises TrainingError for what no StyleGAN2 has."""
+    """Return the sizes of a new prior, or of `start` as it is or with one more block.
+
+    Raises TrainingError for sizes that a StyleGAN2 cannot have.
+    """
     try:
         if start is None:
             size = resolution or 64
