@@ -109,8 +109,13 @@ class Flight:
     """A batch with a worker."""
 
     batch: ItemBatch
-    since: float
+    sent: float
     attempt: int = 1
+    since: float = field(init=False)
+    """When it was sent, or when the last of those that it waited for was done."""
+
+    def __post_init__(self) -> None:
+        self.since = self.sent
 
     @property
     def alone(self) -> bool:
@@ -140,6 +145,16 @@ class Handle:
     """True if it does nothing but second attempts."""
     busy_seconds: float = 0.0
     looked: float = 0.0
+
+    def landed(self, reference: Any, now: float) -> Flight:
+        """Take a flight that is over. Those sent after it have waited for it; one sent before hangs, maybe, beside it."""
+        flight = self.flying.pop(reference)
+        self.busy_seconds += now - self.looked
+        self.looked = now
+        for other in self.flying.values():
+            if other.sent > flight.sent:
+                other.since = now
+        return flight
 
 
 @final
@@ -310,11 +325,7 @@ class Pool:
             handle.where = answer
             self._trade_places(handle)
             return
-        flight = handle.flying.pop(reference)
-        handle.busy_seconds += now - handle.looked
-        handle.looked = now
-        for other in handle.flying.values():
-            other.since = now  # it waited for this one
+        flight = handle.landed(reference, now)
         self.dead.clear()
         self.steps_that_work.add(flight.batch.stage.name)
         for item, (result, failure, damaged) in zip(flight.batch.items, answer, strict=True):

@@ -40,6 +40,17 @@ def test_what_fits_is_counted_as_ray_counts() -> None:
     assert count == 10, "ten shares of 0.1 are one, whatever floats say"
 
 
+def test_the_time_of_an_item_that_hangs_goes_on_while_others_pass_it() -> None:
+    from pipeline.engine.course import ItemBatch
+    from pipeline.on_ray.runner import Flight, Handle, Kind
+
+    handle = Handle(Kind(2, 0), None, None)
+    for sent, name in enumerate(("hangs", "passes", "waits")):
+        handle.flying[name] = Flight(ItemBatch(stage(name, 1, 0), []), float(sent))
+    assert handle.landed("passes", 50.0).batch.stage.name == "passes"
+    assert {name: flight.since for name, flight in handle.flying.items()} == {"hangs": 0.0, "waits": 50.0}
+
+
 def test_last_lines_leave_out_rays_own(tmp_path: object) -> None:
     from pathlib import Path
 
