@@ -83,8 +83,8 @@ __all__ = ["Compute", "InvertSettings", "RenderSettings", "Summary", "edit", "in
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how models run. `precision` is part of every key. `device` and `batch_size` change the last bits of float32 at
-    most; the kind of device is in the manifest. The others change nothing."""
+    """Resources and precision of models. `precision` is part of every key. `device` and `batch_size` change the last bits of
+    float32 at most; the kind of device is in the manifest. The others change nothing."""
 
     device: Device = "auto"
     precision: Precision = "fp32"

@@ -1,4 +1,4 @@
-"""Video and image files: what a source is, its frames, and the edited file made from them."""
+"""Reads video and image files: facts of a source and its frames; writes the edited file made from them."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     contents (probe)  x  codec and container (user)  =>  Carriage: every stream, tag and property kept, converted or dropped
 
 A plan is a function of values that travel, so the command that shows it, the worker that encodes and the one that finishes
-the file make the same one. What a viewer would miss counts as a loss, and a source with losses is not begun unless they
-are allowed; what describes the container and not the content is dropped with a note.
+the file make the same one. Content that a viewer would miss counts as a loss, and a source with losses is not begun unless they
+are allowed; facts about the container and not the content are dropped with a note.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SUFFIXES_OF_CODEC: dict[str, tuple[str, ...]] = {
 # Written by muxers about themselves or their file; wrong once copied.
 _MUXER_TAGS = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "rotate", "timecode"})
 _MUXER_PREFIXES = ("_statistics", "bps", "number_of_")
-# MXF's (SMPTE ST 377-1): which program packed the file when, and identifiers that must be of one file.
+# MXF's (SMPTE ST 377-1): the program that packed the file, the time, and identifiers that must be a file's own.
 _MXF_TAGS = frozenset(
     {"uid", "generation_uid", "company_name", "product_name", "product_version", "product_version_num", "product_uid"}
     | {"application_platform", "toolkit_version", "toolkit_version_num", "modification_date", "material_package_umid"}
@@ -47,7 +47,7 @@ _MXF_TAGS = frozenset(
 )
 _ASSUMED_RATE = frozenset({"m4v", "mjpeg", "obu", "h261", "h263"})
 """Raw streams that state no rate, of which FFmpeg shows 25 frames a second."""
-# What an mp4 or mov file has an atom of its own for; everything else needs QuickTime's list of keys and values.
+# Tags that have an atom of their own in an mp4 or mov file; all others need QuickTime's list of keys and values.
 _ATOM_TAGS = frozenset(
     {"title", "artist", "album_artist", "composer", "album", "date", "comment", "genre", "copyright", "grouping", "lyrics"}
     | {"description", "synopsis", "show", "episode_id", "network", "keywords", "track", "disc", "creation_time"}
@@ -62,12 +62,12 @@ _ALPHA_CODECS = frozenset({"ffv1", "prores_ks", "qtrle"})
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that a source has, and what becomes of it."""
+    """One thing that a source has, and whether the output keeps it."""
 
     what: str
     fate: Fate
     how: str = ""
-    """How it is converted, or why it is dropped."""
+    """The way in which it is converted, or the reason why it is dropped."""
     loss: bool = False
     """True if a viewer would miss it, so that it needs to be allowed."""
 
@@ -77,19 +77,19 @@ class Item:
 
 @dataclass(frozen=True)
 class Carriage:
-    """The fate of everything that a source has."""
+    """Plan for all that a source has: kept, converted or dropped."""
 
     suffix: str
-    """The container's."""
+    """The output container's suffix."""
     encode: EncodeOptions
-    """With the pixel format, field order and codec that keep what this source has."""
+    """Options with the pixel format, field order and codec that lose least of this source."""
     items: tuple[Item, ...] = ()
     copied: tuple[int, ...] = ()
     """Streams whose packets are copied, by their index in the source."""
     timecode: str | None = None
-    """Written anew by the muxer, which keeps a track of its own for it."""
+    """Time code, written anew by the muxer, which keeps a track of its own for it."""
     keys: bool = False
-    """Whether the tags need QuickTime's list of keys and values, because mp4 has no atom for some."""
+    """True if the tags need QuickTime's list of keys and values, because mp4 has no atom for some."""
 
     @property
     def losses(self) -> tuple[Item, ...]:
@@ -98,7 +98,7 @@ class Carriage:
 
 
 def carriage_of(info: SourceInfo, options: EncodeOptions, suffix: str) -> Carriage:
-    """The plan for a source in a container or image format.
+    """Plan the output of a source in a container or image format.
 
     `suffix`: for a video one of `SUFFIXES_OF_CODEC` of the codec that `options_for` chooses, for an image one of its formats'.
     """
@@ -154,7 +154,7 @@ def _image_carriage(info: SourceInfo, options: EncodeOptions, suffix: str) -> Ca
 
 
 def shift_ticks(info: SourceInfo, copied: Sequence[int]) -> int:
-    """By how much every stream of an output is moved to the front, in units of `info.time_base`: the first begins at 0."""
+    """Return the time by which all streams are moved so that the first begins at 0, in units of `info.time_base`."""
     starts = [int(info.pts[0]) * info.time_base]
     starts += [s.start for s in info.contents.streams if s.index in copied and s.start is not None and s.kind != "subtitle"]
     earliest = min(starts)
@@ -165,7 +165,7 @@ def shift_ticks(info: SourceInfo, copied: Sequence[int]) -> int:
 
 
 def options_for(info: SourceInfo, options: EncodeOptions) -> EncodeOptions:
-    """The options with which the pictures of a source lose least: codec (unless the user named one), format, fields."""
+    """Return the options with which a source's pictures lose least: codec (unless the user named one), format, fields."""
     codec = _codec_for(info, options)
     quality = options.quality if codec == options.codec else None
     chosen = replace(options, codec=codec, quality=quality, native=True)
@@ -178,7 +178,7 @@ def options_for(info: SourceInfo, options: EncodeOptions) -> EncodeOptions:
 
 
 def _codec_for(info: SourceInfo, options: EncodeOptions) -> VideoCodec:
-    """The codec that the user named; else the first that keeps transparency, depth, colour resolution and fields."""
+    """Return the codec that the user named; else the first that keeps transparency, depth, colour resolution and fields."""
     if not options.codec_is_default or options.pix_fmt is not None:
         return options.codec
     alpha = info.contents.alpha
@@ -195,14 +195,14 @@ def _codec_for(info: SourceInfo, options: EncodeOptions) -> VideoCodec:
 
 
 def _is_prores_again(info: SourceInfo, codec: str, lost: Sequence[str]) -> bool:
-    """ProRes is decoded to 12 bits and encoded from 10, which is what it keeps."""
+    """Return whether ProRes is encoded as ProRes: it is decoded to 12 bits and encoded from 10, all that it keeps."""
     return info.codec == "prores" and codec == "prores_ks" and list(lost) == ["depth"]
 
 
 def container_for(info: SourceInfo, options: EncodeOptions, own: str, wanted: str | None = None) -> str:
-    """The suffix of a source's output: the wanted one, its own where that holds the codec, else the first that loses least.
+    """Return the suffix of a source's output: the wanted one, its own if that holds the codec, else the first that loses least.
 
-    Raises `ValueError` where the wanted container does not hold the codec.
+    Raises `ValueError` if the wanted container does not hold the codec.
     """
     chosen = options_for(info, options)
     possible = SUFFIXES_OF_CODEC[chosen.codec]
@@ -218,7 +218,7 @@ def container_for(info: SourceInfo, options: EncodeOptions, own: str, wanted: st
 
 
 def kept_tags(tags: dict[str, str]) -> dict[str, str]:
-    """The tags that describe the content and not the file that held it."""
+    """Return the tags that describe the content and not the file that held it."""
     is_mxf = any(k.lower() in ("operational_pattern_ul", "file_package_umid") for k in tags)
     packed = _MUXER_TAGS | (_MXF_TAGS if is_mxf else frozenset())
     return {
@@ -330,7 +330,7 @@ def _format_losses(had: str, made: str, *, alpha: bool) -> list[str]:
 
 
 def nearest_format(codec: str, had: str, width: int, height: int, *, alpha: bool) -> str:
-    """The encoder's pixel format that keeps most of `had` for pictures of this size, and adds least to it."""
+    """Return the encoder's pixel format that keeps most of `had` for pictures of this size, and adds least to it."""
     offered = [f.name for f in av.Codec(codec, "w").video_formats or ()]
     usable = [
         name
@@ -360,7 +360,7 @@ def nearest_format(codec: str, had: str, width: int, height: int, *, alpha: bool
 
 
 def losing_less(info: SourceInfo, options: EncodeOptions, suffix: str) -> str | None:
-    """Another container for the same codec that loses nothing; None if there is none."""
+    """Return another container for the same codec that loses nothing; None if there is none."""
     codec = options_for(info, options).codec
     for other in SUFFIXES_OF_CODEC[codec]:
         if other != suffix and not carriage_of(info, options, other).losses:
@@ -369,7 +369,7 @@ def losing_less(info: SourceInfo, options: EncodeOptions, suffix: str) -> str | 
 
 
 def refusal(info: SourceInfo, carriage: Carriage, options: EncodeOptions) -> str:
-    """Why a source with losses is not begun, and what can be done about it."""
+    """Return the message for a source with losses: why it is not begun, and what the user can do."""
     if info.kind == "image":
         said = "; ".join(f"{item.what} would be {item.fate} ({item.how})" for item in carriage.losses)
         keeps = [suffix for suffix in (".png", ".tif") if not carriage_of(info, options, suffix).losses]

@@ -1,8 +1,8 @@
-"""Everything that a media file holds besides its frames' times: streams, tags, field order, side data, time code.
+"""Measures all that a media file holds besides its frames' times: streams, tags, field order, side data, time code.
 
-Measured once, by the probe; `ops.video.carriage` matches it with what an output can hold. Which containers take a stream
-unchanged is not looked up in a list of ours, which would be wrong with the next release of FFmpeg: the stream's first
-packets are written into each of them, in memory, and read back.
+Measured once, by the probe; `ops.video.carriage` compares it with what an output can hold. The containers that take a stream
+unchanged are found by trial: the stream's first packets are written into each of them, in memory, and read back; a list would
+be wrong with the next release of FFmpeg.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Containers that can be written, by suffix, with FFmpeg's names."""
 TRIED_PACKETS = 2
 USUAL_RATE, MOST_RATE = Fraction(25), Fraction(1000)
-"""Frames per second of a single frame of which nothing better is known: FFmpeg guesses the ticks of its clock."""
+"""Frames per second of a single frame without a known rate: FFmpeg guesses the ticks of its clock."""
 
 StreamKind = Literal["video", "audio", "subtitle", "data", "attachment", "unknown"]
 StreamRole = Literal["edited", "companion", "cover", "timecode", "chapters", "attachment"]
@@ -66,7 +66,7 @@ class Contents:
     """Tags of the file, as FFmpeg names them."""
     chapters: int = 0
     rate: Fraction | None = None
-    """Frames per second: the usual rate that the frames keep, or their mean. Encoders and containers want one."""
+    """Frames per second: the usual rate that the frames keep, or their mean. Encoders and containers need one."""
     timecode: str | None = None
     """SMPTE time code of the first frame; with `;` before the frames for drop frame."""
     timecode_suffixes: tuple[str, ...] = ()
@@ -91,13 +91,13 @@ class Contents:
     light: tuple[int, ...] | None = None
     """The first frame's greatest light of a sample and of a frame on average, in cd/m² (CTA-861.3)."""
     picture: PictureFacts | None = None
-    """Facts of a still image; everything else here is of videos."""
+    """Facts of a still image; all other fields are of videos."""
     coded_alpha: bool = False
     """True if the stream keeps an alpha channel beside its pictures (VP8, VP9 in Matroska) and no decoder here gives it."""
 
 
 def side_data_numbers(frame: VideoFrame, name: str, count: int | None = None) -> tuple[int, ...] | None:
-    """A frame's side data as int32 numbers; None where it has none of that name."""
+    """Return a frame's side data as int32 numbers; None if it has none of that name."""
     if name not in frame.side_data:
         return None
     data = bytes(frame.side_data[name])  # type: ignore[literal-required]
@@ -112,7 +112,7 @@ def contents_of(
     heads: Mapping[int, Sequence[Packet]],
     measured: Fraction | None = None,
 ) -> Contents:
-    """Find out what an open file holds.
+    """Measure the contents of an open file.
 
     `stream`: the one whose frames are edited, `first`: its first frame; `heads`: the first packets of the other streams;
     `measured`: frames per second by their timestamps, None for a single one.
@@ -141,17 +141,17 @@ def contents_of(
     )
 
 
-# Their frames do not know; the container's field order is all there is.
+# Their frames do not say it; only the container's field order is known.
 SAYS_ITS_FIELDS_OUTSIDE = frozenset({"qtrle", "rawvideo", "v210", "png", "huffyuv", "ffvhuff", "utvideo"})
 
 
 def has_alpha(pix_fmt: str) -> bool:
-    """Whether pictures of an FFmpeg pixel format have a channel of transparency."""
+    """Return whether pictures of an FFmpeg pixel format have a channel of transparency."""
     return any(component.is_alpha for component in av.VideoFormat(pix_fmt).components)
 
 
 def _rate(stream: VideoStream, measured: Fraction | None) -> Fraction | None:
-    """FFmpeg's guess (30000/1001) or the stated rate, whichever comes near what the frames do; else what they do.
+    """Return FFmpeg's guess (30000/1001) or the stated rate if one is near the measured rate; else the measured rate.
 
     A file's last frame rarely lasts as long as the others, and some files state a rate of 1000 or 12800.
     """
@@ -172,8 +172,8 @@ def _timecode(container: InputContainer, stream_tags: Mapping[str, str]) -> str 
 
 
 def timecode_suffixes(timecode: str, rate: Fraction | None) -> tuple[str, ...]:
-    """The containers that keep a time code at a frame rate: a small picture is written into each, and read back."""
-    found = [".mkv"]  # as a tag, whatever it says
+    """Return the containers that keep a time code at a frame rate: a small picture is written into each, and read back."""
+    found = [".mkv"]  # as a tag, of any form
     for suffix in (".mp4", ".mov"):
         target = io.BytesIO()
         try:
@@ -239,14 +239,14 @@ def _role(container: InputContainer, stream: Stream, edited: Stream) -> StreamRo
 
 
 def codec_name(stream: Stream) -> str:
-    """FFmpeg's name of a stream's codec; "unknown" where this FFmpeg has none."""
+    """Return FFmpeg's name of a stream's codec; "unknown" if this FFmpeg has none."""
     if stream.codec_context is not None:
         return stream.codec_context.codec.canonical_name
     return (stream.name if stream.type == "data" else None) or "unknown"
 
 
 def takes(form: str, stream: Stream, head: Sequence[Packet]) -> bool:
-    """Whether a container keeps a stream as it is: its first packets are written into one, in memory, and read back."""
+    """Return whether a container keeps a stream as it is: its first packets are written into one, in memory, and read back."""
     if stream.codec_context is None and stream.type != "data":
         return False  # this FFmpeg cannot even describe it
     target = io.BytesIO()

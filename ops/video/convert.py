@@ -1,4 +1,4 @@
-"""Between YUV, as videos store it, and RGB frames, with the matrix and range that the source states.
+"""Converts between YUV, as videos store it, and RGB frames, with the matrix and range that the source states.
 
 Two conversions to RGB exist because the quick one is not exact. FFmpeg's default, which decord also uses, rounds
 down: on 8-bit 4:2:0 video it comes out 1.0 to 1.5 levels too dark on average and up to 2.7 wrong, and a decode and
@@ -44,7 +44,7 @@ class RgbReader:
         self._reformatter = VideoReformatter()
 
     def rgb(self, frame: VideoFrame) -> np.ndarray:
-        """uint8 [h, w, 3], C-contiguous, not turned upright."""
+        """Convert a frame to uint8 [h, w, 3], C-contiguous, not turned upright."""
         # swscale refuses a matrix that it cannot compute (YCgCo, ICtCp, ...); it is read as an unspecified one is.
         known = is_rgb(frame.format.name) or _matrix(frame.colorspace) is not None
         matrix = None if known else Colorspace.ITU601
@@ -71,7 +71,7 @@ def _plane(frame: VideoFrame, i: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class EncodedColor:
-    """How encoded pictures are tagged and converted: FFmpeg's numbers for tags, and the matrix swscale is asked for."""
+    """Tags and conversion of encoded pictures: FFmpeg's numbers of the tags, and the matrix that swscale is given."""
 
     tags: SourceColor
     matrix: Colorspace
@@ -79,7 +79,7 @@ class EncodedColor:
 
 
 def encoded_color(info: SourceInfo, pix_fmt: str) -> EncodedColor:
-    """The colour tags that an encoded copy of the source carries in `pix_fmt`, and the conversion that they describe.
+    """Return the colour tags of an encoded copy of the source in `pix_fmt`, and the conversion that they describe.
 
     YUV copies of YUV sources keep every tag. RGB formats hold RGB itself: matrix 0, full range. A source without a
     YUV matrix that swscale can write (RGB, YCgCo, ...) becomes limited-range BT.709 and says so.
@@ -98,9 +98,9 @@ def encoded_color(info: SourceInfo, pix_fmt: str) -> EncodedColor:
 
 
 def kept_color(info: SourceInfo, pix_fmt: str) -> EncodedColor:
-    """As `encoded_color`, for pictures whose native numbers are kept: then a matrix that swscale cannot write stays as well.
+    """Return the same for pictures whose native numbers are kept: then a matrix that swscale cannot write stays as well.
 
-    Such a matrix was read as BT.601 (`RgbReader`), so what an edit changed is written back by the same.
+    Such a matrix was read as BT.601 (`RgbReader`), so the change of an edit is written back by the same.
     """
     if is_rgb(pix_fmt) or is_rgb(info.pix_fmt):
         return encoded_color(info, pix_fmt)
@@ -145,7 +145,7 @@ class YuvWriter:
         self._reformatter = VideoReformatter()
 
     def frame(self, rgb: np.ndarray) -> VideoFrame:
-        """`rgb`: uint8 [h, w, 3] upright => a frame of the same size, tagged."""
+        """Convert `rgb`, uint8 [h, w, 3] upright, to a frame of the same size, tagged."""
         packed = VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
         if self._pix_fmt == "rgb24":
             converted = packed
@@ -169,28 +169,28 @@ class YuvWriter:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A frame with what was decoded, so that all that an edit does not touch can stay what it was."""
+    """A frame with its decoded original, so that all that an edit does not touch can stay as it was."""
 
     edited: np.ndarray
     """uint8 [h, w, 3] RGB, upright."""
     source: np.ndarray
-    """The same before the edit: `RgbReader("exact")` of `native`, turned upright."""
+    """uint8 [h, w, 3] before the edit: `RgbReader("exact")` of `native`, turned upright."""
     native: VideoFrame
-    """As the decoder gave it: stored orientation, its own pixel format and depth, alpha, field flags, captions."""
+    """Frame as the decoder returned it: stored orientation, its own pixel format and depth, alpha, field flags, captions."""
 
 
 @dataclass(frozen=True)
 class Deinterlacing:
-    """How frames of two fields become frames of one moment."""
+    """Settings by which frames of two fields become frames of one moment."""
 
     top_first: bool
-    """Whether the lines 0, 2, 4, ... are the earlier field."""
+    """True if the lines 0, 2, 4, ... are the earlier field."""
     every_frame: bool
-    """The frames themselves do not know that they are two fields. False: those that say they are progressive stay."""
+    """True if the frames are not marked as two fields though they are. False: frames that are marked progressive stay."""
 
 
 def without_second_field(plane: np.ndarray, top_first: bool) -> np.ndarray:
-    """[h, w] => the same with the later field's lines drawn anew between the earlier one's, along edges.
+    """Redraw the later field's lines of a plane [h, w] between the earlier one's, along edges => [h, w].
 
     Edge-based line average (Doyle, "Interlaced to sequential conversion for EDTV applications", 1990): of the three directions
     through a sample, the mean of the pair that differs least; the vertical one where they are alike.
@@ -212,7 +212,7 @@ def without_second_field(plane: np.ndarray, top_first: bool) -> np.ndarray:
 
 
 def _shifted(rows: np.ndarray, step: int) -> np.ndarray:
-    """Moved sideways by one sample; the outermost ones stay."""
+    """Move rows sideways by one sample; the outermost samples stay."""
     moved = np.roll(rows, step, axis=1)
     edge = 0 if step > 0 else -1
     moved[:, edge] = rows[:, edge]
@@ -222,8 +222,8 @@ def _shifted(rows: np.ndarray, step: int) -> np.ndarray:
 class NativeWriter:
     """Turns pictures into frames of an encoder's pixel format, in stored orientation, changing only what the edit changed.
 
-    The decoded frame is converted to the encoder's format (which is its own, as a rule: then nothing is converted), and what
-    the edit changed is added there: out = native + yuv(edited) - yuv(source). Where the edit changed nothing the difference
+    The decoded frame is converted to the encoder's format (which is its own, as a rule: then nothing is converted), and the
+    edit's change is added there: out = native + yuv(edited) - yuv(source). Where the edit changed nothing the difference
     of two equal conversions is zero, so every bit of depth, chroma and alpha stays; within the face, too, the source's
     depth beyond 8 bits stays under the edit.
     """
@@ -248,7 +248,7 @@ class NativeWriter:
         self._full_scale = (1 << max(c.bits for c in av.VideoFormat(pix_fmt).components)) - 1
 
     def frame(self, picture: Picture) -> VideoFrame:
-        """A frame ready to be encoded, tagged; `picture.native` may be it, changed in place."""
+        """Return a frame ready to be encoded, tagged; it may be `picture.native`, changed in place."""
         native = picture.native
         if is_rgb(self._pix_fmt) and not is_rgb(native.format.name):
             return self._writer.frame(self._orientation.stored(picture.edited))  # RGB itself, as it was edited
@@ -263,14 +263,14 @@ class NativeWriter:
                 self._add(target, new, old)
         if woven:
             frame = self._deinterlaced(frame)
-        frame.pict_type = 0  # the decoder's, which an encoder would take for an order
+        frame.pict_type = 0  # the decoder's, which an encoder would take for a command
         tags = self._color.tags
         frame.color_primaries, frame.color_trc = tags.primaries, tags.trc
         frame.colorspace, frame.color_range = tags.space, tags.range
         return frame
 
     def _deinterlaced(self, frame: VideoFrame) -> VideoFrame:
-        """A new frame, because nothing takes the mark of two fields off one."""
+        """Return a new frame, because the mark of two fields cannot be removed from a frame."""
         assert self._deinterlacing is not None
         made = VideoFrame(frame.width, frame.height, frame.format.name)
         made.pts, made.time_base = frame.pts, frame.time_base
@@ -314,7 +314,7 @@ class NativeWriter:
         return self._with_fields(frame) if self._field_order > 1 else frame
 
     def _with_fields(self, frame: VideoFrame) -> VideoFrame:
-        """A conversion forgets which field comes first, and an encoder asks the frame."""
+        """Mark the first field of a converted frame again: a conversion drops the mark, and an encoder reads it."""
         if self._fields is None:
             graph = Graph()
             source = graph.add_buffer(
@@ -333,7 +333,7 @@ class NativeWriter:
 
 
 def is_addable(pix_fmt: str) -> bool:
-    """Whether every number of a pixel format stands in bytes of its own, so that pictures can be added as arrays."""
+    """Return whether every number of a pixel format has bytes of its own, so that pictures can be added as arrays."""
     layout = av.VideoFormat(pix_fmt)
     bits = {component.bits for component in layout.components}
     whole = bits == {8} or (min(bits) > 8 and pix_fmt.endswith("le") and not pix_fmt.startswith(("p0", "p2", "p4", "nv", "x")))

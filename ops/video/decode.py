@@ -1,4 +1,4 @@
-"""Frames of a source by ordinal: exact, forwards, in bounded memory.
+"""Reads frames of a source by ordinal: exactly, forwards, in bounded memory.
 
 Two backends stand behind one class. decord applies rotation itself, but fails on some formats and reads ahead without
 bound; PyAV reads everything FFmpeg does. Both give the same bits where both are allowed (docs/decisions/0006).
@@ -37,9 +37,9 @@ class FrameReader:
     ) -> None:
         """
         `info`: from `probe`.
-        `backend`: "auto" takes decord where it is known to give the same bits as PyAV and the source is short, PyAV elsewhere.
+        `backend`: "auto" takes decord if it is known to give the same bits as PyAV and the source is short, else PyAV.
         `conversion`: "fast", or "exact" for pixels that will be encoded again (see `ops.video.convert`); "exact" needs PyAV.
-        `threads`: of the decoder; 0 lets it choose. Does not change the pixels.
+        `threads`: threads of the decoder; 0 lets it choose. Does not change the pixels.
 
         Raises `ValueError` for unknown options, `MediaError` if the chosen backend cannot open the source.
         """
@@ -63,7 +63,7 @@ class FrameReader:
                 try:
                     self._decord = DecordSource(info, threads)
                 except MediaError:
-                    self._decord = None  # PyAV reads it, or says why not
+                    self._decord = None  # PyAV reads it, or raises the reason
 
     @property
     def info(self) -> SourceInfo:
@@ -170,11 +170,11 @@ class _PyavSource:
         self._why = ""
 
     def frame(self, i: int) -> np.ndarray:
-        """Frame ordinal `i`, uint8 [height, width, 3], upright."""
+        """Return frame ordinal `i`, uint8 [height, width, 3], upright."""
         return self.both(i)[0]
 
     def both(self, i: int) -> tuple[np.ndarray, VideoFrame]:
-        """Frame ordinal `i`, uint8 [height, width, 3] upright, and as it was decoded."""
+        """Return frame ordinal `i`, uint8 [height, width, 3] upright, and as it was decoded."""
         target = int(self._info.pts[i])
         if self._container is None or i < self._next or self._key_between(i):
             self._start_before(i)
@@ -201,7 +201,7 @@ class _PyavSource:
         return rgb
 
     def _key_ordinal(self, i: int) -> int:
-        """The last key frame at or before frame `i`, as an ordinal; 0 if there is none to seek to."""
+        """Return the ordinal of the last key frame at or before frame `i`; 0 if there is none to seek to."""
         if not self._may_seek or self._info.keyframe_pts.size == 0:
             return 0
         k = int(np.searchsorted(self._info.keyframe_pts, self._info.pts[i], side="right")) - 1
@@ -253,7 +253,7 @@ class _PyavSource:
             self._why = f" ({error.strerror})"
 
     def _forward_to(self, target: int) -> VideoFrame | None:
-        """The frame with exactly this pts, or None if decoding passes it by."""
+        """Return the frame with exactly this pts, or None if decoding passes it by."""
         while True:
             frame = self._ahead if self._ahead is not None else next(self._frames, None)
             self._ahead = None

@@ -1,4 +1,4 @@
-"""decord behind the same contract as PyAV: which files it may read, and ranges of frames from it."""
+"""Reads ranges of frames by decord with the same results as PyAV, from the files for which that is known."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CONTAINERS = ("mp4", "matroska")
 
 
 def decord_can_read(info: SourceInfo) -> bool:
-    """True where decord is known to give the same pixels as PyAV and to know every frame; no file is opened."""
+    """Return whether decord is known to give the same pixels as PyAV and to find every frame; no file is opened."""
     return (
         info.kind == "video"
         and info.plain
@@ -40,12 +40,12 @@ def decord_can_read(info: SourceInfo) -> bool:
 
 
 def decord_is_bounded(info: SourceInfo) -> bool:
-    """True where all frames of the source, decoded, are few enough to be held at once: decord may read that far ahead."""
+    """Return whether all frames of the source, decoded, fit into memory at once: decord may read that far ahead."""
     return info.n_frames * info.width * info.height * 3 <= _READ_AHEAD_BYTES
 
 
 class DecordSource:
-    """Ranges of frames of one source, decoded by decord in batches of at most 16 frames and 64 MiB."""
+    """Reads ranges of frames of one source by decord, in batches of at most 16 frames and 64 MiB."""
 
     def __init__(self, info: SourceInfo, threads: int) -> None:
         """Raises `MediaError` if decord is not installed, cannot open the file, or disagrees with `info` on its frames."""

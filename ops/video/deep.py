@@ -1,6 +1,6 @@
-"""Pictures with more than 8 bits a sample: Pillow reads their grey and nothing else, and writes no colour of them.
+"""Reads and writes pictures with more than 8 bits a sample: Pillow reads only grey ones, and writes no colour of them.
 
-FFmpeg reads them, and OpenCV what FFmpeg does not; Pillow reads planar TIFF of 16 bits wrongly. What is written gets its
+FFmpeg reads them, and OpenCV those that FFmpeg does not; Pillow reads planar TIFF of 16 bits wrongly. Written files get their
 metadata from Pillow: a PNG's chunks are those of the same picture in 8 bits, a TIFF's tags are a directory of Pillow's.
 """
 
@@ -28,9 +28,9 @@ _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
 
 def stored_bits(image: Image.Image, read: Callable[[], bytes]) -> int:
-    """Bits per sample of a picture that Pillow has opened, as its format says it; 8 where it does not say.
+    """Return the bits per sample of a picture that Pillow has opened, as its format says; 8 if it does not.
 
-    `read`: gives the file's bytes.
+    `read`: returns the file's bytes.
     """
     match image.format:
         case "TIFF":
@@ -58,12 +58,12 @@ def _bits_of_av1(head: bytes) -> int:
 def read_deep(data: bytes, form: str | None, by_pillow: np.ndarray, tags: dict[int, Any]) -> np.ndarray | None:
     """Read the numbers of colour as stored: uint16 [h, w, 3 or 4] RGB(A), 65535 is white, not turned, alpha not multiplied in.
 
-    `data`: the file's bytes. `form`: Pillow's name of the format. `by_pillow`: uint8 [h, w, 3], what Pillow makes of it, to
-    compare with. `tags`: a TIFF's. None where there are no more than 8 bits, or no reader agrees.
+    `data`: the file's bytes. `form`: Pillow's name of the format. `by_pillow`: uint8 [h, w, 3], the picture as Pillow reads it,
+    to compare with. `tags`: a TIFF's. Returns None if there are no more than 8 bits, or no reader agrees.
     """
     readers = [_by_heif] if form == "HEIF" else [_by_ffmpeg, _by_opencv]
     found = [one for one in (read(data) for read in readers) if one is not None and one.shape[:2] == by_pillow.shape[:2]]
-    if tags.get(284) == _PLANAR:  # which only FFmpeg reads as it is
+    if tags.get(284) == _PLANAR:  # only FFmpeg reads it as it is
         found = found[:1]
     for one in found:
         others = [by_pillow, *(other[..., :3] / 257.0 for other in found if other is not one)]
@@ -74,7 +74,7 @@ def read_deep(data: bytes, form: str | None, by_pillow: np.ndarray, tags: dict[i
 
 
 def _mean_difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Levels of 8 bits by which uint16 [h, w, 3 or 4] differs from [h, w, 3] in 0..255, where it can be seen."""
+    """Return the mean levels of 8 bits by which uint16 [h, w, 3 or 4] differs from [h, w, 3] in 0..255 in visible pixels."""
     apart = np.abs(one[..., :3] / 257.0 - other)
     if one.shape[2] == 4:
         apart = apart[one[..., 3] == _FULL]
@@ -82,7 +82,7 @@ def _mean_difference(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _unmultiplied(rgba: np.ndarray) -> np.ndarray:
-    """uint16 [h, w, 4] with colours multiplied by alpha => the colours themselves."""
+    """Divide the colours of uint16 [h, w, 4] by alpha, which they were multiplied by."""
     if rgba.shape[2] < 4:
         return rgba
     alpha = np.maximum(rgba[..., 3:].astype(np.float64), 1)
@@ -128,7 +128,7 @@ def write_deep(
 ) -> None:
     """Write colour of 16 bits, uint16 [h, w, 3 or 4] RGB(A), in one of Pillow's formats with its metadata.
 
-    `options`: what Pillow's `save` would be given. `bits`: of HEIF's samples, 10 or 12; the others have 16.
+    `options`: arguments for Pillow's `save`. `bits`: bits of HEIF's samples, 10 or 12; other formats have 16.
     """
     match form:
         case "PNG":
@@ -157,7 +157,7 @@ def _encoded(suffix: str, pixels: np.ndarray) -> bytes:
 
 
 def _chunks(png: bytes) -> list[tuple[bytes, bytes]]:
-    """(name, the whole chunk) of a PNG, in order."""
+    """Return (name, the whole chunk) for the chunks of a PNG, in order."""
     found, at = [], len(_SIGNATURE)
     while at + 12 <= len(png):
         (size,) = struct.unpack_from(">I", png, at)
@@ -172,7 +172,7 @@ _SRGB_POINTS: Final = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 
 
 def colour_chunks(png: bytes) -> tuple[tuple[str, bytes], ...]:
-    """Read the chunks of a PNG that say which colours its numbers are (PNG, third edition, 11.3.2), without its profile."""
+    """Read the chunks of a PNG that define the colours of its numbers (PNG, third edition, 11.3.2), without its profile."""
     found: list[tuple[str, bytes]] = []
     for name, chunk in _chunks(png):
         if name == b"IDAT":
@@ -183,12 +183,12 @@ def colour_chunks(png: bytes) -> tuple[tuple[str, bytes], ...]:
 
 
 def without_texts(png: bytes) -> bytes:
-    """The same PNG without its texts."""
+    """Return the same PNG without its texts."""
     return _SIGNATURE + b"".join(chunk for name, chunk in _chunks(png) if name not in (b"tEXt", b"zTXt", b"iTXt"))
 
 
 def says_srgb(chunks: tuple[tuple[str, bytes], ...]) -> bool:
-    """Whether such chunks say sRGB, which is what readers take for granted: the first of them that counts does."""
+    """Return whether such chunks say sRGB, the default of readers: the first chunk in order of precedence decides."""
     said = dict(chunks)
     if "cICP" in said:
         return said["cICP"] == bytes((1, 13, 0, 1))
@@ -200,7 +200,7 @@ def says_srgb(chunks: tuple[tuple[str, bytes], ...]) -> bool:
 
 
 def _with_pixels_of(told: bytes, pixels: bytes) -> bytes:
-    """The PNG `told` with the header and the pixels of another one of the same size."""
+    """Return the PNG `told` with the header and the pixels of another one of the same size."""
     own = _chunks(pixels)
     made, done = [_SIGNATURE, *(data for name, data in own if name == b"IHDR")], False
     for name, data in _chunks(told):
@@ -213,7 +213,7 @@ def _with_pixels_of(told: bytes, pixels: bytes) -> bytes:
 
 
 def _write_tiff(out: io.BufferedIOBase, pixels: np.ndarray, carried: Travels) -> None:
-    """One strip, deflate with horizontal differencing (TIFF 6.0, section 14)."""
+    """Write a TIFF of one strip, deflate with horizontal differencing (TIFF 6.0, section 14)."""
     height, width, channels = pixels.shape
     change = pixels.astype("<u2")
     change[:, 1:] -= pixels[:, :-1]

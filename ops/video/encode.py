@@ -1,4 +1,4 @@
-"""RGB frames to one closed-GOP video segment, reproducibly.
+"""Encodes RGB frames to one closed-GOP video segment, reproducibly.
 
 A segment is a NUT file: it keeps every codec's packets with exact timestamps in the source's time base. Segments of one
 source are joined by `ops.video.mux.finalize` without encoding again, so all of them must be made with the same options.
@@ -34,31 +34,30 @@ Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How frames are encoded. The same options and frames give the same bytes, on any number of CPUs."""
+    """Settings of an encoder. The same options and frames give the same bytes, on any number of CPUs."""
 
     codec: VideoCodec = "libx264"
     codec_is_default: bool = False
-    """Nobody asked for this codec: a source with transparency takes one that keeps it."""
+    """True if the user has not named the codec: a source with transparency then takes one that keeps it."""
     quality: float | None = None
     """Constant rate factor in the codec's own scale; smaller is better. None: 17 for x264, 19 for x265, 23 for AV1,
     24 for VP9. Must be None for ffv1 and qtrle, which are lossless, and for ProRes, whose profile decides."""
     preset: Preset = "medium"
     """Speed against size, in x264's words; translated for AV1 and VP9, without effect for the others."""
     pix_fmt: str | None = None
-    """FFmpeg's pixel format. None: for pictures, what `ops.video.carriage` finds for the source; for RGB frames yuv420p; bgr0
-    for ffv1, which loses nothing of 8-bit RGB; yuv444p for H.264 and HEVC in odd sizes, because their 4:2:0 can only say even
-    ones."""
+    """FFmpeg's pixel format. None: for pictures, the one that `ops.video.carriage` finds; for RGB frames yuv420p; bgr0 for
+    ffv1, which loses nothing of 8-bit RGB; yuv444p for H.264 and HEVC in odd sizes, as their 4:2:0 can only say even ones."""
     threads: int = 2
     """Threads of the encoder. Part of the options because some encoders' output depends on it."""
     gop_frames: int = 64
-    """At most so many frames from key frame to key frame. 1 for ffv1 and ProRes in effect: every frame stands alone."""
+    """Frames from key frame to key frame, at most. 1 for ffv1 and ProRes in effect: every frame is coded by itself."""
     native: bool = False
     """Frames come as `Picture`s and are encoded as they were stored: unturned, for the container's display matrix to turn,
     with their own depth, alpha and fields. False: RGB arrays, upright and progressive."""
     field_order: int = 0
     """FFmpeg's AVFieldOrder; 2 to 5 make the encoder keep two fields a frame. Only with `native`."""
     deinterlace: bool = False
-    """Keep the first field of each frame of two and draw the other one's lines anew between its lines. Each frame by itself."""
+    """Keep the first field of each frame of two and redraw the other one's lines between its lines. Each frame by itself."""
 
     def __post_init__(self) -> None:
         if self.codec not in get_args(VideoCodec):
@@ -104,7 +103,7 @@ class EncodeOptions:
 
 
 def fits_size(codec: str, pix_fmt: str, width: int, height: int) -> bool:
-    """Whether a codec can say this size in this pixel format: H.264 and HEVC crop in whole samples of chroma."""
+    """Return whether a codec can say this size in this pixel format: H.264 and HEVC crop in whole samples of chroma."""
     chroma = av.VideoFormat(pix_fmt, width, height)
     if codec not in ("libx264", "libx265") or len(chroma.components) < 3:
         return True
@@ -136,7 +135,7 @@ def encode_segment(
 ) -> int:
     """Encode consecutive frames of a source as one segment file; return how many.
 
-    `frames`: (pts, uint8 [info.height, info.width, 3] RGB upright), or (pts, Picture) where `options.native`; consumed one at
+    `frames`: (pts, uint8 [info.height, info.width, 3] RGB upright), or (pts, Picture) if `options.native`; consumed one at
     a time; their pts must be a run of `info.pts` without gaps. The segment starts with a key frame and refers to nothing
     outside itself. Matrix, range, primaries, transfer and pixel shape are the source's. The file appears at `path` only when
     it is complete.
@@ -197,9 +196,9 @@ def _encode(frames: Iterable[tuple[int, np.ndarray | Picture]], info: SourceInfo
 
 
 def with_decode_times(packets: Sequence[av.Packet]) -> Sequence[av.Packet]:
-    """The same packets; a decode time that lies behind the presentation is left for the muxer to find.
+    """Return the same packets; a decode time later than the presentation is removed for the muxer to compute.
 
-    x265 now and then gives one from memory that nobody has written, where a segment has fewer frames than it looks ahead.
+    x265 now and then gives one from uninitialised memory, if a segment has fewer frames than it looks ahead.
     """
     for packet in packets:
         if packet.dts is not None and packet.pts is not None and packet.dts > packet.pts:
@@ -208,12 +207,12 @@ def with_decode_times(packets: Sequence[av.Packet]) -> Sequence[av.Packet]:
 
 
 def coded_size(info: SourceInfo, options: EncodeOptions) -> tuple[int, int]:
-    """(width, height) of the encoded pictures: as stored where they are native, else upright."""
+    """Return (width, height) of the encoded pictures: as stored if they are native, else upright."""
     return info.orientation.upright_size(info.width, info.height) if options.native else (info.width, info.height)
 
 
 def coded_color(info: SourceInfo, options: EncodeOptions) -> EncodedColor:
-    """The colour tags of the encoded pictures, and the conversion that they describe."""
+    """Return the colour tags of the encoded pictures, and the conversion that they describe."""
     pix_fmt = options.pixel_format(*coded_size(info, options))
     color = kept_color(info, pix_fmt) if options.native else encoded_color(info, pix_fmt)
     if (
@@ -264,13 +263,13 @@ def _open_stream(
 
 
 def deinterlaced_as(info: SourceInfo) -> Deinterlacing:
-    """How the fields of an interlaced source become frames."""
+    """Return the settings by which the fields of an interlaced source become frames."""
     order = info.contents.field_order
     return Deinterlacing(top_first=order not in (3, 4), every_frame=info.codec in SAYS_ITS_FIELDS_OUTSIDE)
 
 
 def coded_aspect(info: SourceInfo, options: EncodeOptions) -> Fraction | None:
-    """Width over height of one encoded pixel; None if unspecified."""
+    """Return width over height of one encoded pixel; None if unspecified."""
     if info.sample_aspect_ratio is None:
         return None
     turned = options.native and info.orientation.quarter_turns % 2 == 1
@@ -278,7 +277,7 @@ def coded_aspect(info: SourceInfo, options: EncodeOptions) -> Fraction | None:
 
 
 def nominal_rate(info: SourceInfo) -> Fraction:
-    """Frames per second for encoders, which want one even where the rate varies: the stated one, or the mean."""
+    """Return frames per second for encoders, which need a rate even if it varies: the stated one, or the mean."""
     if (stated := info.contents.rate or info.average_rate) is not None:
         return stated
     rate = info.n_frames / ((info.end_pts - int(info.pts[0])) * info.time_base)
@@ -286,7 +285,7 @@ def nominal_rate(info: SourceInfo) -> Fraction:
 
 
 def _mastering(contents: Contents) -> str | None:
-    """Mastering metadata as x264 and x265 write it, None for none (SMPTE ST 2086: 0.00002 of CIE 1931 and 0.0001 cd/m²)."""
+    """Format mastering metadata for x264 and x265; None for none (SMPTE ST 2086: 0.00002 of CIE 1931 and 0.0001 cd/m²)."""
     numbers = contents.mastering
     if numbers is None or not (numbers[20] and numbers[21]) or 0 in numbers[1:20:2]:
         return None
@@ -302,7 +301,7 @@ HDR_CODECS = frozenset({"libx264", "libx265"})
 
 
 def _hdr_parameters(options: EncodeOptions, contents: Contents) -> str:
-    """`:name=value` for the parameters of x264 or x265; empty for pictures without mastering metadata."""
+    """Return `:name=value` for the parameters of x264 or x265; empty for pictures without mastering metadata."""
     if not options.native:
         return ""
     x264 = options.codec == "libx264"
@@ -321,7 +320,7 @@ def _codec_options(options: EncodeOptions, contents: Contents) -> dict[str, str]
             # With AVX-512 the same frames gave other bytes from run to run (libx264 of PyAV 18; gone without mbtree or with
             # AVX2, at no measurable cost; the cause inside x264 is not known). The same bytes are worth more here.
             steady = ":asm=AVX2" if torch.backends.cpu.get_cpu_capability() == "AVX512" else ""
-            # Which field is first is asked of the first frame too late for x264, so it is told.
+            # The first frame would tell x264 too late which field is first, so it is set here.
             fields = "" if options.field_order < 2 else ":tff=1" if options.field_order in (2, 5) else ":bff=1"
             return {
                 "crf": quality,

@@ -1,4 +1,4 @@
-"""The one error of this package for files that cannot be used."""
+"""Defines the error of this package for files that cannot be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One frame of a sequence as a file of its own: read, and written again with an edit in the same format and depth."""
+"""Reads a frame of a sequence from its file, and writes it again with an edit in the same format and depth."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _PIX_FMTS: Final = {
 def load_frame(name: str, data: bytes) -> FrameFile:
     """Decode the file of a frame. `name`: for its suffix, and for messages.
 
-    Raises MediaError where it is damaged, or of a kind whose numbers an edit of display colours cannot be made to.
+    Raises MediaError if it is damaged, or of a kind whose numbers an edit of display colours cannot be made to.
     """
     suffix = PurePath(name).suffix.lower()
     if suffix == ".exr":
@@ -49,10 +49,10 @@ def load_frame(name: str, data: bytes) -> FrameFile:
             "write the frames as PNG of 16 bits, through the transform that you look at them with",
         )
     if suffix not in FRAME_SUFFIXES:
-        raise MediaError(name, f"frames are {', '.join(sorted(FRAME_SUFFIXES))}, and this is none", "convert it")
+        raise MediaError(name, f"expected a frame of one of {', '.join(sorted(FRAME_SUFFIXES))}", "convert it")
     return FrameFile(load_image(name, data))
 
 
 def encoded_frame(name: str, frame: np.ndarray, source: FrameFile) -> bytes:
-    """The file of an edited frame, uint8 [h, w, 3], in the format and depth of its source."""
+    """Return the file of an edited frame, uint8 [h, w, 3], in the format and depth of its source."""
     return encoded_image(name, frame, like=source.image)

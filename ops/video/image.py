@@ -1,7 +1,7 @@
-"""Still images as one-frame sources, and their edited copies.
+"""Reads still images as one-frame sources, and writes their edited copies.
 
 A copy is of the source's kind (grey stays grey, 16-bit grey stays 16-bit, transparency stays) as far as its format can hold
-it; numbers that no editor of RGB can touch (CMYK, LAB, floats) are converted once, by their profile, and say so.
+it; numbers that an edit of RGB cannot be made to (CMYK, LAB, floats) are converted once, by their profile, with a note.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _HOLDS: dict[str, frozenset[str]] = {
 _TAGGED = frozenset({"PNG", "TIFF", "JPEG", "WEBP", "HEIF", "AVIF"})
 """Formats with room for a profile, EXIF and XMP."""
 MOST_BITS = {"HEIF": 12}
-"""Bits per sample that a format holds at most, where that is less than 16."""
+"""Bits per sample that a format holds at most, if that is less than 16."""
 _SPLIT = "split it into a file for each"
 _INSTEAD = {
     "PNG": "it is an animation: name it by itself, and it is edited as a video",
@@ -84,14 +84,14 @@ _INSTEAD = {
     "AVIF": "it is an animation: save it as a video or an animated PNG",
     "GIF": "it is an animation: name it .gif, and it is edited as a video",
 }
-"""What to do about several pictures in a file, by Pillow's name of its format."""
+"""Advice for a file of several pictures, by Pillow's name of its format."""
 _STILL_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif"})
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _PHOTOMETRIC = 262
 _TRAILER = re.compile(rb"\xff\xd9(?s:.){0,65536}?\0\0\0[\x08-\x40]ftyp")
 """The video of a moving photograph behind a JPEG's end."""
 _UNSAID_DEPTH = frozenset({"PPM", "JPEG2000"})
-"""Formats of which only reading tells the depth of colour."""
+"""Formats whose depth of colour is known only after reading."""
 
 Kind = Literal["L", "LA", "I;16", "I", "F", "RGB", "RGBA", "RGB;16", "RGBA;16"]
 GREY_KINDS = frozenset({"L", "LA", "I;16", "I", "F"})
@@ -106,31 +106,31 @@ class PictureFacts:
     kind: Kind
     """Kind of an edited copy: the nearest to the source that an edit can be written into."""
     transparent: bool = False
-    """True if some of it is."""
+    """True if a pixel is transparent."""
     turned: bool = False
     """True if the stored pixels are not upright."""
     own: bool = False
     """True for a result of this program."""
     notes: tuple[tuple[str, str], ...] = ()
-    """Changes that reading alone makes already, and into what."""
+    """Changes that reading alone makes already: a name, and what it becomes."""
     kept: tuple[str, ...] = ()
     dropped: tuple[tuple[str, str], ...] = ()
-    """Metadata that a format with room for it keeps, and what it cannot keep in any, with the reason."""
+    """Metadata that a format with room for it keeps, and metadata that no format can keep, with the reason."""
     bits: int = 8
     """Bits of a sample, as stored."""
     read_bits: int = 8
-    """Bits of a sample, as it can be read here."""
+    """Bits of a sample that can be read here."""
     further: int = 0
     """Photographs in the file beside the one that is edited."""
     colour: str = ""
-    """A PNG's own chunks that say which colours its numbers are."""
+    """A PNG's own chunks that define the colours of its numbers."""
     srgb: bool = True
-    """True if they say what readers take for granted without them."""
+    """True if they say sRGB, which readers assume without them."""
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedImage:
-    """An image file's pixels and how they were stored."""
+    """An image file's pixels, and facts about how they were stored."""
 
     frame: np.ndarray
     """uint8 [h, w, 3] RGB, upright, C-contiguous; CMYK and LAB by their profile, deeper numbers scaled to 8 bit."""
@@ -141,10 +141,10 @@ class LoadedImage:
     kind: Kind = "RGB"
     """Kind of an edited copy: the nearest to the source that an edit can be written into."""
     alpha: np.ndarray | None = None
-    """uint8 [h, w], upright; None where everything is opaque by nature."""
+    """uint8 [h, w], upright; None for a kind without transparency."""
     hidden: np.ndarray | None = None
-    """uint8 [h, w, 3]: the colours as stored, those of wholly transparent pixels too, which nobody sees and `frame` does not
-    have: a network would see them, and paint what it makes of them into the face."""
+    """uint8 [h, w, 3]: the colours as stored, those of wholly transparent pixels included, which are invisible and which
+    `frame` does not have: a network would see them, and they would change the face."""
     deep: np.ndarray | None = None
     """uint16 [h, w] or [h, w, 3 or 4], int32 or float32 [h, w], upright: the stored numbers of a kind with more than 8 bits."""
     white: float = 65535.0
@@ -154,7 +154,7 @@ class LoadedImage:
     further: int = 0
     """Photographs in the file beside this one."""
     heif: tuple[tuple[str, int], ...] = ()
-    """How an HEIF's samples are coded: its chroma, primaries and transfer, as pillow-heif's options."""
+    """Coding of an HEIF's samples: its chroma, primaries and transfer, as pillow-heif's options."""
     carried: Travels = field(default_factory=Travels)
     """Its metadata, for a copy of `kind`."""
     notes: tuple[tuple[str, str], ...] = ()
@@ -186,15 +186,15 @@ class LoadedImage:
 def load_image(path: str | Path, data: bytes | None = None) -> LoadedImage:
     """Read a still image of one of `IMAGE_SUFFIXES`' formats.
 
-    `data`: the file's bytes, where they are at hand; `path` is then only its name.
-    Raises `MediaError` if it is damaged, no image, or has several pages; whatever else a decoder raises becomes one too.
+    `data`: the file's bytes, if they are read already; `path` is then only its name.
+    Raises `MediaError` if it is damaged, not an image, or has several pages; other errors of a decoder become one, too.
     """
     try:
         return _read(path, data)
     except MediaError as error:
         if not isinstance(error.__cause__, ValueError) or "MAX_TEXT" not in str(error.__cause__):
             raise
-        # Pillow refuses a PNG for a text, such as the workflow of a program that made it; the picture is no worse for it.
+        # Pillow refuses a PNG for a text, such as the workflow of a program that made it; the picture itself is sound.
         small = without_texts(Path(path).read_bytes() if data is None else data)
         image = _read(path, small)
         texts = ("texts", "they are longer than Pillow reads")
@@ -204,7 +204,7 @@ def load_image(path: str | Path, data: bytes | None = None) -> LoadedImage:
 def _read(path: str | Path, data: bytes | None) -> LoadedImage:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata: what cannot be carried is said by the plan
+            warnings.simplefilter("ignore")  # of odd metadata: the plan names what cannot be carried
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path if data is None else io.BytesIO(data)) as image:
                 if (pages := _pages(image)) > 1:
@@ -229,7 +229,7 @@ def _read(path: str | Path, data: bytes | None) -> LoadedImage:
 
 
 def is_still(path: str | Path) -> bool:
-    """Whether a file is a photograph by its first bytes, whatever it is called; animations and moving JPEG are none."""
+    """Return whether a file is a photograph by its first bytes, under any name; animations and moving JPEG do not count."""
     with open(path, "rb") as file:
         head = file.read(4096)
     if head[4:8] == b"ftyp":
@@ -249,7 +249,7 @@ def is_still(path: str | Path) -> bool:
 
 
 def is_animation(path: str | Path) -> bool:
-    """Whether a file is an animated PNG, which is a video, by its first bytes."""
+    """Return whether a file is an animated PNG, which is a video, by its first bytes."""
     with open(path, "rb") as file:
         return _is_animated_png(file.read(1 << 16))
 
@@ -259,7 +259,7 @@ def _is_animated_png(head: bytes) -> bool:
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file is a picture that says that this program made it."""
+    """Return whether a file is a picture with this program's mark."""
     try:
         with Image.open(path) as image:
             return is_marked(image)
@@ -279,7 +279,7 @@ def _pages(image: Image.Image) -> int:
 
 
 def _loaded(image: Image.Image, read: Callable[[], bytes]) -> LoadedImage:
-    """`read`: gives the file's bytes, for readers other than Pillow."""
+    """Read an image that Pillow has opened. `read`: returns the file's bytes, for readers other than Pillow."""
     bits, further = stored_bits(image, read), _further(image)
     tags = dict(getattr(image, "tag_v2", {}))
     image.load()  # first: TIFF turns its pixels here, and takes the tag away
@@ -291,7 +291,7 @@ def _loaded(image: Image.Image, read: Callable[[], bytes]) -> LoadedImage:
     alpha = _alpha(image)
     if mode in _SIXTEEN_BIT or (mode == "I" and form == "PPM"):
         deep, bits = np.asarray(image).astype(np.uint16), 16
-        if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow minds in 8 bits only; the copy says black is
+        if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow handles in 8 bits only; in the copy black is
             deep = 65535 - deep
         kind: Kind = "I;16"
         if isinstance(clear := image.info.get("transparency"), int):
@@ -307,7 +307,7 @@ def _loaded(image: Image.Image, read: Callable[[], bytes]) -> LoadedImage:
     elif mode in ("I", "F"):
         kind, deep, stored_as, bits = "I" if mode == "I" else "F", np.array(image), bits, 32
         if mode == "I" and (deep < 0).any() and 1 in np.atleast_1d(tags.get(339, 1)):
-            deep = deep.view(np.uint32)  # Pillow has no such mode, and so nobody can write it either
+            deep = deep.view(np.uint32)  # Pillow has no such mode, so it cannot be written either
         white = 32767.0 if mode == "I" and stored_as == 16 else _white_of(deep)
         stored = _grey_frame(_eight_bits(np.nan_to_num(deep.astype(np.float64), posinf=0.0, neginf=0.0), white))
         if deep.dtype == np.uint32 or not np.isfinite(deep).all():
@@ -321,7 +321,7 @@ def _loaded(image: Image.Image, read: Callable[[], bytes]) -> LoadedImage:
             notes.append((f"{mode} pixels", f"sRGB, {by}"))
         elif mode in ("P", "PA"):
             notes.append(("palette", "RGB, because an edit has more colours"))
-        # YCbCr is a way to write RGB, and a profile speaks of that RGB.
+        # YCbCr is a way to write RGB, and a profile describes that RGB.
         converted = converted and mode != "YCbCr" and profile_space(image.info.get("icc_profile")) != "RGB"
         if mode in ("RGB", "RGBA", "RGBX") and (bits > 8 or form in _UNSAID_DEPTH):
             unturned = stored
@@ -371,7 +371,7 @@ def _loaded(image: Image.Image, read: Callable[[], bytes]) -> LoadedImage:
 
 
 def _is_moving(data: bytes) -> bool:
-    """Whether a photograph's file holds a video as well: behind a JPEG's end, or in an HEIC's box of its own."""
+    """Return whether a photograph's file holds a video as well: behind a JPEG's end, or in an HEIC's box of its own."""
     if data.startswith(b"\xff\xd8"):
         return b"ftyp" in data and _TRAILER.search(data) is not None  # the first is quick, and hardly ever true
     return b"mpvd" in data
@@ -385,7 +385,7 @@ def _heif_options(info: Mapping[Any, Any]) -> tuple[tuple[str, int], ...]:
 
 
 def _further(image: Image.Image) -> int:
-    """Photographs in the file beside the main one."""
+    """Return the number of photographs in the file beside the main one."""
     return max(int(getattr(image, "n_frames", 1)) - 1, 0) if image.format == "HEIF" else 0
 
 
@@ -403,19 +403,19 @@ def _grey_frame(grey: np.ndarray) -> np.ndarray:
 
 
 def _white_of(values: np.ndarray) -> float:
-    """The white of numbers without a stated range: 1, 255 and 65535 are what is written in practice."""
+    """Return the white of numbers without a stated range: 1, 255 and 65535 are used in practice."""
     most = float(np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).max(initial=0.0))
     full = next((limit for limit in (1.0, 255.0, 65535.0, 2.0**31 - 1, 2.0**32 - 1) if most <= limit), most)
     return 255.0 if values.dtype.kind in "iu" and full == 1.0 else full
 
 
 def _eight_bits(values: np.ndarray, white: float) -> np.ndarray:
-    """Numbers from 0 to `white` => uint8."""
+    """Convert numbers from 0 to `white` to uint8."""
     return (values.astype(np.float64).clip(0.0) * (255.0 / white)).round().clip(0, 255).astype(np.uint8)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """Colour of any mode => RGB; CMYK and LAB by the embedded profile, to sRGB."""
+    """Convert colour of any mode to RGB; CMYK and LAB by the embedded profile, to sRGB."""
     profile = image.info.get("icc_profile")
     space = profile_space(profile)
     if profile and ((image.mode == "CMYK" and space == "CMYK") or (image.mode == "LAB" and space == "LAB")):
@@ -425,14 +425,14 @@ def _as_rgb(image: Image.Image) -> Image.Image:
             assert made is not None
             return made
         except ImageCms.PyCMSError:
-            pass  # a profile that cannot be used: as if there were none
+            pass  # a profile that cannot be used is ignored
     if image.mode in ("RGBA", "RGBa", "P", "PA", "RGBX"):
         return image.convert("RGBA").convert("RGB") if image.mode != "RGBX" else image.convert("RGB")
     return image.convert("RGB")
 
 
 def kind_in(kind: Kind, form: str) -> Kind:
-    """The kind of picture that a format holds in place of `kind`."""
+    """Return the kind of picture that a format holds in place of `kind`."""
     held = _HOLDS[form]
     if kind in held:
         return kind
@@ -463,7 +463,7 @@ def encoded_image(path: str | Path, frame: np.ndarray, *, like: LoadedImage | No
     JPEG is written at quality 95 without chroma subsampling, WebP and JPEG 2000 lossless, HEIC and AVIF at quality 95, so that
     an edit is not lost to coding. `like` is the source image: its kind, transparency and metadata are kept, as far as the
     format holds them (`image_items` says what); pixels that the frame has unchanged keep their stored numbers.
-    Raises `MediaError` for a suffix that is no image's, `ValueError` for an array that is no frame.
+    Raises `MediaError` for a suffix of another kind of file, `ValueError` for an array of another shape or type than a frame's.
     """
     file = Path(path)
     form = FORMAT_OF_SUFFIX.get(file.suffix.lower())
@@ -486,7 +486,7 @@ def encoded_image(path: str | Path, frame: np.ndarray, *, like: LoadedImage | No
 
 
 def _composed(frame: np.ndarray, source: LoadedImage, form: str) -> Image.Image | np.ndarray:
-    """The picture to write; colour of 16 bits as an array, because Pillow has no mode for it."""
+    """Make the picture to write; colour of 16 bits as an array, because Pillow has no mode for it."""
     if frame.shape != source.frame.shape:
         raise ValueError(f"expected a frame of the source's size {source.frame.shape}, got {frame.shape}")
     kind = kind_in(source.kind, form)
@@ -510,11 +510,11 @@ def _composed(frame: np.ndarray, source: LoadedImage, form: str) -> Image.Image 
 
 
 def _deepened(frame: np.ndarray, source: LoadedImage) -> np.ndarray:
-    """The stored numbers, like `LoadedImage.deep`, with the change of the edit added in their own steps."""
+    """Return the stored numbers, like `LoadedImage.deep`, with the edit's change added in their own steps."""
     assert source.deep is not None
     change = frame.astype(np.int32) - source.frame
     if source.alpha is not None:
-        change[source.alpha == 0] = 0  # nobody sees it, and `frame` shows something else there
+        change[source.alpha == 0] = 0  # it is invisible, and `frame` has another colour there
     if source.deep.ndim == 2:
         change = np.asarray(Image.fromarray(np.ascontiguousarray(frame), "RGB").convert("L")) - source.frame[..., 0].astype(
             np.int32
@@ -529,7 +529,7 @@ def _deepened(frame: np.ndarray, source: LoadedImage) -> np.ndarray:
 
 
 def _grey_as_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Numbers of a grey profile in a format without grey => sRGB."""
+    """Convert numbers of a grey profile to sRGB, for a format without grey."""
     try:
         target = ImageCms.createProfile("sRGB")
         made = ImageCms.profileToProfile(image.convert("L"), io.BytesIO(profile), target, outputMode="RGB")
@@ -539,7 +539,7 @@ def _grey_as_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def _fitting(source: LoadedImage, mode: str) -> Travels:
-    """The metadata for the kind that is really written: a grey profile gives way to sRGB where there is no grey."""
+    """Return the metadata for the kind that is written: sRGB replaces a grey profile in a format without grey."""
     grey_to_rgb = source.kind in GREY_KINDS and mode in ("RGB", "RGBA") and source.carried.profile is not None
     if not grey_to_rgb:
         return source.carried
@@ -597,14 +597,14 @@ def _metadata(form: str, carried: Travels) -> dict[str, Any]:
 
 
 def image_items(image: PictureFacts, suffix: str) -> Iterator[tuple[str, str, str, bool]]:
-    """(what, fate, how, is a loss) of everything that a picture has, for a copy in the format of `suffix`."""
+    """Yield (what, fate, how, is a loss) for all that a picture has, for a copy in the format of `suffix`."""
     form = FORMAT_OF_SUFFIX[suffix.lower()]
     kind = kind_in(image.kind, form)
     for what, how in image.notes:
         yield what, "converted", f"to {how}", False
     held = min(image.read_bits, _held_bits(kind, form))
     if image.bits > held:
-        why = f"{form} holds no more here" if image.read_bits > held else "nobody here reads more of it"
+        why = f"{form} holds no more here" if image.read_bits > held else "no reader here gives more"
         yield f"{image.bits} bits a sample", "converted", f"to {held}: {why}", True
     elif not image.notes:
         if kind in (image.kind, image.kind.replace("A", "")):
@@ -640,7 +640,7 @@ def image_items(image: PictureFacts, suffix: str) -> Iterator[tuple[str, str, st
 
 
 def _held_bits(kind: Kind, form: str) -> int:
-    """Bits of a sample of a kind of picture in a format."""
+    """Return the bits of a sample of a kind of picture in a format."""
     if kind in ("I", "F"):
         return 32
     return MOST_BITS.get(form, 16) if kind.endswith(";16") else 8

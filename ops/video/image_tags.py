@@ -1,10 +1,10 @@
-"""Decides what of a photograph's metadata travels into its edited copy: `travels` decides, for every format alike.
+"""Decides which metadata of a photograph its edited copy gets: `travels` decides, for every format alike.
 
 descriptive    dates, camera, lens, GPS, copyright, comments, XMP, IPTC, density    always
 structural     how the source's numbers were laid out in its file                   never: the copy's are other ones
 orientation    once: the pixels of the copy are upright                             reset, in EXIF and in XMP
 thumbnail      the face before the edit                                             never
-profile        if it is one of the kind of numbers that the copy has                else the pixels were converted by it
+profile        if it is for the kind of numbers that the copy has                   else the pixels were converted by it
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SPACES = {"RGB": "RGB", "GRAY": "grey", "CMYK": "CMYK", "Lab": "LAB"}
 
 @dataclass(frozen=True)
 class Travels:
-    """The metadata of an edited picture, ready for Pillow, and what had to stay behind."""
+    """The metadata of an edited picture, ready for Pillow, and the metadata that is left out."""
 
     exif: Image.Exif | None = None
     xmp: bytes | None = None
@@ -48,19 +48,19 @@ class Travels:
     profile: bytes | None = None
     dpi: tuple[float, float] | None = None
     colour: tuple[tuple[str, bytes], ...] = ()
-    """Chunks of a PNG that say which colours its numbers are."""
+    """Chunks of a PNG that define the colours of its numbers."""
     kept: tuple[str, ...] = ()
     dropped: tuple[tuple[str, str], ...] = ()
-    """What, and why."""
+    """Names of metadata that is left out, each with the reason."""
 
 
 def travels(
     image: Image.Image, made_mode: str, size: tuple[int, int], *, converted: bool, colour: tuple[tuple[str, bytes], ...] = ()
 ) -> Travels:
-    """Return what an edited copy of a loaded image carries.
+    """Return the metadata of an edited copy of a loaded image.
 
-    `made_mode`: the copy's, a `Kind` of `ops.video.image`. `size`: its width and height. `converted`: its numbers are sRGB now,
-    because those of the source were of another kind. `colour`: a PNG's chunks of it.
+    `made_mode`: the copy's mode, a `Kind` of `ops.video.image`. `size`: its width and height. `converted`: True if its numbers
+    are sRGB now, because those of the source were of another kind. `colour`: a PNG's chunks that define its colours.
     """
     kept: list[str] = []
     dropped: list[tuple[str, str]] = []
@@ -83,19 +83,19 @@ def travels(
 
 
 def marked(carried: Travels) -> Travels:
-    """The same, and who made the copy: so that a later run knows its own results from photographs."""
+    """Return the same with this program's mark, by which a later run knows its own results from photographs."""
     exif = Image.Exif() if carried.exif is None else carried.exif
     exif[PROCESSED_BY] = MARK
     return replace(carried, exif=exif)
 
 
 def is_marked(image: Image.Image) -> bool:
-    """Whether a picture says that this program made it."""
+    """Return whether a picture has this program's mark."""
     return str(image.getexif().get(PROCESSED_BY, "")).strip("\0 ") == MARK
 
 
 def profile_space(profile: bytes | None) -> str | None:
-    """Which kind of numbers a colour profile is of: RGB, grey, CMYK, LAB, or another; None for none, or one that is damaged."""
+    """Return the colour space of a profile: RGB, grey, CMYK, LAB, or another; None without one, or for a damaged one."""
     if not profile:
         return None
     try:
@@ -120,7 +120,7 @@ def _profile(
         dropped.append((f"{space or 'damaged'} profile", "the pixels were converted to sRGB, whose profile is there instead"))
         return srgb_profile()
     if space is None or space == ("grey" if made_mode in ("L", "LA", "I;16", "I", "F") else "RGB"):
-        # One that nobody here can read stands on the same numbers as before: it says no more and no less.
+        # A profile that cannot be read here is kept: the copy has the same numbers as the source.
         kept.append(f"{space or 'unreadable'} profile")
         return profile
     dropped.append((f"{space} profile", f"it does not fit {made_mode} pixels"))
@@ -164,7 +164,7 @@ def _exif(
     for directory in (_EXIF, _GPS):
         try:
             found = dict(source.get_ifd(directory))
-        except Exception as error:  # whatever a damaged directory makes Pillow raise
+        except Exception as error:  # a damaged directory makes Pillow raise many kinds
             dropped.append((f"EXIF directory {directory:#x}", f"it cannot be read ({type(error).__name__})"))
             continue
         good = {}
@@ -190,14 +190,14 @@ def _exif(
 
 
 def _writable(tag: int, value: Any) -> bool:
-    """Whether Pillow can write the tag: EXIF in the wild has texts where numbers belong."""
+    """Return whether Pillow can write the tag: some files have texts in EXIF where numbers belong."""
     if tag in (_IPTC, _PHOTOSHOP) and not isinstance(value, bytes):
         return False  # blocks of bytes that some programs label as numbers, of which Pillow reads the first
     alone = Image.Exif()
     alone[tag] = value
     try:
         alone.tobytes()
-    except Exception:  # struct.error, TypeError, ValueError, KeyError, ZeroDivisionError: as many as there are writers
+    except Exception:  # struct.error, TypeError, ValueError, KeyError, ZeroDivisionError: each writer has its own
         return False
     return True
 
@@ -207,7 +207,7 @@ def _name(tag: int) -> str:
 
 
 def tiff_directory(carried: Travels) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """The descriptive tags as a TIFF's own directory."""
+    """Return the descriptive tags as a TIFF's own directory."""
     made = TiffImagePlugin.ImageFileDirectory_v2()
     for tag, value in (carried.exif or {}).items():
         if tag not in (_EXIF, _GPS):
@@ -223,5 +223,5 @@ def tiff_directory(carried: Travels) -> TiffImagePlugin.ImageFileDirectory_v2:
 
 
 def has_directories(carried: Travels) -> bool:
-    """Whether there are EXIF or GPS directories, which libtiff cannot write from Pillow, and Pillow's own writer can."""
+    """Return whether there are EXIF or GPS directories, which libtiff cannot write from Pillow, and Pillow's own writer can."""
     return carried.exif is not None and any(carried.exif.get_ifd(tag) for tag in (_EXIF, _GPS))

@@ -1,6 +1,6 @@
-"""Segments and everything else that the source holds to one finished file, without encoding again.
+"""Joins segments and all else that the source holds to one finished file, without encoding again.
 
-What is carried was decided before the first frame (`ops.video.carriage`); here it is done, read back and compared.
+The plan was made before the first frame (`ops.video.carriage`); here it is carried out, read back and compared.
 
 Timing. The output's frames have the source's pts, all streams moved by the same time so that the first begins at 0: clocks of
 transport streams start anywhere. In mp4 and mov the track keeps the source's time base too, and offsets between streams
@@ -68,10 +68,10 @@ def finalize(
     """Join a source's segments into the finished video.
 
     `segments`: files of `encode_segment` in order, together holding every frame of `info`, all made with `options`.
-    `source_path`: where the source is now (usually `info.uri`); its other streams are copied unchanged as `carriage` says, with
-    chapters, languages, titles, dispositions and tags.
+    `source_path`: the source's present path (usually `info.uri`); its other streams are copied unchanged as `carriage` says,
+    with chapters, languages, titles, dispositions and tags.
     `out_path`: .mp4, .mov, .mkv or .webm chooses the container. The file appears there only when it is complete.
-    `metadata`: what was done to the video. Written as the file's `comment` tag, the one that every container and player
+    `metadata`: facts about the edit. Written as the file's `comment` tag, the one that every container and player
     keeps: the text itself if the only key is "comment", else compact JSON with sorted keys.
     `carriage`: the plan that was made for this source, options and container; None makes one, and refuses lost streams.
 
@@ -104,7 +104,7 @@ def finalize(
             raise MediaError(
                 out,
                 f"FFmpeg's {form} muxer refuses what it was given: {error.strerror}",
-                "this is no fault of the disk; another container may take it (--container), and please report the source",
+                "the disk is not the cause; another container may take it (--container), and please report the source",
             ) from error
         _verify_times(temporary, moved, out)
         _verify_plan(temporary, source, info, options, held, out)
@@ -112,7 +112,7 @@ def finalize(
 
 
 def _planned(info: SourceInfo, options: EncodeOptions, out: Path) -> Carriage:
-    """The plan for segments that were encoded with just these options. Raises MediaError where a stream would be lost."""
+    """Plan the output of segments that were encoded with just these options. Raises MediaError if a stream would be lost."""
     suffix = out.suffix.lower()
     made = carriage_of(info, options, suffix)
     lost = [item for item in made.losses if item.what.startswith("stream ")]
@@ -131,7 +131,7 @@ def _has_layout(info: SourceInfo) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _PacketPlan:
-    """All segments, seen once: where each begins and how deep the joined stream reorders."""
+    """Facts of all segments: where each begins, and how deep the joined stream reorders."""
 
     segments: tuple[Path, ...]
     first_ordinals: tuple[int, ...]
@@ -181,7 +181,7 @@ def _open_segment(path: Path) -> InputContainer:
     container = open_media(path)
     if not container.streams.video:
         container.close()
-        raise MediaError(path, "this is no segment: it has no video", "encode it again")
+        raise MediaError(path, "expected a segment, and the file has no video", "encode it again")
     return container
 
 
@@ -204,7 +204,7 @@ def _exact_pts(packet: Packet, info: SourceInfo, path: Path) -> int:
 
 
 def _video_packets(plan: _PacketPlan, info: SourceInfo) -> Iterator[Packet]:
-    """The joined stream's packets in decode order, with pts, dts and duration in units of `info.time_base`."""
+    """Yield the joined stream's packets in decode order, with pts, dts and duration in units of `info.time_base`."""
     place = 0
     for path, first in zip(plan.segments, plan.first_ordinals, strict=True):
         with _open_segment(path) as container:
@@ -248,7 +248,7 @@ def _write(
         container.flags |= FLAG_BITEXACT  # no library versions, times or random identifiers
         container.metadata.update(_file_metadata(original, metadata))
         template = segment.streams.video[0]
-        headers = template.codec_context.extradata  # of the packets as the segment has them, whatever the template is
+        headers = template.codec_context.extradata  # they belong to the segment's packets, not to the template
         if form in ("matroska", "webm") and _has_layout(info):
             packet = next(_whole_packets(segment, plan.segments[0]))
             layout = template_with(template, packet, info.contents.spherical, info.contents.stereo)
@@ -285,7 +285,7 @@ _COVERS = {"mjpeg": ("jpg", "image/jpeg"), "png": ("png", "image/png")}
 
 
 def _first_packet(original: InputContainer, stream: Stream) -> bytes:
-    """The only packet of a cover picture: an image file."""
+    """Return the only packet of a cover picture: an image file."""
     with open_media(original.name) as again:
         return next(bytes(packet) for packet in again.demux(again.streams[stream.index]) if packet.size)
 
@@ -348,7 +348,7 @@ def _add_video(
     video.time_base = info.time_base
     context = video.codec_context
     context.extradata = headers
-    # A rate for those who ask: the time code's track cannot do without, and Matroska's readers count frames by it.
+    # A rate for readers: the time code's track needs one, and Matroska's readers count frames by it.
     context.framerate = nominal_rate(info)
     context.color_primaries, context.color_trc = tags.primaries, tags.trc
     context.colorspace, context.color_range = tags.space, tags.range
@@ -398,13 +398,13 @@ def _muxer_settings(form: str, info: SourceInfo, companions: list[Stream], tags:
                 "movie_timescale": str(_movie_timescale(info, companions)),
             }
         case _:
-            # Matroska writes presentation times only; a negative decode time is no reason to move every stream.
+            # Matroska writes presentation times only; a negative decode time must not move every stream.
             # "Unofficial" is what FFmpeg calls the 360° projection there.
             return {"avoid_negative_ts": "disabled", "strict": "unofficial"}
 
 
 def _movie_timescale(info: SourceInfo, companions: list[Stream]) -> int:
-    """Ticks per second in which mp4 says when a track begins: fine enough to be exact for every track if it can be.
+    """Return the ticks per second in which mp4 says when a track begins: exact for every track if possible.
 
     At the muxer's default of 1000 a start at pts 10214 of 1/11988 s would come back rounded to a millisecond.
     """
@@ -429,7 +429,7 @@ def _file_metadata(original: InputContainer, metadata: Mapping[str, str]) -> dic
 
 
 def _verify_times(path: Path, info: SourceInfo, out: Path) -> None:
-    """Read the written file's timestamps back; they must be the source's, to the container's resolution."""
+    """Read the written file's timestamps back. Raises MediaError unless they are the source's, as the container rounds them."""
     with open_media(path) as container:
         stream = container.streams.video[0]
         found = np.sort(np.array([p.pts for p in container.demux(stream) if p.size and p.pts is not None], np.int64))
@@ -446,7 +446,7 @@ def _verify_times(path: Path, info: SourceInfo, out: Path) -> None:
 
 
 def _verify_plan(path: Path, source: Path, info: SourceInfo, options: EncodeOptions, held: Carriage, out: Path) -> None:
-    """Read back what the plan says is kept. Raises MediaError, naming what is not there."""
+    """Read back what the plan says is kept. Raises MediaError, naming what is missing."""
     missing: list[str] = []
     contents = info.contents
     with open_media(path) as container, open_media(source) as original:
@@ -496,12 +496,12 @@ def _verify_plan(path: Path, source: Path, info: SourceInfo, options: EncodeOpti
 
 
 def _verify_by_opencv(path: Path, info: SourceInfo, options: EncodeOptions, held: Carriage, out: Path) -> None:
-    """Have a reader that knows nothing of this program count, time and show the frames. A codec that it lacks it cannot judge.
+    """Have OpenCV, an independent reader, count, time and show the frames. Codecs that it lacks are not checked.
 
-    It shows a file's first video, so another one that stands before the edited one is not looked at.
+    It shows a file's first video, so a file with another video before the edited one is not checked.
     """
     before = any(s.index < info.stream_index for s in info.contents.streams if s.index in held.copied and s.kind == "video")
-    # Its FFmpeg says on the terminal that it shows no interlaced pictures, which is no news of the file.
+    # Its FFmpeg prints that it shows no interlaced pictures, which says nothing about the file.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
         video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
@@ -537,9 +537,9 @@ def _verify_by_opencv(path: Path, info: SourceInfo, options: EncodeOptions, held
 
 
 def _is_a_rate_of(info: SourceInfo, rate: float) -> bool:
-    """Whether a reader's frames per second are a mean of these frames' times: over the frames, the file, or decode times.
+    """Return whether a reader's frames per second are a mean of these times: over the frames, the file, or decode times.
 
-    Where the times are uneven those are several numbers, each between the rates of the longest and of the shortest step.
+    If the times are uneven those are several numbers, each between the rates of the longest and of the shortest step.
     """
     steps = np.append(np.diff(info.pts), info.last_duration) * float(info.time_base)
     rates = float(nominal_rate(info)), 1 / float(steps.max()), 1 / float(steps.min())
@@ -547,11 +547,11 @@ def _is_a_rate_of(info: SourceInfo, rate: float) -> bool:
 
 
 def _tag_name(name: str) -> str:
-    """A tag's name as every container keeps it: Matroska has no spaces and no small letters, and another code for `-deu`."""
+    """Return a tag's name as every container keeps it: Matroska has no spaces, no small letters and another code for `-deu`."""
     return re.sub(r"-[a-z]{2,3}$", "-", name.lower().replace(" ", "_"))
 
 
-# Said anew by every muxer, or turned into a field of the header.
+# Tags that every muxer writes anew, or turns into a field of the header.
 _REPLACED_TAGS = frozenset({"comment", "creation_time", "vendor_id", "handler_name", "language"})
 
 
@@ -561,12 +561,12 @@ def _timecodes(container: InputContainer) -> set[str]:
 
 
 def _same_samples(one: str, other: str | None) -> bool:
-    """The yuvj formats are full range by name only."""
+    """Return whether two pixel formats hold the same samples: the yuvj formats are full range by name only."""
     return other is not None and one.replace("yuvj", "yuv") == other.replace("yuvj", "yuv")
 
 
 def _rescaled(info: SourceInfo, time_base: Fraction) -> np.ndarray:
-    """`info.pts` in units of `time_base`, rounded half away from zero as FFmpeg does; int64 [n]."""
+    """Return `info.pts` in units of `time_base`, rounded half away from zero as FFmpeg does; int64 [n]."""
     scale = info.time_base / time_base
     if scale.denominator == 1:
         return info.pts * scale.numerator

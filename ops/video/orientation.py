@@ -1,4 +1,4 @@
-"""From stored pixels to upright pixels: the eight ways a picture can be turned and flipped.
+"""Turns stored pixels upright and back, for the eight ways in which a picture can be turned and flipped.
 
 Convention: rotations are counter-clockwise as seen on screen, in quarter turns; a mirrored picture is flipped left to
 right first and turned afterwards. Video states it in a display matrix (ISO/IEC 14496-12, 8.2.2), photographs in
@@ -19,7 +19,7 @@ from ops.video.errors import MediaError
 
 @dataclass(frozen=True)
 class Orientation:
-    """`mirrored`: flip left to right, then `quarter_turns` (0..3) counter-clockwise quarter turns."""
+    """The way from stored to upright: if `mirrored` flip left to right, then `quarter_turns` (0..3) counter-clockwise."""
 
     quarter_turns: int = 0
     mirrored: bool = False
@@ -35,13 +35,13 @@ class Orientation:
         return np.ascontiguousarray(turned[:, ::-1] if self.mirrored else turned)
 
     def upright_size(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) of the upright picture, given those of the stored one."""
+        """Return (width, height) of the upright picture, given those of the stored one."""
         return (height, width) if self.quarter_turns % 2 else (width, height)
 
 
 UPRIGHT = Orientation()
 
-# EXIF orientation 1..8: what must be done to the stored picture to see it upright.
+# EXIF orientation 1..8: how the stored picture is turned upright.
 EXIF_ORIENTATIONS = {
     1: UPRIGHT,
     2: Orientation(0, True),
@@ -59,9 +59,9 @@ def _degrees(a: int, b: int) -> int:
 
 
 def orientation_of(file: str | Path, frame: VideoFrame) -> Orientation:
-    """The orientation that a decoded frame's display matrix asks for; upright if it has none.
+    """Return the orientation in a decoded frame's display matrix; upright if it has none.
 
-    Raises `MediaError` for a rotation that is no multiple of 90 degrees.
+    Raises `MediaError` for a rotation other than a multiple of 90 degrees.
     """
     if "DISPLAYMATRIX" not in frame.side_data:
         return UPRIGHT

@@ -1,4 +1,4 @@
-"""Finds out what a source is before any frame is used: identity, timing, orientation, colour.
+"""Measures a source before any frame is used: identity, timing, orientation, colour.
 
 A source is a video or a still image. Its frames are known by integer timestamps (`pts`) in units of `time_base`
 seconds; the position in the list is a local ordinal and never identity, because variable frame rates are normal.
@@ -42,12 +42,12 @@ _ONE_FRAME_PER_PACKET = frozenset(
 
 
 _WITHOUT_TIMES = frozenset({"h264", "hevc", "vvc"})
-"""Raw streams of FFmpeg's whose frames come in another order than they are shown in, and without any time."""
+"""FFmpeg's raw formats whose frames come in another order than they are shown in, and without any time."""
 
 
 @dataclass(frozen=True)
 class SourceColor:
-    """How the picture's numbers mean colour: code points of ITU-T H.273, as FFmpeg numbers them.
+    """Meaning of a picture's numbers as colours: code points of ITU-T H.273, as FFmpeg numbers them.
 
     2 is "unspecified" for `primaries`, `trc` (transfer) and `space` (matrix). `range` is 0 unspecified,
     1 limited (16-235 for luma in 8 bit), 2 full (0-255).
@@ -78,7 +78,7 @@ class SourceInfo:
     pts: np.ndarray
     """int64 [n], read-only, strictly increasing: the timestamp of each frame in display order."""
     last_duration: int
-    """How long the last frame stays, in units of `time_base`; every other frame stays until the next."""
+    """Time that the last frame stays, in units of `time_base`; every other frame stays until the next."""
     time_base: Fraction
     """Seconds per unit of `pts`. 1 for images."""
     rotation_degrees: int
@@ -96,7 +96,7 @@ class SourceInfo:
     container: str
     """FFmpeg's name of the container format, or Pillow's format name in lower case."""
     stream_index: int
-    """Which stream of the file is the video; 0 for images."""
+    """Index of the video stream in the file; 0 for images."""
     keyframe_pts: np.ndarray
     """int64 [k], read-only, increasing: frames at which decoding can start; empty if the file must be read from the front."""
     plain: bool
@@ -108,7 +108,7 @@ class SourceInfo:
     sha256: str
     """Hexadecimal digest of the file's bytes, see `source_digest`."""
     contents: Contents = field(default_factory=Contents)
-    """Everything else that the file holds, for `ops.video.carriage`."""
+    """All else that the file holds, for `ops.video.carriage`."""
 
     @property
     def n_frames(self) -> int:
@@ -131,7 +131,7 @@ class SourceInfo:
 
 
 def source_digest(path: str | Path) -> str:
-    """SHA-256 of a file's bytes in lower-case hexadecimal, read in pieces of 1 MiB."""
+    """Return the SHA-256 of a file's bytes in lower-case hexadecimal, read in pieces of 1 MiB."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -145,8 +145,8 @@ def probe(path: str | Path, *, allow_hdr: bool = False) -> SourceInfo:
     Decodes the first frame to prove that it can be decoded. Files with one of `ops.video.image.IMAGE_SUFFIXES`, or with the
     first bytes of a photograph, are images: one frame, pts [0], time base 1, EXIF orientation applied.
 
-    Raises `MediaError` (with path, reason and remedy) for a missing path, a folder, an empty file, a file that is
-    no media, one without pictures, a truncated one, one with broken timestamps, and for HDR transfers (PQ, HLG)
+    Raises `MediaError` (with path, reason and remedy) for a missing path, a folder, an empty file, a file without
+    media, one without pictures, a truncated one, one with broken timestamps, and for HDR transfers (PQ, HLG)
     unless `allow_hdr`: then its numbers are passed on as if they were display-referred, without tone mapping.
     """
     file = Path(path).absolute()
@@ -157,7 +157,7 @@ def probe(path: str | Path, *, allow_hdr: bool = False) -> SourceInfo:
 
 
 def require_file(file: Path) -> None:
-    """Raise `MediaError` unless there is a file with something in it, which can be read twice and has an end."""
+    """Raise `MediaError` unless the path is a file that is not empty, can be read twice and has an end."""
     try:
         facts = file.stat()
     except FileNotFoundError:
@@ -178,7 +178,7 @@ def _probe_image(file: Path) -> SourceInfo:
 
 
 def image_info(uri: str, image: LoadedImage, size_bytes: int, sha256: str) -> SourceInfo:
-    """What `probe` says of an image file that is decoded already."""
+    """Return the result of `probe` for an image file that is decoded already."""
     height, width = image.frame.shape[:2]
     return SourceInfo(
         uri=uri,
@@ -213,7 +213,7 @@ def _probe_video(file: Path, allow_hdr: bool) -> SourceInfo:
         if form in ("ico", "image2", "jpegxl_anim") or form.endswith("_pipe"):
             return _probe_image(file)  # FFmpeg shows a picture of any format as a video of one frame
         if form == "mjpeg" and not _begins_with(file, b"\xff\xd8"):  # FFmpeg plays any file with a JPEG in it, such as a PDF
-            raise MediaError(file, "it is no media file, though there is a JPEG in it", "give the pictures themselves")
+            raise MediaError(file, "it is not a media file, though there is a JPEG in it", "give the pictures themselves")
         stream = _picture_stream(file, container)
         heads: dict[int, list[Packet]] = {}
         timing = _packet_timing(container, stream, heads)
@@ -279,7 +279,7 @@ def _begins_with(file: Path, first: bytes) -> bool:
 
 
 def _measured_rate(timing: _Timing, tick: Fraction) -> Fraction | None:
-    """Frames per second from the first timestamp to the last; None for a single frame."""
+    """Return the frames per second from the first timestamp to the last; None for a single frame."""
     if timing.pts.size < 2:
         return None
     return (timing.pts.size - 1) / (int(timing.pts[-1] - timing.pts[0]) * tick)
@@ -292,21 +292,21 @@ def open_media(file: str | Path) -> InputContainer:
     except (av.FFmpegError, UnicodeError) as error:
         raise MediaError(
             file,
-            f"FFmpeg cannot open it: {_reason(error)}; it is no media file, or its index is missing (truncated)",
+            f"FFmpeg cannot open it: {_reason(error)}; it is not a media file, or its index is missing (truncated)",
             "check that the file plays, and copy or download it again",
         ) from error
 
 
 def video_stream(container: InputContainer, index: int) -> VideoStream:
-    """The stream `index` of an open file, which `probe` has found to be its video."""
+    """Return the stream `index` of an open file, which `probe` has found to be its video."""
     stream = container.streams[index]
     if not isinstance(stream, VideoStream):
-        raise MediaError(container.name, f"stream {index} is no video; the file changed since", "probe it again")
+        raise MediaError(container.name, f"stream {index} is not a video; the file changed since", "probe it again")
     return stream
 
 
 def decoder_of(stream: VideoStream, threads: int = 0) -> Callable[[Packet], Sequence[VideoFrame]]:
-    """Return what turns a stream's packets into frames: FFmpeg's own decoder, or libvpx for VP8 and VP9 with transparency.
+    """Return the decoder of a stream's packets: FFmpeg's own, or libvpx for VP8 and VP9 with transparency.
 
     Their alpha channel stands beside the pictures in Matroska and WebM (BlockAdditions); FFmpeg's own decoders leave it out.
     """
@@ -325,7 +325,7 @@ _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 def seconds_per_tick(stream: Stream) -> Fraction:
-    """The stream's time base."""
+    """Return the stream's time base. Raises `MediaError` if it has none."""
     if not stream.time_base:
         raise MediaError(stream.container.name, f"stream {stream.index} has no time base", "convert it once")
     return stream.time_base
@@ -336,7 +336,7 @@ def _reason(error: Exception) -> str:
 
 
 def _picture_stream(file: Path, container: InputContainer) -> VideoStream:
-    """The video stream that players show: the first one marked as default, else the first; never a cover picture."""
+    """Return the video stream that players show: the first one marked as default, else the first; never a cover picture."""
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     streams.sort(key=lambda s: not s.disposition & Disposition.default)
     if not streams:
@@ -361,7 +361,7 @@ class _Timing:
 
 
 def _packet_timing(container: InputContainer, stream: VideoStream, heads: dict[int, list[Packet]]) -> _Timing:
-    """Timestamps of the stream's packets. `heads` is filled with the first packets of every other stream."""
+    """Read the timestamps of the stream's packets. `heads` is filled with the first packets of every other stream."""
     pts: list[int] = []
     keyframes: list[int] = []
     trusted, closed, damaged = True, True, False
@@ -405,7 +405,7 @@ def _packet_timing(container: InputContainer, stream: VideoStream, heads: dict[i
 
 
 def _has_idr(data: bytes, extradata: bytes) -> bool:
-    """True if an H.264 packet holds an IDR picture (ITU-T H.264, 7.4.1, NAL unit type 5).
+    """Return whether an H.264 packet holds an IDR picture (ITU-T H.264, 7.4.1, NAL unit type 5).
 
     Containers also mark recovery points as key frames, from which the picture only becomes right after a while.
     """
@@ -421,7 +421,7 @@ def _has_idr(data: bytes, extradata: bytes) -> bool:
 
 
 def _is_hidden_vp9(packet: Packet) -> bool:
-    """True for a VP9 packet that holds one frame which is not shown (VP9 bitstream specification, 6.2 and annex B)."""
+    """Return whether a VP9 packet holds one frame that is not shown (VP9 bitstream specification, 6.2 and annex B)."""
     data = bytes(packet)
     if data[-1] & 0xE0 == 0xC0:  # a superframe: the encoder packs a hidden frame with a shown one
         return False
@@ -433,7 +433,7 @@ def _is_hidden_vp9(packet: Packet) -> bool:
 
 
 def _frames_follow_packets(container: InputContainer, stream: VideoStream, first: VideoFrame, timing: _Timing) -> bool:
-    """True where the packets' timestamps are sure to be the frames' timestamps."""
+    """Return whether the packets' timestamps are sure to be the frames' timestamps."""
     return (
         timing.trusted
         and stream.codec_context.codec.canonical_name in _ONE_FRAME_PER_PACKET
@@ -448,7 +448,7 @@ def _frames_follow_packets(container: InputContainer, stream: VideoStream, first
 
 
 def first_frame(file: Path, index: int) -> VideoFrame:
-    """The first frame of a stream. Raises `MediaError` if none can be decoded."""
+    """Decode the first frame of a stream. Raises `MediaError` if none can be decoded."""
     try:
         for frame in decoded_frames(file, index):
             return frame
@@ -458,7 +458,7 @@ def first_frame(file: Path, index: int) -> VideoFrame:
 
 
 def decoded_frames(file: str | Path, index: int) -> Iterator[VideoFrame]:
-    """Every frame that FFmpeg decodes from stream `index`, forwards; packets that do not decode are passed over."""
+    """Yield every frame that FFmpeg decodes from stream `index`, forwards; packets that do not decode are skipped."""
     with open_media(file) as container:
         stream = video_stream(container, index)
         stream.thread_type = "AUTO"
@@ -492,13 +492,13 @@ def _decoded_timing(file: Path, index: int, packets: _Timing) -> _Timing:
 
 
 def changed_size(file: str | Path, found: tuple[int, int], first: tuple[int, int], pts: int | None) -> MediaError:
-    """The error of a file whose pictures do not all have one size."""
+    """Return the error of a file whose pictures do not all have one size."""
     reason = f"the picture's size changes to {found[0]}x{found[1]} at pts {pts} (it begins with {first[0]}x{first[1]})"
     return MediaError(file, reason, "cut the file where the size changes")
 
 
 def _check_complete(file: Path, container: InputContainer, stream: VideoStream, timing: _Timing) -> None:
-    """An index (mp4, mov) or a header (Matroska) that promises more than the file holds means a truncated copy."""
+    """Raise `MediaError` if an index (mp4, mov) or a header (Matroska) lists more than the file holds: it is truncated."""
     remedy = "copy or download it again, or cut it to the good part: ffmpeg -i IN -c copy OUT.mkv"
     if timing.damaged and stream.frames > timing.pts.size:
         reason = f"it is truncated: its index lists {stream.frames} frames and {timing.pts.size} are there"

@@ -1,4 +1,4 @@
-"""360° projection and stereo layout, which PyAV reads with a video's frames and cannot set on a stream.
+"""Writes 360° projection and stereo layout, which PyAV reads with a video's frames and cannot set on a stream.
 
 In mp4 and mov they are boxes of the sample description (Spherical Video V2 RFC), put into the finished file. In Matroska
 FFmpeg's muxer writes them for a stream whose template has them, so such a template is made: a small mp4 in memory.
@@ -23,11 +23,11 @@ _SIDE_BY_SIDE, _TOP_BOTTOM = 1, 2  # AVStereo3DType
 _PATH = (b"mdia", b"minf", b"stbl", b"stsd")
 
 Numbers = tuple[int, ...] | None
-"""As in `ops.video.contents.Contents`."""
+"""Numbers as in `ops.video.contents.Contents`."""
 
 
 def can_carry(spherical: Numbers, stereo: Numbers) -> bool:
-    """Whether the boxes have words for a projection and a stereo layout."""
+    """Return whether the boxes can express a projection and a stereo layout."""
     projected = spherical is None or (spherical[0] in (_EQUIRECTANGULAR, _CUBEMAP, _TILE) and len(spherical) >= 9)
     viewed = stereo is None or (stereo[0] in (0, _SIDE_BY_SIDE, _TOP_BOTTOM) and not stereo[1] & 1)
     return projected and viewed
@@ -36,7 +36,7 @@ def can_carry(spherical: Numbers, stereo: Numbers) -> bool:
 def write_layout(path: Path, track: int, spherical: Numbers, stereo: Numbers) -> None:
     """Put projection and stereo layout into the sample description of a finished mp4 or mov file.
 
-    `track`: which of its tracks. Sample positions behind the index move with it. Raises `ValueError` if the file has no
+    `track`: index of the track. Sample positions behind the index move with it. Raises `ValueError` if the file has no
     such track, or positions that would not fit their 32 bits any more.
     """
     boxes = _boxes(spherical, stereo)
@@ -62,9 +62,9 @@ def write_layout(path: Path, track: int, spherical: Numbers, stereo: Numbers) ->
 
 
 def template_with(stream: VideoStream, packet: Packet, spherical: Numbers, stereo: Numbers) -> InputContainer:
-    """An open container whose only stream is like `stream`, with projection and stereo layout.
+    """Return an open container whose only stream is like `stream`, with projection and stereo layout.
 
-    `packet`: one of the stream's, which the small file holds.
+    `packet`: a packet of the stream, which the small file holds.
     """
     target = io.BytesIO()
     with av.open(target, "w", format="mp4") as out:
@@ -100,7 +100,7 @@ def _box(kind: bytes, body: bytes) -> bytes:
 
 
 def _inserted(moov: bytearray, track: int, boxes: bytes) -> bytes:
-    """`boxes` at the end of a track's first sample description."""
+    """Insert `boxes` at the end of a track's first sample description."""
     traks = [(a, s) for kind, a, s in _boxes_in(moov, 8, len(moov)) if kind == b"trak"]
     if track >= len(traks):
         raise ValueError(f"expected track {track} in a finished file, found {len(traks)}")
@@ -119,7 +119,7 @@ def _inserted(moov: bytearray, track: int, boxes: bytes) -> bytes:
 
 
 def _shift_positions(moov: bytearray, by: int) -> None:
-    """Every track's chunks lie `by` bytes further behind (ISO/IEC 14496-12, 8.7.5)."""
+    """Shift the positions of every track's chunks by `by` bytes (ISO/IEC 14496-12, 8.7.5)."""
     for kind, at, size in _boxes_in(moov, 8, len(moov)):
         if kind != b"trak":
             continue
@@ -139,7 +139,7 @@ def _shift_positions(moov: bytearray, by: int) -> None:
 
 
 def _boxes_in(data: bytes | bytearray, at: int, stop: int) -> list[tuple[bytes, int, int]]:
-    """(kind, first byte, size) of the boxes that lie side by side in [at, stop)."""
+    """Return (kind, first byte, size) of the boxes that lie side by side in [at, stop)."""
     found = []
     while at + 8 <= stop:
         size = struct.unpack_from(">I", data, at)[0]

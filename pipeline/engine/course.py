@@ -103,7 +103,7 @@ Report = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """Ignore an event: the report of a course that nobody watches."""
+    """Ignore an event: the default report of a course."""
 
 
 @dataclass(eq=False)
@@ -601,7 +601,7 @@ class Course:
         state.failures, state.files, state.outputs, state.failed = [], [], [], False
 
     def let_go(self) -> None:
-        """Let the sources in flight go, when nobody takes items any more: a run that was ended has some."""
+        """Let the sources in flight go when no more items are taken: a run that was ended has some."""
         for source_id in list(self._underway):
             self._let_go(source_id)
 

@@ -208,5 +208,5 @@ def test_layers_are_one_picture_and_a_pdf_is_none(tmp_path: Path) -> None:
     (tmp_path / "a.psd").write_bytes(head + frame.transpose(2, 0, 1).tobytes())
     assert np.array_equal(load_image(tmp_path / "a.psd").frame, frame) and probe(tmp_path / "a.psd").kind == "image"
     Image.fromarray(frame).save(tmp_path / "a.pdf")
-    with pytest.raises(MediaError, match="no media file"):
+    with pytest.raises(MediaError, match="not a media file"):
         probe(tmp_path / "a.pdf")

@@ -51,7 +51,7 @@ def test_info_pickles() -> None:
     [
         ("hostile/audio_only.m4a", "no video stream"),
         ("hostile/empty.mp4", "empty"),
-        ("hostile/text.mp4", "no media file"),
+        ("hostile/text.mp4", "not a media file"),
         ("hostile/truncated.mp4", "truncated"),
     ],
 )
