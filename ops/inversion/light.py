@@ -338,7 +338,7 @@ class LightStyleRes(Inverter):
         return torch.cat([kept[0].float(), self.rest(images, picture)], dim=1)
 
     def code(self, images: Tensor) -> Tensor:
-        """E0: images => W+ [N, L, D] float32."""
+        """Compute W+ by E0: images [N, 3, S, S] in [-1, 1] => [N, L, D] float32."""
         with self.reduced(images.device):
             offsets_NLD = only(self.encoder, "invert")(images)
         wplus: Tensor = self.latent_avg + offsets_NLD.float()

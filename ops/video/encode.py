@@ -84,7 +84,7 @@ class EncodeOptions:
         return _QUALITY_DEFAULT[self.codec] if self.quality is None else self.quality
 
     def pixel_format(self, width: int, height: int) -> str:
-        """The pixel format in effect for upright frames of this size.
+        """Return the pixel format in effect for upright frames of this size.
 
         Raises `ValueError` if the format asked for cannot hold the size exactly.
         """

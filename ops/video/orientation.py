@@ -30,7 +30,7 @@ class Orientation:
         return np.ascontiguousarray(turned)
 
     def stored(self, upright: np.ndarray) -> np.ndarray:
-        """The inverse of `upright`: turn upright pixels [h, w, c] back to how they are stored; C-contiguous."""
+        """Turn upright pixels [h, w, c] back to how they are stored, the inverse of `upright`; C-contiguous."""
         turned = np.rot90(upright, -self.quarter_turns)
         return np.ascontiguousarray(turned[:, ::-1] if self.mirrored else turned)
 
