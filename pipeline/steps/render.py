@@ -183,7 +183,9 @@ class Render(Step):
 
         def finish(loaded: Sequence[Planned]) -> list[Result]:
             """Render all items as one stream of frames, so that a batch of faces may span several of them."""
-            decoding, modelling, pasting, encoding = Timer(), Timer(), Timer(), Timer()
+            # One thread does the parts inside each other, and each second counts once; threads side by side have a timer each.
+            encoding = Timer()
+            decoding, modelling, pasting = (encoding,) * 3 if pool is None else (Timer(), Timer(), Timer())
             # Measured anew: items that are tried together first, and then each by itself, have their rows and strips once.
             together = [replace(one, quality=one.quality.anew(), strips=[], timer=encoding) for one in loaded]
             lock = Lock()
@@ -194,6 +196,8 @@ class Render(Step):
                         yield from decoding.timed("decode", decoded(one, readers))
 
             def pasted(made: Generated) -> Frame:
+                if pool is None:
+                    return self._pasted(made, pasting)
                 timer = Timer()
                 frame = self._pasted(made, timer)
                 with lock:
@@ -218,7 +222,7 @@ class Render(Step):
                     edited = closed(in_order(pasted, closed(ahead(generated, depth)), pool, 2 * self.threads))
                 results = [self._written(one, islice(edited, one.chunk.frames)) for one in together]
             seconds: list[dict[str, float]] = [one.timer.seconds for one in loaded]
-            for timer in (decoding, modelling, pasting, encoding):
+            for timer in (encoding,) if pool is None else (decoding, modelling, pasting, encoding):
                 for name, spent in timer.seconds.items():
                     seconds[0][name] += spent
             devices = (session.device.type,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -626,6 +627,23 @@ def test_two_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert replace(one, path=two.path).name == two.name and not torch.equal(
         one.load().state_dict()["latent_avg"], two.load().state_dict()["latent_avg"]
     )
+
+
+def test_the_encoders_seconds_are_not_the_models(
+    tmp_path: Path, kept: Store, source: Source, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread generates while the encoder waits for its frames: the time is the model's alone."""
+    generate = Session.generate_levels
+
+    def slow(session: Session, *arguments: Any, **named: Any) -> np.ndarray:
+        time.sleep(0.1)
+        return generate(session, *arguments, **named)
+
+    monkeypatch.setattr(Session, "generate_levels", slow)
+    started = time.perf_counter()
+    _, summary = tiny.rendered(tmp_path, kept, [source], bundle, "warm=1")
+    assert summary.seconds["model"] > 1 > summary.seconds["encode"] > 0
+    assert sum(summary.seconds.values()) < time.perf_counter() - started
 
 
 # --------------------------------------------------------------------------------------------------- workers that overlap
