@@ -22,25 +22,25 @@ from jobs.common.train_options import (
     LICENCE,
     TABLE,
     Ablation,
-    BundleOptions,
+    BundleFolder,
     Directions,
     DirectionSearch,
     Faces,
-    FacesAndPrior,
     FeatureMaps,
     IdentityFile,
+    LeftOut,
     Mixing,
     Out,
     Parts,
     PerceptualFiles,
     PresetChoice,
-    PriorAndOut,
+    PriorFolder,
     PriorSizes,
     RayWorkers,
     Schedule,
+    Shown,
     StartFrom,
     TailOptions,
-    ThisProcess,
     Threads,
     absolute,
     absolute_or_name,
@@ -88,7 +88,10 @@ from ops.training.trainer import train as train_task
 app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode="markdown")
 
 TaskSettings = E0Settings | ResidualSettings | LightE0Settings | LightResidualSettings | LightPictureSettings
-OF_MOST = (FacesAndPrior, Schedule, FeatureMaps, StartFrom, Directions, IdentityFile, PerceptualFiles, ThisProcess, RayWorkers)
+OF_MOST = (
+    *(Faces, PriorFolder, Out, Schedule, FeatureMaps, StartFrom, Directions),
+    *(IdentityFile, PerceptualFiles, Threads, Shown, RayWorkers),
+)
 """Settings of a training on a prior."""
 
 
@@ -103,26 +106,21 @@ def e0_command(chosen: Chosen) -> None:
 
 
 @app.command("prior")
-@options_of(TABLE, Faces, PriorSizes, Schedule, FeatureMaps, PerceptualFiles, ThisProcess, RayWorkers)
+@options_of(TABLE, Faces, Out, PriorSizes, Schedule, FeatureMaps, PerceptualFiles, Threads, Shown, RayWorkers)
 def prior_command(chosen: Chosen) -> None:
     """Train a small StyleGAN2 from aligned images, for domains that have none; OUT/prior is then a --prior."""
     with explained():
-        places, sizes, schedule, networks = (
-            chosen.make(Faces),
-            chosen.make(PriorSizes),
-            chosen.make(Schedule),
-            chosen.make(PerceptualFiles),
-        )
+        sizes, schedule = chosen.make(PriorSizes), chosen.make(Schedule)
         task, loop = prior_preset()
         plan = TrainingPlan(
-            data=faces_source(places.data),
+            data=faces_source(chosen.make(Faces).data),
             prior="" if sizes.start_from is None else absolute(sizes.start_from),
-            out=absolute(places.out),
+            out=absolute(chosen.make(Out).out),
             preset="mini",
             task=changed(task, schedule.settings),
             loop=schedule.of(loop, chosen.make(FeatureMaps).precision),
             start_from=absolute_or_name(sizes.anchor_from),
-            perceptual_weights=networks.paths,
+            perceptual_weights=chosen.make(PerceptualFiles).paths,
             sizes=prior_sizes(
                 sizes.start_from,
                 sizes.resolution,
@@ -132,20 +130,20 @@ def prior_command(chosen: Chosen) -> None:
                 sizes.mapping_layers,
             ),
         )
-        start(plan, chosen.make(ThisProcess), chosen.make(RayWorkers))
+        start(plan, chosen.make(Threads), chosen.make(Shown), chosen.make(RayWorkers))
 
 
 @app.command("tail")
-@options_of(TABLE, PriorAndOut, TailOptions, Directions, Schedule, StartFrom, ThisProcess)
+@options_of(TABLE, PriorFolder, Out, TailOptions, Directions, Schedule, StartFrom, Threads, Shown)
 def tail_command(chosen: Chosen) -> None:
     """Distil a smaller output of a MobileStyleGAN; OUT/prior is then the prior with it."""
     with explained():
-        places, tail, schedule = chosen.make(PriorAndOut), chosen.make(TailOptions), chosen.make(Schedule)
+        tail, schedule = chosen.make(TailOptions), chosen.make(Schedule)
         task, loop = tail_preset()
         plan = TrainingPlan(
             data="" if tail.data is None else faces_source(tail.data),
-            prior=absolute(places.prior),
-            out=absolute(places.out),
+            prior=absolute(chosen.make(PriorFolder).prior),
+            out=absolute(chosen.make(Out).out),
             preset="mini",
             task=changed(task, schedule.settings),
             loop=schedule.of(loop),
@@ -153,7 +151,7 @@ def tail_command(chosen: Chosen) -> None:
             size=tail.size,
             directions=absolute_or_none(chosen.make(Directions).directions),
         )
-        start(plan, chosen.make(ThisProcess))
+        start(plan, chosen.make(Threads), chosen.make(Shown))
 
 
 @app.command("residual")
@@ -176,20 +174,20 @@ def picture_command(chosen: Chosen) -> None:
 
 
 @app.command("directions")
-@options_of(TABLE, FacesAndPrior, PresetChoice, DirectionSearch, Threads)
+@options_of(TABLE, Faces, PriorFolder, Out, PresetChoice, DirectionSearch, Threads)
 def directions_command(chosen: Chosen) -> None:
     """Find edit directions in the codes of the encoder that `e0` left in --out."""
     from ops.training.directions import CELEBA_EDITS, GANSPACE_COMPONENTS, find_edits
 
     with explained():
-        places = chosen.make(FacesAndPrior)
+        data, out = chosen.make(Faces).data, chosen.make(Out).out
         use_threads(chosen.make(Threads).threads)
-        model = model_on_prior(places.prior, chosen.make(PresetChoice).preset)
-        load_result(model.inverting()[0], places.out / "e0.pt")
-        known = load_faces(places.data, model.config.encoder.input_size, "train", limit=chosen.make(DirectionSearch).faces)
+        model = model_on_prior(chosen.make(PriorFolder).prior, chosen.make(PresetChoice).preset)
+        load_result(model.inverting()[0], out / "e0.pt")
+        known = load_faces(data, model.config.encoder.input_size, "train", limit=chosen.make(DirectionSearch).faces)
         found = find_edits(model.eval(), known, CELEBA_EDITS, pose=True, components=GANSPACE_COMPONENTS)
         print("\n".join(found.lines))
-        save_edits(places.out, found.entries, found.tensors)
+        save_edits(out, found.entries, found.tensors)
 
 
 @app.command("unpack")
@@ -225,7 +223,7 @@ def mix(first: Path, second: Path, out: Path, share: float) -> None:
 
 
 @app.command("parts")
-@options_of(TABLE, Parts, Schedule, ThisProcess)
+@options_of(TABLE, Parts, Schedule, Threads, Shown)
 def parts_command(chosen: Chosen) -> None:
     """Train the network of face parts, by which a paste leaves hands and backgrounds alone."""
     from safetensors.torch import save_file
@@ -233,48 +231,47 @@ def parts_command(chosen: Chosen) -> None:
     from ops.training.parts import PartsSettings, PartsTask, load_parts
 
     with explained():
-        places, schedule, here = chosen.make(Parts), chosen.make(Schedule), chosen.make(ThisProcess)
-        use_threads(here.threads)
+        places, schedule = chosen.make(Parts), chosen.make(Schedule)
+        use_threads(chosen.make(Threads).threads)
         loop = schedule.of(parts_preset())
         torch.manual_seed(loop.seed)
         faces, held_out = (load_parts(places.data, held_out=held) for held in (False, True))
         task = PartsTask(faces, held_out, changed(PartsSettings(), schedule.settings))
         about = {"task": task.settings, "data": {"source": str(places.data)}}
-        with watching(here.progress, task.name) as watch:
+        with watching(chosen.make(Shown).progress, task.name) as watch:
             train_task(task, None, loop, places.out, watch=watch, about=about)
         if places.weights is not None:
             save_file({name: value.half() for name, value in task.trained().state_dict().items()}, places.weights)
 
 
 @app.command("bundle")
-@options_of(TABLE, PriorAndOut, BundleOptions, PresetChoice, Directions)
+@options_of(TABLE, PriorFolder, Out, BundleFolder, LeftOut, PresetChoice, Directions)
 def bundle_command(chosen: Chosen) -> None:
     """Write what was trained as a bundle; `styleres evaluate` then measures it into its card."""
     with explained():
-        places, to = chosen.make(PriorAndOut), chosen.make(BundleOptions)
-        directions = chosen.make(Directions).directions
-        model, weights = trained(places.prior, places.out, chosen.make(PresetChoice).preset)
-        has_edits = (places.out / EDITS).is_file() or directions is None
-        entries, tensors = load_edits(places.out) if has_edits else ([], {})
+        out, bundle, directions = chosen.make(Out).out, chosen.make(BundleFolder).bundle, chosen.make(Directions).directions
+        model, weights = trained(chosen.make(PriorFolder).prior, out, chosen.make(PresetChoice).preset)
+        has_edits = (out / EDITS).is_file() or directions is None
+        entries, tensors = load_edits(out) if has_edits else ([], {})
         if directions is not None:
-            official, more = official_edits(directions, to.without)
+            official, more = official_edits(directions, chosen.make(LeftOut).without)
             taken = {one.name for one in official}
             own = [one for one in entries if one.editor == "direction" and one.name not in taken]
             entries, tensors = [*official, *own], {**tensors, **more}
-        card = to.bundle / "README.md"
+        card = bundle / "README.md"
         written = write_bundle(
-            to.bundle,
-            name=to.bundle.name,
+            bundle,
+            name=bundle.name,
             method="styleres_light" if isinstance(model, LightStyleRes) else "styleres",
             config=model.config,
             licence=LICENCE,
             edits=entries,
             weights=weights,
             directions=tensors,
-            card=card.read_text("utf-8") if card.exists() else f"# {to.bundle.name}\n",
+            card=card.read_text("utf-8") if card.exists() else f"# {bundle.name}\n",
         )
-        size = sum(file.stat().st_size for file in to.bundle.iterdir()) / 1e6
-        print(f"{to.bundle}: {size:.1f} MB, digest {written.digest[:16]}")
+        size = sum(file.stat().st_size for file in bundle.iterdir()) / 1e6
+        print(f"{bundle}: {size:.1f} MB, digest {written.digest[:16]}")
 
 
 def trained(prior: Path, out: Path, preset: Preset) -> tuple[StyleRes | LightStyleRes, dict[str, torch.Tensor]]:
@@ -295,21 +292,21 @@ def trained(prior: Path, out: Path, preset: Preset) -> tuple[StyleRes | LightSty
 
 def run_on_prior(chosen: Chosen, preset: Preset, task: TaskSettings, loop: LoopSettings, *, without_e2: bool = False) -> None:
     """Run a training of `OF_MOST` with the user's settings. task, loop: the preset's."""
-    places, schedule, networks = chosen.make(FacesAndPrior), chosen.make(Schedule), chosen.make(PerceptualFiles)
+    schedule = chosen.make(Schedule)
     plan = TrainingPlan(
-        data=faces_source(places.data),
-        prior=absolute(places.prior),
-        out=absolute(places.out),
+        data=faces_source(chosen.make(Faces).data),
+        prior=absolute(chosen.make(PriorFolder).prior),
+        out=absolute(chosen.make(Out).out),
         preset=preset,
         task=changed(task, schedule.settings),
         loop=schedule.of(loop, chosen.make(FeatureMaps).precision),
         start_from=absolute_or_name(chosen.make(StartFrom).start_from),
         identity_network=absolute_or_none(chosen.make(IdentityFile).identity_network),
-        perceptual_weights=networks.paths,
+        perceptual_weights=chosen.make(PerceptualFiles).paths,
         ablation=without_e2,
         directions=absolute_or_none(chosen.make(Directions).directions),
     )
-    start(plan, chosen.make(ThisProcess), chosen.make(RayWorkers))
+    start(plan, chosen.make(Threads), chosen.make(Shown), chosen.make(RayWorkers))
 
 
 def main() -> None:

@@ -21,16 +21,18 @@ from jobs.common.train_options import (
     LICENCE,
     TABLE,
     Base,
-    FacesAndPrior,
+    BundleFolder,
+    EarlierResult,
+    Faces,
     FeatureMaps,
     IdentityFile,
-    MethodBundle,
-    MethodStart,
+    Out,
     PerceptualFiles,
-    PriorAndOut,
+    PriorFolder,
     RayWorkers,
     Schedule,
-    ThisProcess,
+    Shown,
+    Threads,
     absolute,
     absolute_or_name,
     absolute_or_none,
@@ -50,36 +52,35 @@ MethodName = Annotated[Literal["e4e", "hfgi", "hyperstyle", "sfe"], typer.Argume
 
 
 @app.command("method")
-@options_of(TABLE, FacesAndPrior, MethodStart, Schedule, FeatureMaps, IdentityFile, PerceptualFiles, ThisProcess, RayWorkers)
+@options_of(
+    TABLE,
+    *(Faces, PriorFolder, Out, Base, EarlierResult, Schedule, FeatureMaps),
+    *(IdentityFile, PerceptualFiles, Threads, Shown, RayWorkers),
+)
 def method_command(part: PartName, chosen: Chosen) -> None:
     """Train a part of HyperStyle, HFGI or StyleFeatureEditor: docs/methods.md."""
     with explained():
-        places, begin, schedule, networks = (
-            chosen.make(FacesAndPrior),
-            chosen.make(MethodStart),
-            chosen.make(Schedule),
-            chosen.make(PerceptualFiles),
-        )
+        schedule = chosen.make(Schedule)
         plan = MethodPlan(
-            data=faces_source(places.data),
-            prior=absolute(places.prior),
-            out=absolute(places.out),
+            data=faces_source(chosen.make(Faces).data),
+            prior=absolute(chosen.make(PriorFolder).prior),
+            out=absolute(chosen.make(Out).out),
             task=changed(MethodSettings(part), schedule.settings),
             loop=schedule.of(method_loop(part), chosen.make(FeatureMaps).precision),
-            base=absolute_or_name(begin.base),
-            start_from=absolute_or_none(begin.start_from),
+            base=absolute_or_name(chosen.make(Base).base),
+            start_from=absolute_or_none(chosen.make(EarlierResult).start_from),
             identity_network=absolute_or_none(chosen.make(IdentityFile).identity_network),
-            perceptual_weights=networks.paths,
+            perceptual_weights=chosen.make(PerceptualFiles).paths,
         )
-        start(plan, chosen.make(ThisProcess), chosen.make(RayWorkers))
+        start(plan, chosen.make(Threads), chosen.make(Shown), chosen.make(RayWorkers))
 
 
 @app.command("method-bundle")
-@options_of(TABLE, PriorAndOut, MethodBundle, Base)
+@options_of(TABLE, PriorFolder, Out, BundleFolder, Base)
 def method_bundle_command(method: MethodName, chosen: Chosen) -> None:
     """Write what was trained of a method as a bundle; e4e is the base's own encoder, with nothing beside it."""
     with explained():
-        places, bundle = chosen.make(PriorAndOut), chosen.make(MethodBundle).bundle
-        written = method_bundle(method, places.prior, places.out, chosen.make(Base).base, bundle, LICENCE)
+        prior, out, bundle = chosen.make(PriorFolder).prior, chosen.make(Out).out, chosen.make(BundleFolder).bundle
+        written = method_bundle(method, prior, out, chosen.make(Base).base, bundle, LICENCE)
         size = sum(file.stat().st_size for file in bundle.iterdir()) / 1e6
         print(f"{bundle}: {written.method}, {size:.1f} MB, digest {written.digest[:16]}")

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, get_args
 from rich.table import Table as RichTable
 
 from jobs.common.errors import UsageError
+from jobs.common.lpips_files import require_alexnet
 from jobs.common.settings import MORE
 from jobs.common.values import Option, Shape, several
 from ops.checkpoints.bundle import DEFAULT
@@ -33,8 +34,7 @@ class PictureFiles:
     """torchvision's inception_v3_google-*.pth, for FID."""
 
     def __post_init__(self) -> None:
-        if self.lpips_heads is not None and self.lpips_weights is None:
-            raise UsageError("--lpips-heads holds only LPIPS's heads; give AlexNet's file with --lpips-weights too")
+        require_alexnet(self.lpips_weights, self.lpips_heads)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Final, Literal
 import torch
 
 from jobs.common.errors import UsageError
+from jobs.common.lpips_files import require_alexnet
 from jobs.common.values import Option, Shape, several
 from ops.device import resolve_device
 from ops.inversion.session import Precision
@@ -24,40 +25,24 @@ LICENCE = "non-commercial research only (trained on CelebA)"
 
 
 @dataclass(frozen=True)
-class FacesAndPrior:
-    """Places that most trainings read from and write to."""
-
-    data: str
-    """Aligned faces: a Parquet file, a folder of images, or hf:NAME."""
-    prior: Path
-    """Folder with generator and discriminator .safetensors and config.json."""
-    out: Path
-    """Folder of checkpoints, logs and pictures; shared by all workers."""
-
-
-@dataclass(frozen=True)
 class Faces:
-    """Places of a training that makes the prior itself."""
+    """Faces to learn from."""
 
     data: str
     """Aligned faces: a Parquet file, a folder of images, or hf:NAME."""
-    out: Path
-    """Folder of checkpoints, logs and pictures; shared by all workers."""
 
 
 @dataclass(frozen=True)
-class PriorAndOut:
-    """Places of a command that needs no faces."""
+class PriorFolder:
+    """The generator that a training is on."""
 
     prior: Path
     """Folder with generator and discriminator .safetensors and config.json."""
-    out: Path
-    """Folder of checkpoints, logs and pictures; shared by all workers."""
 
 
 @dataclass(frozen=True)
 class Out:
-    """The place of a command that only writes."""
+    """The place of what a command leaves."""
 
     out: Path
     """Folder of checkpoints, logs and pictures; shared by all workers."""
@@ -186,8 +171,7 @@ class PerceptualFiles:
     def __post_init__(self) -> None:
         if self.vgg_weights is not None and self.lpips_weights is not None:
             raise UsageError("expected one perceptual network, got --vgg-weights and --lpips-weights; leave one of them out")
-        if self.lpips_heads is not None and self.lpips_weights is None:
-            raise UsageError("--lpips-heads holds only LPIPS's heads; give AlexNet's file with --lpips-weights too")
+        require_alexnet(self.lpips_weights, self.lpips_heads)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -196,21 +180,19 @@ class PerceptualFiles:
 
 
 @dataclass(frozen=True)
-class ThisProcess:
-    """How one process computes, and what it shows."""
+class Threads:
+    """How one process computes."""
 
     threads: int | None = None
     """Threads of torch; all cores if not given."""
-    progress: Literal["auto", "bars", "json"] = "auto"
-    """auto: a bar on a terminal."""
 
 
 @dataclass(frozen=True)
-class Threads:
-    """How a command computes that shows no progress."""
+class Shown:
+    """How a training shows where it is."""
 
-    threads: int | None = None
-    """Threads of torch; all cores if not given."""
+    progress: Literal["auto", "bars", "json"] = "auto"
+    """auto: a bar on a terminal."""
 
 
 @dataclass(frozen=True)
@@ -252,31 +234,19 @@ class Mixing:
 
 
 @dataclass(frozen=True)
-class BundleOptions:
+class BundleFolder:
     """A bundle to write."""
 
     bundle: Path
     """Folder to write."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Edits that a bundle of the preset light does not take up."""
+
     without: tuple[str, ...] = ()
     """Preset light: an official edit that is left out, several times."""
-
-
-@dataclass(frozen=True)
-class MethodBundle:
-    """A method's bundle to write."""
-
-    bundle: Path
-    """Folder to write."""
-
-
-@dataclass(frozen=True)
-class MethodStart:
-    """The begin of a method's training."""
-
-    base: str | None = None
-    """A StyleRes or e4e bundle on the same prior, for its encoder."""
-    start_from: Path | None = None
-    """Weights to begin with: an earlier result."""
 
 
 @dataclass(frozen=True)
@@ -287,11 +257,18 @@ class Base:
     """A StyleRes or e4e bundle on the same prior, for its encoder."""
 
 
-DATA, PRIOR, OUT = Option("--data"), Option("--prior"), Option("--out")
+@dataclass(frozen=True)
+class EarlierResult:
+    """Weights that a method's training begins with."""
+
+    start_from: Path | None = None
+    """Weights to begin with: an earlier result."""
+
+
+DATA, OUT = Option("--data"), Option("--out")
 TABLE: Final[Mapping[type, Shape]] = {
-    FacesAndPrior: Shape({"data": DATA, "prior": PRIOR, "out": OUT}),
-    Faces: Shape({"data": DATA, "out": OUT}),
-    PriorAndOut: Shape({"prior": PRIOR, "out": OUT}),
+    Faces: Shape({"data": DATA}),
+    PriorFolder: Shape({"prior": Option("--prior")}),
     Out: Shape({"out": OUT}),
     Parts: Shape({"data": DATA, "out": OUT, "weights": Option("--weights")}),
     PresetChoice: Shape({"preset": Option("--preset")}),
@@ -327,8 +304,8 @@ TABLE: Final[Mapping[type, Shape]] = {
             "lpips_heads": Option("--lpips-heads"),
         }
     ),
-    ThisProcess: Shape({"threads": Option("--threads", min=1), "progress": Option("--progress")}),
     Threads: Shape({"threads": Option("--threads", min=1)}),
+    Shown: Shape({"progress": Option("--progress")}),
     RayWorkers: Shape(
         {
             "workers": Option("--workers", min=1),
@@ -340,10 +317,10 @@ TABLE: Final[Mapping[type, Shape]] = {
     Ablation: Shape({"without_e2": Option("--without-e2")}),
     DirectionSearch: Shape({"faces": Option("--faces", min=500)}),
     Mixing: Shape({"share": Option("--share", min=0.0, max=1.0)}),
-    BundleOptions: Shape({"bundle": Option("--bundle"), "without": several("--without")}),
-    MethodBundle: Shape({"bundle": Option("--bundle")}),
-    MethodStart: Shape({"base": Option("--base"), "start_from": Option("--start-from")}),
+    BundleFolder: Shape({"bundle": Option("--bundle")}),
+    LeftOut: Shape({"without": several("--without")}),
     Base: Shape({"base": Option("--base")}),
+    EarlierResult: Shape({"start_from": Option("--start-from")}),
 }
 
 
@@ -366,11 +343,11 @@ def faces_source(data: str) -> str:
     return data if data.startswith("hf:") else absolute(Path(data))
 
 
-def start(plan: Plan, here: ThisProcess, ray: RayWorkers = RayWorkers()) -> None:
+def start(plan: Plan, threads: Threads, shown: Shown, ray: RayWorkers = RayWorkers()) -> None:
     """Run a plan to its end, in this process or with workers on Ray, and print how many images it has seen."""
-    use_threads(here.threads)
+    use_threads(threads.threads)
     if ray.workers == 1 and ray.ray_address is None:
-        with watching(here.progress, plan.name) as watch:
+        with watching(shown.progress, plan.name) as watch:
             seen = run_plan(plan, Worker(device=torch.device(resolve_device("auto"))), watch)
     else:
         from pipeline.on_ray.training import train_on_ray  # Ray takes a second to import; one process does without
