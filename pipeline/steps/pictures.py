@@ -51,13 +51,12 @@ from pipeline.steps.plan import PlanSettings, covering, largest_side, never_acti
 from pipeline.steps.quality import compared, kept_identity, row_of
 from pipeline.steps.render import Face as FaceToRender
 from pipeline.steps.render import generate, paste_face, people_in
-from pipeline.steps.scan import require_same_detector
+from pipeline.steps.scan import require_same_detector, rows_of_faces
 from pipeline.steps.sheet import strip_png, write_sheet
 from pipeline.steps.track import left_of, left_out
 from pipeline.store.columns import (
     array_from_column,
     edits_table,
-    faces_table,
     frames_table,
     latents_table,
     residuals_from_table,
@@ -425,19 +424,8 @@ class _Worker:
         rows.add("frames", frames_table(ids, zeros_N, np.full(len(fresh), np.nan), counts_N))
         faces = [(one.source.source_id, index, face) for one in fresh for index, face in enumerate(one.scanned)]
         if faces:
-            rows.add(
-                "faces",
-                faces_table(
-                    [source_id for source_id, _, _ in faces],
-                    np.zeros(len(faces), np.int64),
-                    np.array([index for _, index, _ in faces]),
-                    np.stack([face.box_xyxy for _, _, face in faces]),
-                    np.stack([face.landmarks_52 for _, _, face in faces]),
-                    np.array([face.score for _, _, face in faces]),
-                    [face.embedding for _, _, face in faces],
-                    [face.appearance for _, _, face in faces],
-                ),
-            )
+            source_ids, indices, each = zip(*faces, strict=True)
+            rows.add("faces", rows_of_faces(source_ids, [0] * len(faces), indices, each))
         tracks = [(one.source.source_id, track) for one in fresh for track in (one.tracked.tracks if one.tracked else ())]
         if tracks:
             rows.add(

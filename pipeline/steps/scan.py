@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar, final
 
 import numpy as np
+import pyarrow as pa
 
 from ops.device import Device
 from ops.face.appearance import describe
@@ -24,7 +25,7 @@ from pipeline.engine.overlap import Turns, ahead
 from pipeline.engine.stage import Batched, Chunk, Result, Step
 from pipeline.engine.timer import Timer
 from pipeline.sources.readers import Readers
-from pipeline.store.columns import faces_table, frames_table
+from pipeline.store.columns import SourceIds, faces_table, frames_table
 from pipeline.store.deleted import Deleted, deleted_of
 from pipeline.store.parts import Written
 from pipeline.store.tables import Store, range_part
@@ -179,18 +180,24 @@ def written(store: Store, chunk: Chunk, rows: Scanned) -> tuple[tuple[Written, .
     files = [store.write_part("frames", source_id, part, table)]
     faces = [(at, index, face) for at, found in zip(rows.pts, rows.faces, strict=True) for index, face in enumerate(found)]
     if faces:
-        table = faces_table(
-            source_id,
-            np.array([at for at, _, _ in faces]),
-            np.array([index for _, index, _ in faces]),
-            np.stack([face.box_xyxy for _, _, face in faces]),
-            np.stack([face.landmarks_52 for _, _, face in faces]),
-            np.array([face.score for _, _, face in faces]),
-            [face.embedding for _, _, face in faces],
-            [face.appearance for _, _, face in faces],
-        )
+        pts, indices, each = zip(*faces, strict=True)
+        table = rows_of_faces(source_id, pts, indices, each)
         files.append(store.write_part("faces", source_id, part, table))
     return tuple(files), len(faces)
+
+
+def rows_of_faces(source_id: SourceIds, pts: Sequence[int], indices: Sequence[int], faces: Sequence[Face]) -> pa.Table:
+    """Return rows of `faces`, of at least one face. indices: of each among its frame's, from 0."""
+    return faces_table(
+        source_id,
+        np.array(pts),
+        np.array(indices),
+        np.stack([face.box_xyxy for face in faces]),
+        np.stack([face.landmarks_52 for face in faces]),
+        np.array([face.score for face in faces]),
+        [face.embedding for face in faces],
+        [face.appearance for face in faces],
+    )
 
 
 def require_same_detector(detector: DetectorFactory, decided_by: Mapping[str, Any]) -> None:
