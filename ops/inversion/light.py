@@ -250,13 +250,13 @@ class LightCorrection(nn.Module):
     def forward(self, rest: Tensor, hidden: Tensor, change: Tensor, picture: Tensor, basis_KP: Tensor) -> Tensor:
         seen = cells(picture.to(rest.dtype), self.cell)
         x = self.blocks(self.of_picture(seen) + self.of_rest(rest) + self.of_hidden(hidden))
-        share = changed(change)
+        share = changed_share(change)
         kept = rest + share * self.gate(x) * rest
         found = pointwise(kept, basis_KP.t()[:, :, None, None].to(kept.dtype)) + share * self.more(x)
         return F.pixel_shuffle(found.float(), self.cell)
 
 
-def changed(change: Tensor) -> Tensor:
+def changed_share(change: Tensor) -> Tensor:
     """Convert `Transformed.change` to m, 0 to 1."""
     share: Tensor = 1 - torch.exp(-((change / LARGE_CHANGE) ** 2))
     return share

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from ops.generators.mobile import Mobile, Window
 from ops.inversion.inverter import only, pooled
-from ops.inversion.light import LightEncoder, LightExtraction, LightStyleRes, Transformed, cells, changed
+from ops.inversion.light import LightEncoder, LightExtraction, LightStyleRes, Transformed, cells, changed_share
 from ops.spaces import crops_from_images, images_from_crops
 from ops.training.degrade import degraded
 from ops.training.distributed import Worker
@@ -438,10 +438,10 @@ def compared(
     length = window.side * scale
     inner = (..., slice(before[0], length - after[0]), slice(before[1], length - after[1]))
     a, b = made[inner], targets[inner]
-    over = torch.ones(1) if weight is None else F.interpolate(weight.float(), scale_factor=scale, mode="nearest")[inner]
+    over = 1.0 if weight is None else F.interpolate(weight.float(), scale_factor=scale, mode="nearest")[inner]
     losses = {
-        "pixel": (over.to(a) * (a - b).square()).mean(),
-        "magnitude": (over.to(a) * (a - b).abs()).mean(),
+        "pixel": (over * (a - b).square()).mean(),
+        "magnitude": (over * (a - b).abs()).mean(),
         "perceptual": distance(a, b).mean(),
         "sharpness": (sharpness(a) - sharpness(b)).abs().mean(),
     }
@@ -678,7 +678,7 @@ class LightPictureStep(nn.Module):
             rest, transformed, picture, truth = self.known(pair, looks, window, size)
         made = model.corrected(picture, rest, transformed)
         embed = self.embed[0] if settings.identity_weight > 0 else None
-        weight = 1 + (settings.changed_weight - 1) * changed(transformed.change)
+        weight = 1 + (settings.changed_weight - 1) * changed_share(transformed.change)
         losses = compared(made, truth, window, config.residual.resolution, settings.margin, self.distance[0], embed, weight)
         weights = loss_weights(settings)
         return torch.stack([weights[name] * value for name, value in losses.items()]).sum(), losses
